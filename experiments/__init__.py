@@ -1,0 +1,1 @@
+"""Launchers: one small file a command, ``python -m experiments.NAME --help``."""

@@ -1,0 +1,136 @@
+"""``{"target": "module:Name", **kwargs}`` -> object, with errors that name the field, show the value and suggest.
+
+This is the only place where a configuration becomes objects.  A part that is ours may be named by its bare name
+(``"DDIM"``); one from anywhere else by its import path (``"my_package.my_module:Mine"``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import numbers
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["ConfigError", "build", "find", "nearest", "refuse"]
+
+
+class ConfigError(ValueError):
+    """A user's error: one line that names the field, shows the value and says what is allowed.  Launchers exit with 2 on it."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest of ``names``, or an empty string."""
+    names = [str(n) for n in names]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    if not close:
+        folded = {n.lower(): n for n in names}
+        close = [folded[c] for c in difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = None) -> typing.NoReturn:
+    """Raises ``ConfigError("field: value; allowed: ... (did you mean ...?)")``, always on one line."""
+    hint = nearest(value, names) if names is not None else ""
+    raise ConfigError(" ".join(f"{field}: {value!r} is refused; allowed: {allowed}{hint}".split()))
+
+
+def find(name: str, room: str | None = None, field: str = "target") -> Any:
+    """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``."""
+    if not isinstance(name, str):
+        refuse(field, name, "a string 'module:Name'")
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        if room is None:
+            refuse(field, name, "an import path 'module:Name'")
+        module_name, attribute = room, name
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name != missing and not module_name.startswith(missing + "."):
+            raise ConfigError(f"{field}: {name!r} needs the module {missing!r}, which is not installed") from None
+        refuse(field, name, f"a module that can be imported; {missing!r} cannot")
+    names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
+    if not hasattr(module, attribute):
+        public = ", ".join(sorted(names))
+        refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'", names)
+    return getattr(module, attribute)
+
+
+def build(spec: Any, room: str | None = None, field: str = "config", **context: Any) -> Any:
+    """Builds what ``spec`` describes and checks it on the host.
+
+    Args:
+      spec: ``{"target": "module:Name", **kwargs}`` (a dict or ConfigDict), a bare string (no kwargs), or an object that is built
+        already, which is returned.  Nested dicts with a ``target`` and fields whose annotation is a data class are built first.
+      room: the package in which bare names are looked up, for example ``"score_lab.paths"``.
+      field: what error messages call the spec, for example ``"config.path"``.
+      context: keyword arguments handed over by the caller where the target takes them; ``spec`` wins.
+
+    Returns the object, after ``object.check()`` where it has one.
+
+    Raises ConfigError naming the field, the value, what is allowed and the nearest name.
+    """
+    if isinstance(spec, str):
+        spec = {"target": spec}
+    if not isinstance(spec, Mapping) and not hasattr(spec, "to_dict"):
+        return spec
+    spec = dict(spec.items())
+    if "target" not in spec:
+        refuse(f"{field}.target", None, "the name or import path of what is to be built")
+    target = find(spec.pop("target"), room, f"{field}.target")
+    if not callable(target):
+        refuse(f"{field}.target", target, "a class or function")
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kwargs = {k: v for k, v in context.items() if k in parameters}
+    hints = _hints(target)
+    for name, value in spec.items():
+        if name not in parameters and not open_ended:
+            known = ", ".join(parameters) or "none"
+            refuse(f"{field}.{name}", value, f"the fields of {target.__name__}: {known}{nearest(name, parameters)}")
+        kwargs[name] = _value(value, hints.get(name), room, f"{field}.{name}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in kwargs and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if missing:
+        refuse(f"{field}.{missing[0]}", None, f"a value: {target.__name__} cannot be built without it")
+    built = target(**kwargs)
+    if hasattr(built, "check"):
+        try:
+            built.check()
+        except ConfigError as error:
+            raise ConfigError(f"{field}: {error}") from None
+    return built
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target if not dataclasses.is_dataclass(target) else target)
+    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved is one that is not checked
+        return {}
+
+
+def _value(value: Any, hint: Any, room: str | None, field: str) -> Any:
+    """``value`` with nested specs built, lists made tuples, ints made floats where a float is asked, and its type checked."""
+    if hasattr(value, "to_dict") or isinstance(value, Mapping):
+        return build(value, room, field) if "target" in value else dict(value.items())
+    if isinstance(value, list):
+        value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    allowed = _allowed(hint)
+    if allowed is None or isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed):
+        return value
+    if float in allowed and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    refuse(field, value, " or ".join("None" if a is type(None) else a.__name__ for a in allowed))
+
+
+def _allowed(hint: Any) -> tuple[type, ...] | None:
+    """The plain types that ``hint`` allows, or None if it says something that is not checked here."""
+    plain = (int, float, str, bool, tuple, type(None))
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    parts = tuple(typing.get_origin(p) or p for p in parts)
+    return parts if parts and all(p in plain for p in parts) else None

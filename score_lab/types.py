@@ -1,0 +1,86 @@
+"""Array aliases, the data classes that are pytrees, and the one-method protocols: the vocabulary of the house.
+
+Conventions (no synonyms anywhere):
+
+* ``t`` in [0, 1]: **0 is data, 1 is noise** (some flow papers reverse it). ``s < t`` is the next time of a sampler.
+* ``x_t = alpha(t) x0 + sigma(t) eps``; ``log_snr = 2 ln(alpha / sigma)``; ``kappa = sigma / alpha``.
+* ``score = -eps / sigma``; ``velocity = alpha' x0 + sigma' eps``; ``v = alpha eps - sigma x0`` and never "velocity".
+* Arrays are ``(batch, *shape)``, images ``(batch, height, width, channels)`` in [-1, 1] unless a name says otherwise.
+* ``t`` is a scalar or ``(batch,)``.  ``cond`` is None or a dict of arrays with a leading batch axis; ``cond["label"]`` is an
+  int array in which **-1 means "no label"** (what label dropout and classifier-free guidance feed).
+* ``key`` is a typed JAX key.  Randomness is keyed by the *global* index of an example or a sample, never by its place in a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Mapping, Protocol, TypeVar
+
+import jax
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+
+__all__ = ["Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree", "Shaped", "Time", "leaf", "pytree_dataclass", "static"]
+
+Time = Float[Array, "*batch"]
+"""A scalar or one time per example."""
+
+Cond = Mapping[str, Array] | None
+"""What a network is conditioned on: ``{"label": int (batch,)}``, later text; None for an unconditional network."""
+
+Batch = Mapping[str, Any]
+"""``x0`` (batch, *shape), ``cond``, ``index`` (batch,) the position in the *global* batch, optionally ``noise`` (batch, *shape)."""
+
+_T = TypeVar("_T")
+_LEAF = ("float", "Array", "PyTree")
+
+
+def _is_leaf(field: dataclasses.Field) -> bool:
+    """Leaves are what ``metadata["leaf"]`` says, else the fields annotated with floats, arrays or pytrees."""
+    if "leaf" in field.metadata:
+        return field.metadata["leaf"]
+    name = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+    return any(word in name for word in _LEAF) and "tuple" not in name and "Callable" not in name
+
+
+def leaf(**kwargs) -> Any:
+    """A data class field that is a leaf (or a subtree) whatever its annotation: another part, parameters, a path."""
+    return dataclasses.field(metadata={"leaf": True}, **kwargs)
+
+
+def static(**kwargs) -> Any:
+    """A data class field that is part of the compiled program whatever its annotation; it must be hashable."""
+    return dataclasses.field(metadata={"leaf": False}, **kwargs)
+
+
+def pytree_dataclass(cls: type[_T]) -> type[_T]:
+    """``@dataclass(frozen=True)`` registered as a pytree: floats, arrays and pytrees are leaves, everything else is static.
+
+    So another ``beta_max`` or guidance scale does not recompile, and a learned path can be differentiated.  A field is a leaf if its
+    annotation names ``float``, ``Array`` or ``PyTree`` or it was made by ``leaf()``; ``static()`` says the opposite.  Such a class must not
+    check anything in ``__post_init__``: unflattening sees tracers.  It may have ``check(self)``, which ``build`` calls on the host.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = dataclasses.fields(cls)
+    leaves = tuple(f.name for f in fields if _is_leaf(f))
+    rest = tuple(f.name for f in fields if not _is_leaf(f))
+    jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=rest)
+    return cls
+
+
+class Network(Protocol):
+    """What ``networks/`` provides and a denoiser calls.  A frozen, hashable description; the parameters live outside it.
+
+    ``level`` (batch,) is a function of log_snr that is finite at both ends; ``level_s`` the same at the second time of a two-time
+    objective.  ``key`` is None (no dropout) or one key per example, (batch,).  ``apply`` returns ``y`` of ``x``'s shape, or
+    ``(y, aux)`` with a dict of arrays beside it.
+    """
+
+    def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
+        """Parameters (a nested dict of float32 arrays) for examples of ``shape`` (no batch axis)."""
+
+    def apply(self, params: PyTree, x: Array, level: Array, cond: Cond = None, *, level_s=None, key=None):
+        """The raw output ``y``, or ``(y, aux)``."""
+
+
+Draw = Callable[[], Any]
+"""The next standard normal, of the state's structure."""
