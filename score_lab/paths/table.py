@@ -44,7 +44,8 @@ class DDPMTable(GaussianPath):
         below = levels[0] - 2.0 * jnp.log(jnp.where(u < 1, u, 1.0))
         final = jnp.where(closed, levels[T - 2], levels[T - 1])
         above = final + 2.0 * jnp.log(jnp.where(u > last, T - u, 1.0))
-        return jnp.where(u < 1, below, jnp.where(u > last, above, jnp.where(u == last, final, between)))
+        exact = between + jax.lax.stop_gradient(final - between)  # the level itself, with the slope of its interval
+        return jnp.where(u < 1, below, jnp.where(u > last, above, jnp.where(u == last, exact, between)))
 
     def alpha(self, t: Time) -> Time:
         """``sqrt(sigmoid(log_snr))``: the table is variance preserving."""
