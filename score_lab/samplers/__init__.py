@@ -1,1 +1,14 @@
-"""score_lab.samplers"""
+"""Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
+
+from score_lab.samplers.base import Calls, NormalDraws, Recorder, Sampler, Samples, sample
+from score_lab.samplers.ddim import DDIM, DDPM
+from score_lab.samplers.dpm import DPMSolverPP2M
+from score_lab.samplers.grids import Churn, Karras, Steps, Times, UniformLogSNR, UniformTime
+from score_lab.samplers.ode import Euler, Heun
+from score_lab.samplers.sde import EulerMaruyama
+from score_lab.samplers.variables import Kappa, LogSNR, T
+
+__all__ = [
+    "DDIM", "DDPM", "Calls", "Churn", "DPMSolverPP2M", "Euler", "EulerMaruyama", "Heun", "Kappa", "Karras", "LogSNR", "NormalDraws",
+    "Recorder", "Sampler", "Samples", "Steps", "T", "Times", "UniformLogSNR", "UniformTime", "sample",
+]  # fmt: skip

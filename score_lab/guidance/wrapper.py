@@ -1,0 +1,38 @@
+"""What every denoiser around a denoiser shares: it lives on the inner path, is trained where the inner one is, and moves with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from score_lab.paths.base import GaussianPath
+
+__all__ = ["Wrapper"]
+
+
+class Wrapper:
+    """Base of a denoiser with a field ``denoiser``: ``path``, ``log_snr_range``, ``clip`` and ``on`` are the inner one's."""
+
+    @property
+    def path(self) -> GaussianPath:
+        """The path of the states."""
+        return self.denoiser.path
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """The range on which the inner network was trained."""
+        return getattr(self.denoiser, "log_snr_range", (-float("inf"), float("inf")))
+
+    @property
+    def clip(self) -> bool:
+        """Whether the inner network is fed its nearest trained level outside that range."""
+        return getattr(self.denoiser, "clip", False)
+
+    def on(self, path: GaussianPath, **kwargs) -> Any:
+        """The same wrapper around ``denoiser.on(path)``."""
+        return dataclasses.replace(self, denoiser=self.denoiser.on(path, **kwargs))
+
+    def specialise(self) -> Any:
+        """The wrapper around the inner denoiser's own cheaper form."""
+        inner = self.denoiser
+        return dataclasses.replace(self, denoiser=inner.specialise()) if hasattr(inner, "specialise") else self

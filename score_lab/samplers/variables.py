@@ -1,0 +1,90 @@
+"""The variable in which a one-step solver integrates the probability-flow ODE.
+
+Each writes the ODE as ``dy/du = p x0 + q eps`` for a scaled state ``y = x c(u)``:
+
+    T       u = t,                y = x,          p = alpha',          q = sigma'
+    Kappa   u = sigma / alpha,    y = x / alpha,  p = 0,               q = 1          (EDM's sigma)
+    LogSNR  u = log_snr,          y = x,          p = alpha' / u',     q = sigma' / u'
+
+Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  With k = p x0 + q eps, every explicit method is Euler plus multiples of
+``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps.  A step from or to a level where the
+variable is infinite is taken by DDIM, its limit.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from score_lab.denoiser import Prediction
+from score_lab.linear import combine, select
+from score_lab.paths.base import GaussianPath
+from score_lab.types import Array, PyTree, pytree_dataclass
+
+__all__ = ["Kappa", "LogSNR", "T"]
+
+
+@pytree_dataclass
+class T:
+    """The path's own t."""
+
+    def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
+        """``alpha' x0 + sigma' eps``."""
+        return combine((path.alpha_dot(t), p.x0), (path.sigma_dot(t), p.eps))
+
+    def length(self, path: GaussianPath, t: Array, s: Array) -> Array:
+        """``s - t``."""
+        return s - t
+
+    def finite(self, path: GaussianPath, t: Array) -> Array:
+        """Whether the slope is finite at t."""
+        return jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t))
+
+    def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
+        """``x + (s - t) (alpha' x0 + sigma' eps)``."""
+        return combine((1.0, x), (s - t, self.slope(path, t, p)))
+
+
+@pytree_dataclass
+class Kappa:
+    """``kappa = sigma / alpha`` on ``x / alpha``."""
+
+    def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
+        """``eps``."""
+        return p.eps
+
+    def length(self, path: GaussianPath, t: Array, s: Array) -> Array:
+        """``alpha_s (kappa_s - kappa_t) = sigma_s - alpha_s kappa_t``."""
+        return path.sigma(s) - path.alpha(s) * path.kappa(t)
+
+    def finite(self, path: GaussianPath, t: Array) -> Array:
+        """Whether kappa is finite at t."""
+        return path.alpha(t) > 0
+
+    def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
+        """``(alpha_s / alpha_t) x + alpha_s (kappa_s - kappa_t) eps = alpha_s x0 + sigma_s eps``: DDIM."""
+        return combine((path.alpha(s), p.x0), (path.sigma(s), p.eps))
+
+
+@pytree_dataclass
+class LogSNR:
+    """``log_snr`` on ``x``."""
+
+    def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
+        """``(alpha' x0 + sigma' eps) / log_snr'``."""
+        rate = path.log_snr_dot(t)
+        return combine((path.alpha_dot(t) / rate, p.x0), (path.sigma_dot(t) / rate, p.eps))
+
+    def length(self, path: GaussianPath, t: Array, s: Array) -> Array:
+        """``log_snr_s - log_snr_t``."""
+        return path.log_snr(s) - path.log_snr(t)
+
+    def finite(self, path: GaussianPath, t: Array) -> Array:
+        """Whether log_snr and its slope are finite at t."""
+        return jnp.isfinite(path.log_snr(t)) & jnp.isfinite(path.log_snr_dot(t))
+
+    def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
+        """``x + (log_snr_s - log_snr_t) slope``; DDIM where either level is infinite."""
+        inside = self.finite(path, t) & self.finite(path, s)
+        a, b = jnp.where(inside, t, 0.5), jnp.where(inside, s, 0.5)
+        taken = combine((1.0, x), (self.length(path, a, b), self.slope(path, a, p)))
+        return select(inside, taken, combine((path.alpha(s), p.x0), (path.sigma(s), p.eps)))
