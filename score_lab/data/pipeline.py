@@ -1,0 +1,149 @@
+"""Batches from a source, by Grain: a pure function of the batch number, so that the number is the whole state.
+
+Position ``i`` of the stream holds record ``order(i)``: with ``(epoch, j) = divmod(i, n)``, ``order(i) = j`` unshuffled, else
+``pi_epoch(j)``, a permutation of ``0..n-1`` of its own for every epoch: the ``argsort`` of a counter-based hash, the same on every
+machine.  (Grain's ``MapDataset.shuffle().repeat().batch()`` means the same, at 25 us a record; this takes 60 us a batch of 128 digits.)
+
+Global batch ``b`` holds positions ``b B .. b B + B - 1``, with B the global batch size, so a batch may reach into the next epoch and
+none is short.  Of these, process ``p`` of ``P`` reads the rows ``p B/P .. (p + 1) B/P - 1`` and no other.  So the examples, their order and
+their flips are the same whatever the number of processes, threads or workers.
+
+A batch is ``{"x0": float32 (B/P, *shape), "cond": {"label": int32 (B/P,)}, "index": int32 (B/P,)}``; unlabelled data have no ``cond``.
+``index`` is the row in the global batch, 0 .. B - 1.  One pass (``repeat=False``) ends with the split; its last batch is filled up with
+copies of the last record, ``mask`` (B/P,) is False there, and ``index`` is the position in the pass, 0 .. n - 1 (and on where filled
+up), so that noise keyed by it does not depend on the batch size.
+
+The iterator is Grain's: ``get_state()`` is a small JSON-able dict, ``set_state`` continues bit by bit, and Orbax saves it through
+``grain.checkpoint``.  Without workers the state counts global batches, so it can be restored at another number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from score_lab.build import refuse
+from score_lab.data.hashing import bits
+from score_lab.data.source import ArrayRecords, Records, Source, gather
+
+__all__ = ["BatchSource", "batches", "permutation", "stream_order"]
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(num_records: int, epoch: int, seed: int) -> np.ndarray:
+    """``pi_epoch``: 0 .. num_records - 1 sorted by the bits that ``(seed, epoch)`` gives each."""
+    key = bits(np.array([epoch]), np.array([seed]))
+    return np.argsort(bits(np.arange(num_records), key), kind="stable")
+
+
+def stream_order(positions: np.ndarray, num_records: int, seed: int | None) -> np.ndarray:
+    """Record ``order(i)`` for each stream position ``i`` (n,), int64; ``seed`` None leaves every epoch in order."""
+    epochs, places = np.divmod(np.asarray(positions, np.int64), num_records)
+    if seed is None:
+        return places
+    records = np.empty_like(places)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        records[here] = permutation(num_records, epoch, seed)[places[here]]
+    return records
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """The batches of one process as a Grain random-access source: ``[b]`` is this process's share of global batch ``b``.
+
+    Attributes:
+      source, records: where examples come from; ``batch_size`` is global.
+      order_seed: of the shuffling, or None; flip_seed: of the mirroring, or None.
+      repeat: endless, or one pass with a mask.
+    """
+
+    source: Source
+    records: Records
+    batch_size: int
+    order_seed: int | None
+    flip_seed: int | None
+    repeat: bool
+    process_index: int
+    process_count: int
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size if self.repeat else -(-len(self.records) // self.batch_size)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        share = self.batch_size // self.process_count
+        rows = self.process_index * share + np.arange(share)
+        positions = int(number) * self.batch_size + rows
+        inside = positions if self.repeat else np.minimum(positions, len(self.records) - 1)
+        examples = self.source.preprocess(gather(self.records, stream_order(inside, len(self.records), self.order_seed)))
+        x0 = examples["x0"]
+        if self.flip_seed is not None:
+            mirrored = bits(inside, self.flip_seed) >> np.uint64(63) == 1
+            x0 = np.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
+        batch = {"x0": x0, "index": (rows if self.repeat else positions).astype(np.int32)}
+        if "label" in examples:
+            batch["cond"] = {"label": examples["label"]}
+        return batch if self.repeat else batch | {"mask": positions < len(self.records)}
+
+
+def batches(
+    source: Source,
+    split: str,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    shuffle: bool | None = None,
+    repeat: bool = True,
+    flip: bool | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int | None = None,
+    num_workers: int = 0,
+    prefetch: int = 4,
+) -> grain.DatasetIterator:
+    """An iterator over this process's share of the global batches of ``split``: endless, or one pass if not ``repeat``.
+
+    Args:
+      source, split: what ``source(split)`` gives.
+      batch_size: global, over all processes.
+      seed: at least 0; decides the order and the flips.
+      shuffle: None shuffles an endless stream and leaves one pass in order.
+      flip: mirror images left to right, at even odds, afresh in every epoch; None: ``source.flip`` in an endless stream, else not.
+      process_index, process_count: ``jax.process_index()`` and ``jax.process_count()`` in a multi-host run.
+      num_threads: that read ahead; None is 0 (in the caller's thread) for arrays in memory, else 4.
+      num_workers: processes that read ahead, for decoding that threads cannot hide; 0 is none.
+      prefetch: batches read ahead.
+
+    Raises ConfigError for a batch size that the processes cannot share, an empty split, a negative seed, flips of what is no image.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1 or batch_size % process_count:
+        refuse("batch_size", batch_size, f"a positive multiple of the {process_count} processes")
+    if not 0 <= process_index < process_count:
+        refuse("process_index", process_index, f"0 to {process_count - 1}")
+    if seed < 0:
+        refuse("seed", seed, "an int from 0")
+    records = source(split)
+    if not len(records):
+        refuse("split", split, "a split with at least one example")
+    flip = (source.flip and repeat) if flip is None else flip
+    if flip and len(source.spec.shape) != 3:
+        refuse("flip", flip, f"False: examples of shape {source.spec.shape} are no images")
+    shuffle = repeat if shuffle is None else shuffle
+    order_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    numbered = BatchSource(
+        source, records, batch_size, order_seed if shuffle else None, flip_seed if flip else None, repeat, process_index, process_count
+    )
+    num_threads = (0 if isinstance(records, ArrayRecords) else 4) if num_threads is None else num_threads
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)
+    dataset = grain.MapDataset.source(numbered).to_iter_dataset(options)
+    if num_workers:
+        if not flags.FLAGS.is_parsed():  # Grain's worker pool reads its own flags, which a notebook never parses
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch))
+    return iter(dataset)
