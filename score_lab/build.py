@@ -98,12 +98,12 @@ def build(spec: Any, room: str | None = None, field: str = "config", **context: 
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in kwargs and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if missing:
         refuse(f"{field}.{missing[0]}", None, f"a value: {target.__name__} cannot be built without it")
-    built = target(**kwargs)
-    if hasattr(built, "check"):
-        try:
+    try:
+        built = target(**kwargs)
+        if hasattr(built, "check"):
             built.check()
-        except ConfigError as error:
-            raise ConfigError(f"{field}: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{field}: {error}") from None
     return built
 
 
