@@ -5,14 +5,14 @@ from setuptools import find_packages, setup
 REQUIRED = [
     "jax>=0.10",
     "flax>=0.12.6",
-    "optax>=0.2.7",
+    "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
     "ml-collections>=1.1",
     "tensorflow-datasets>=4.9.9",
     "array_record>=0.8.3",  # read by tensorflow-datasets' as_data_source
     "importlib_resources>=6.5",  # imported by tensorflow-datasets, which forgets to declare it
     "grain>=0.2.16",
-    "diffrax>=0.7.1",
+    "diffrax>=0.7.2",
     "jaxtyping>=0.3.7",
     "numpy>=2.1",
     "scipy>=1.15",
