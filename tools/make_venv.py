@@ -120,4 +120,7 @@ if __name__ == "__main__":
     check_version(sys.version_info[:2])
     if len(sys.argv) not in (3, 4):
         fail(f"{sys.argv[1:]} is refused; allowed: VENV CONSTRAINTS [REQUIREMENT]", 2)
-    make(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else ".[dev]")
+    try:
+        make(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else ".[dev]")
+    except KeyboardInterrupt:
+        fail("stopped; the same command starts again", 130)
