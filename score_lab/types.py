@@ -14,7 +14,8 @@ Conventions (no synonyms anywhere):
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Mapping, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import jax
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped

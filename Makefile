@@ -1,0 +1,52 @@
+# `make` lists the targets.  Another interpreter: make digits PYTHON=python3.12
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PYTHONUNBUFFERED := 1
+
+PYTHON ?= python3
+JOBS ?= 2
+WORKDIR ?= runs/digits
+ARGS ?=
+version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV ?= .venv-$(version)
+CONSTRAINTS ?= constraints/py$(subst .,,$(version)).txt
+stamp := $(VENV)/.installed
+python := $(VENV)/bin/python
+
+.PHONY: help venv digits digits-short test test-slow lint bench clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@echo '  PYTHON=python3.12 chooses the interpreter (3.11, 3.12, 3.13); ARGS="..." is handed to the program; JOBS=2 test processes'
+
+venv: $(stamp)  ## virtual environment .venv-<version> with everything that was tried for this Python
+
+$(stamp): setup.py tools/make_venv.py $(wildcard $(CONSTRAINTS))
+	@[ -n "$(version)" ] || { echo "make: PYTHON: '$(PYTHON)' cannot be run; allowed: Python 3.11, 3.12 or 3.13, for example PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) tools/make_venv.py $(VENV) $(CONSTRAINTS)
+
+digits: $(stamp)  ## train on handwritten digits, sample, table and pictures: 5 minutes on 2 cores
+	@$(python) -m experiments.digits --workdir $(WORKDIR) $(ARGS)
+
+digits-short: $(stamp)  ## the same in two minutes, with a network that is not done learning
+	@$(python) -m experiments.digits --short --workdir $(WORKDIR)-short $(ARGS)
+
+test: lint  ## lint, then the tests: under 10 minutes on 2 cores, no network
+	@$(python) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-slow: $(stamp)  ## cross-products and long repetitions
+	@$(python) -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
+
+lint: $(stamp)  ## ruff, and the floors by import-linter
+	@$(python) -m ruff check --quiet .
+	@$(VENV)/bin/lint-imports --no-logo --no-cache
+
+bench: $(stamp)  ## the framework against bare JAX, side by side
+	@$(python) -m experiments.bench $(ARGS)
+
+clean:  ## remove environments and caches; runs/ and data/ stay
+	rm -rf .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

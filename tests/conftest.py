@@ -1,0 +1,54 @@
+"""The strict session: four CPU devices, rank promotion an error, shapes and types checked in every call, no network.
+
+Read tests/README.md first.  What stands above the imports must happen before jax starts.
+"""
+
+import os
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_FLAGS = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
+os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=4".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.pop("JAX_ENABLE_X64", None)
+
+import hypothesis  # noqa: E402
+import jaxtyping  # noqa: E402
+
+jaxtyping.install_import_hook("score_lab", "strict_types.check")
+
+import jax  # noqa: E402
+import network_guard  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture
+def x64():
+    """Float64 for one test: ``jnp.asarray(0.5)`` inside it is a float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _rank_promotion(request):
+    """Rank promotion is an error, but in a test marked ``rank_promotion_allowed`` (other people's code does it there)."""
+    if request.node.get_closest_marker("rank_promotion_allowed") is None:
+        yield
+        return
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """A test that tries to reach another machine fails, even where the library under test swallows the exception."""
+    tried = network_guard.install(monkeypatch)
+    yield
+    assert not tried, f"this test tried to reach {', '.join(tried)}: tests use no network"

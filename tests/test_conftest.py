@@ -1,0 +1,65 @@
+"""The strict session is strict: each of its promises has a test that would fail without it."""
+
+import http.client
+import socket
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import network_guard
+import pytest
+
+from score_lab.build import nearest
+from score_lab.paths import VP
+
+
+def test_four_cpu_devices():
+    assert jax.default_backend() == "cpu" and jax.device_count() == 4
+
+
+def test_rank_promotion_is_an_error():
+    with pytest.raises(ValueError, match="rank_promotion"):
+        jnp.ones((3, 2)) + jnp.ones(2)
+
+
+@pytest.mark.rank_promotion_allowed
+def test_rank_promotion_can_be_allowed():
+    assert (jnp.ones((3, 2)) + jnp.ones(2)).shape == (3, 2)
+
+
+def test_float32_is_the_default():
+    assert jnp.asarray(0.5).dtype == jnp.float32
+
+
+def test_x64_is_for_one_test(x64):
+    assert jnp.asarray(0.5).dtype == jnp.float64
+
+
+def test_types_are_checked_inside_score_lab():
+    with pytest.raises(jaxtyping.TypeCheckError, match="name"):
+        nearest(3, ["3"])  # str(3) would do without the check
+
+
+def test_a_part_may_hold_tracers_and_sentinels():
+    path = VP(0.1, 20.0)
+    traced = jax.jit(lambda path, t: path.alpha(t))(path, jnp.full(3, 0.5))
+    assert traced.shape == (3,) and jnp.allclose(traced, path.alpha(jnp.full(3, 0.5)))
+    assert jax.vmap(lambda path: path.beta_max, in_axes=(VP(None, None),), axis_size=3)(path).shape == (3,)
+    assert jax.tree.map(lambda _: None, path) == VP(None, None)
+
+
+def test_another_machine_is_out_of_reach(monkeypatch):
+    tried = network_guard.install(monkeypatch)
+    with pytest.raises(network_guard.NetworkUsed):
+        http.client.HTTPConnection("example.org").request("GET", "/")
+    with pytest.raises(network_guard.NetworkUsed), socket.socket() as client:
+        client.connect(("192.0.2.1", 80))
+    assert tried == ["example.org", "192.0.2.1"]
+
+
+def test_this_machine_is_in_reach(monkeypatch):
+    tried = network_guard.install(monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        server.accept()[0].sendall(b"here")
+        assert client.recv(4) == b"here"
+    assert not tried
