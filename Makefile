@@ -45,7 +45,7 @@ lint: $(stamp)  ## ruff, and the floors by import-linter
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 
 bench: $(stamp)  ## the framework against bare JAX, side by side
-	@$(python) -m experiments.bench $(ARGS)
+	@$(python) -m benchmarks $(ARGS)
 
 clean:  ## remove environments and caches; runs/ and data/ stay
 	rm -rf .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
