@@ -110,7 +110,7 @@ class FlaxNetwork:
         return y, {"variance": variance}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _graph(network: FlaxNetwork, shape: tuple[int, ...]) -> nnx.GraphDef:
     """The static half of the module, once per (network, shape); traced abstractly, so nothing is allocated."""
     network.check_shape(shape)

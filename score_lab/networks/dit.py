@@ -20,6 +20,7 @@ from flax import nnx
 from score_lab.build import refuse
 from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape
 from score_lab.networks.embedding import Conditioning
+from score_lab.networks.initializers import glorot, zeros
 from score_lab.networks.layers import attend, check_attention, dropout, layer_norm, modulate
 from score_lab.types import Array, Float, Int
 
@@ -85,7 +86,7 @@ class DiT(FlaxNetwork):
             refuse("patch", self.patch, f"a divisor of the image's height {height} and width {width}: {divisors(height, width)}")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _positions(rows: int, columns: int, width: int) -> np.ndarray:
     """The 2-D sine-cosine embedding of a grid of patches, (1, rows * columns, width), float64.
 
@@ -102,7 +103,7 @@ class _Block(nnx.Module):
 
     def __init__(self, network: DiT, index: int, rngs: nnx.Rngs):
         width, hidden = network.width, int(network.mlp_ratio * network.width)
-        linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
+        linear = functools.partial(nnx.Linear, kernel_init=glorot, rngs=rngs)
         self.heads, self.attention, self.rate, self.index = network.heads, network.attention, network.dropout, index
         self.qkv, self.project = linear(width, 3 * width), linear(width, width)
         self.first, self.second = linear(width, hidden), linear(hidden, width)
@@ -117,10 +118,9 @@ class _Block(nnx.Module):
 
 class _DiT(nnx.Module):
     def __init__(self, network: DiT, channels: int, rngs: nnx.Rngs):
-        zeros, xavier = nnx.initializers.zeros, nnx.initializers.xavier_uniform()
         width, depth, self.patch = network.width, network.depth, network.patch
         self.conditioning = Conditioning(network, width, rngs)
-        self.inward = nnx.Linear(self.patch**2 * channels, width, kernel_init=xavier, rngs=rngs)
+        self.inward = nnx.Linear(self.patch**2 * channels, width, kernel_init=glorot, rngs=rngs)
         self.modulation = nnx.Linear(width, (6 * depth + 2) * width, kernel_init=zeros, rngs=rngs)
         self.blocks = nnx.List([_Block(network, i, rngs) for i in range(depth)])
         self.outward = nnx.Linear(width, self.patch**2 * channels * network.heads_out, kernel_init=zeros, rngs=rngs)

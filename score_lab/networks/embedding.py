@@ -3,10 +3,10 @@
     features(l) = (cos w_j l, sin w_j l),  w_j geometric from 1/16 to max_frequency (64 of them),   level(l) = W2 silu(W1 features(l))
     c = level(level) + level_s(level - level_s) + table[label + 1]
 
-The level is taken unscaled.  Over log_snr in [-20, 20] the lowest frequency sweeps 2.5 rad (< pi: no two levels look alike) and 16 rad per
-unit is a wavelength of 0.4 nats; written as c_noise = log_snr / 4 (Karras et al. 2022, c_noise = ln(sigma) / 4 = log_snr / -8 on VE) the range
-is 1/4 to 64.  Over an angle in [0, pi/2] the upper half of the frequencies (1 to 16) turns up to four times.  Objectives that
-differentiate through the level want smooth features: lower ``max_frequency`` there (Lu & Song 2024, sCM, section 4.1).
+The level is taken unscaled.  Over log_snr in [-20, 20] the lowest frequency sweeps 2.5 rad (< pi: no two levels look alike) and the
+highest has a wavelength of 0.4 nats; for EDM's c_noise = ln(sigma) / 4 = -log_snr / 8 (Karras et al. 2022) that is 1/2 to 128 rad per unit.
+Over an angle in [0, pi/2] the upper half of the frequencies, 1 to 16, turns up to four times.  Objectives that differentiate through the
+level want smooth features: lower ``max_frequency`` there (Lu & Song 2024, sCM, section 4.1).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from score_lab.networks.base import FlaxNetwork
+from score_lab.networks.initializers import small
 from score_lab.types import Array, Float, Int
 
 __all__ = ["Conditioning", "LevelEmbedding", "level_features"]
@@ -37,7 +38,6 @@ class LevelEmbedding(nnx.Module):
     """W2 silu(W1 features(level)), (batch,) -> (batch, width); normal(0.02) weights as in DiT (Peebles & Xie 2023)."""
 
     def __init__(self, width: int, max_frequency: float, rngs: nnx.Rngs):
-        small = nnx.initializers.normal(0.02)
         self.max_frequency = max_frequency
         self.first = nnx.Linear(2 * COUNT, width, kernel_init=small, rngs=rngs)
         self.second = nnx.Linear(width, width, kernel_init=small, rngs=rngs)
@@ -51,8 +51,8 @@ class LevelEmbedding(nnx.Module):
 class Conditioning(nnx.Module):
     """The vector c (batch, width) of everything that a network is told beside ``x``.
 
-    The second level enters as the difference ``level - level_s``: at level_s = level (the instantaneous limit of two-time objectives, and the
-    default) it is a constant.  Row 0 of the label table is "no label" (-1), row k + 1 is label k; other labels give NaN.
+    The second level enters as the difference ``level - level_s``: at level_s = level (the instantaneous limit of two-time objectives, and
+    the default) it is a constant.  Row 0 of the label table is "no label" (-1), row k + 1 is label k; other labels give NaN.
     """
 
     def __init__(self, network: FlaxNetwork, width: int, rngs: nnx.Rngs):
@@ -60,7 +60,7 @@ class Conditioning(nnx.Module):
         if network.two_time:
             self.level_s = LevelEmbedding(width, network.max_frequency, rngs)
         if network.num_classes:
-            self.table = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (network.num_classes + 1, width), jnp.float32))
+            self.table = nnx.Param(small(rngs.params(), (network.num_classes + 1, width), jnp.float32))
 
     def __call__(
         self, level: Float[Array, " batch"], level_s: Float[Array, " batch"], label: Int[Array, " batch"]

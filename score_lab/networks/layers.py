@@ -9,8 +9,11 @@ No statistic runs over the batch: an example never depends on its batch-mates.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from score_lab.build import refuse
@@ -35,7 +38,7 @@ def layer_norm(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return _standardise(x, (-1,)).astype(x.dtype)
 
 
-def modulate(x: Float[Array, "*axes"], shift: Float[Array, "*axes"], scale: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+def modulate(x: Float[Array, "*axes"], shift: Float[Array, "*shift"], scale: Float[Array, "*shift"]) -> Float[Array, "*axes"]:
     """x (1 + scale) + shift; the two broadcast against x with axes of length 1."""
     return x * (1 + scale) + shift
 
@@ -65,13 +68,18 @@ def attend(qkv: Float[Array, "batch tokens three_width"], heads: int, implementa
     """Self-attention from fused queries, keys and values, (batch, tokens, 3 heads d) -> (batch, tokens, heads d).
 
     ``implementation`` is "xla" (any device, forward and reverse mode) or "cudnn" (a GPU, half precision, reverse mode only).
-    The softmax is computed in float32 or higher.
+    The softmax is computed in float32, and in float64 for float64 (``jax.nn.dot_product_attention`` would go through float32 there).
     """
     if implementation == "cudnn" and jax.default_backend() != "gpu":
         refuse("attention", implementation, f"'xla' on the {jax.default_backend()} backend")
     batch, tokens, width = qkv.shape
     q, k, v = (part.reshape(batch, tokens, heads, width // (3 * heads)) for part in jnp.split(qkv, 3, axis=-1))
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation).reshape(batch, tokens, width // 3)
+    if qkv.dtype == jnp.float64:
+        weights = jax.nn.softmax(jnp.einsum("bnhd,bmhd->bhnm", q, k) / math.sqrt(q.shape[-1]), axis=-1)
+        out = jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+    else:
+        out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    return out.reshape(batch, tokens, width // 3)
 
 
 def check_attention(network: FlaxNetwork) -> None:
@@ -85,10 +93,10 @@ def check_attention(network: FlaxNetwork) -> None:
 def dropout(x: Float[Array, "batch ..."], rate: float, key: Array | None, index: int) -> Float[Array, "batch ..."]:
     """x with entries dropped at ``rate`` and the rest divided by 1 - rate; x itself without a key.
 
-    The mask of example i is drawn from ``fold_in(key[i], index)``, ``index`` being the layer's place in its network: neither batch-mates nor
-    the batch size enter (with JAX's default threefry keys, whose draws do not change under vmap).
+    The mask of example i is drawn from ``fold_in(key[i], index)``, ``index`` being the layer's place in its network: neither batch-mates
+    nor the batch size enter (with JAX's default threefry keys, whose draws do not change under vmap), nor whether float64 is enabled.
     """
     if key is None or rate == 0.0:
         return x
-    keep = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, index), 1.0 - rate, x.shape[1:]))(key)
+    keep = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, index), np.float32(1.0 - rate), x.shape[1:]))(key)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)

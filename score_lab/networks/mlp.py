@@ -15,6 +15,7 @@ from flax import nnx
 from score_lab.build import refuse
 from score_lab.networks.base import FlaxNetwork, check_integer, check_shared
 from score_lab.networks.embedding import Conditioning
+from score_lab.networks.initializers import glorot, zeros
 from score_lab.networks.layers import dropout, layer_norm, modulate
 from score_lab.types import Array, Float, Int
 
@@ -53,8 +54,8 @@ class _Block(nnx.Module):
 
     def __init__(self, network: MLP, index: int, rngs: nnx.Rngs):
         self.rate, self.index = network.dropout, index
-        self.first = nnx.Linear(network.width, network.width, rngs=rngs)
-        self.second = nnx.Linear(network.width, network.width, rngs=rngs)
+        self.first = nnx.Linear(network.width, network.width, kernel_init=glorot, rngs=rngs)
+        self.second = nnx.Linear(network.width, network.width, kernel_init=glorot, rngs=rngs)
 
     def __call__(self, h: Array, shift: Array, scale: Array, key: Array | None) -> Array:
         inner = jax.nn.silu(self.first(modulate(layer_norm(h), shift, scale)))
@@ -65,10 +66,10 @@ class _MLP(nnx.Module):
     def __init__(self, network: MLP, size: int, rngs: nnx.Rngs):
         width, depth = network.width, network.depth
         self.conditioning = Conditioning(network, width, rngs)
-        self.inward = nnx.Linear(size, width, rngs=rngs)
-        self.modulation = nnx.Linear(width, 2 * depth * width, rngs=rngs)
+        self.inward = nnx.Linear(size, width, kernel_init=glorot, rngs=rngs)
+        self.modulation = nnx.Linear(width, 2 * depth * width, kernel_init=glorot, rngs=rngs)
         self.blocks = nnx.List([_Block(network, i, rngs) for i in range(depth)])
-        self.outward = nnx.Linear(width, size * network.heads_out, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.outward = nnx.Linear(width, size * network.heads_out, kernel_init=zeros, rngs=rngs)
 
     def __call__(
         self,

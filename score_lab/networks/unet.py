@@ -18,8 +18,9 @@ from flax import nnx
 from score_lab.build import refuse
 from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape
 from score_lab.networks.embedding import Conditioning
+from score_lab.networks.initializers import zeros
 from score_lab.networks.layers import GroupNorm, check_attention
-from score_lab.networks.unet_blocks import ResBlock, Resample, conv
+from score_lab.networks.unet_blocks import Resample, ResBlock, conv
 from score_lab.types import Array, Float, Int
 
 __all__ = ["UNet"]
@@ -91,7 +92,8 @@ class UNet(FlaxNetwork):
         factor = 2 ** (levels - 1)
         if height % factor or width % factor:
             most = max(i + 1 for i in range(levels) if height % 2**i == 0 and width % 2**i == 0)
-            refuse("multipliers", self.multipliers, f"at most {most} levels for an image of {height} x {width}, which is halved between levels")
+            allowed = f"at most {most} levels for an image of {height} x {width}, which is halved between levels"
+            refuse("multipliers", self.multipliers, allowed)
         resolutions = [min(height, width) >> i for i in range(levels)]
         for resolution in self.attention_at:
             if resolution not in resolutions:
@@ -145,7 +147,7 @@ class _UNet(nnx.Module):
                 up.append(resample(size, "up"))
         self.down, self.middle, self.up = nnx.List(down), nnx.List(middle), nnx.List(up)
         self.norm = GroupNorm(size, network.groups)
-        self.outward = conv(size, shape[-1] * network.heads_out, rngs, kernel_init=nnx.initializers.zeros)
+        self.outward = conv(size, shape[-1] * network.heads_out, rngs, kernel_init=zeros)
 
     def __call__(
         self,

@@ -1,6 +1,6 @@
 """The blocks of a U-Net: the residual block of ADM with its attention, and the two ways of changing resolution.
 
-    residual(x, c) = skip(x') + W2 dropout(silu((1 + a) norm(W1 u(silu(norm(x)))) + b)),   (a, b) linear in c,  x' = u(x),  W2 = 0 at the start
+    residual(x, c) = skip(u(x)) + W2 dropout(silu((1 + a) norm(W1 u(silu(norm(x)))) + b)),   (a, b) linear in c,  W2 = 0 at the start
     attention(h)   = h + W attend(qkv(norm(h))),  W = 0 at the start
 
 u is the identity, 2 x 2 averaging (down) or nearest neighbours (up).  Dhariwal & Nichol 2021, appendix A; Song et al. 2021, appendix H.
@@ -15,17 +15,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from score_lab.networks.initializers import glorot, zeros
 from score_lab.networks.layers import GroupNorm, attend, dropout
 from score_lab.types import Array, Float
 
 __all__ = ["ResBlock", "Resample", "conv", "halve", "double"]
 
-_FAN_AVG = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-_ZEROS = nnx.initializers.zeros
 
-
-def conv(size: int, out: int, rngs: nnx.Rngs, kernel_init=_FAN_AVG, strides: int = 1) -> nnx.Conv:
-    """A 3 x 3 convolution with zero padding; the variance of its weights is 1 / mean(fan_in, fan_out) (Song et al. 2021)."""
+def conv(size: int, out: int, rngs: nnx.Rngs, kernel_init=glorot, strides: int = 1) -> nnx.Conv:
+    """A 3 x 3 convolution with zero padding; Glorot weights unless ``kernel_init`` says otherwise."""
     return nnx.Conv(size, out, (3, 3), strides=strides, padding=((1, 1), (1, 1)), kernel_init=kernel_init, rngs=rngs)
 
 
@@ -64,8 +62,8 @@ class Attention(nnx.Module):
         self.heads = network.heads if network.head_width is None else channels // network.head_width
         self.implementation, self.share = network.attention, _share(network)
         self.norm = GroupNorm(channels, network.groups)
-        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=_FAN_AVG, rngs=rngs)
-        self.project = nnx.Linear(channels, channels, kernel_init=_ZEROS, rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=glorot, rngs=rngs)
+        self.project = nnx.Linear(channels, channels, kernel_init=zeros, rngs=rngs)
 
     def __call__(self, h: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
         """(h + attention(h)) times the share of a residual sum."""
@@ -80,12 +78,12 @@ class ResBlock(nnx.Module):
     """
 
     def __init__(self, network, size: int, out: int, index: int, rngs: nnx.Rngs, *, way: str | None = None, attention: bool = False):
-        linear = functools.partial(nnx.Linear, kernel_init=_FAN_AVG, rngs=rngs)
+        linear = functools.partial(nnx.Linear, kernel_init=glorot, rngs=rngs)
         self.way, self.rate, self.index = way, network.dropout, index
         self.scale_shift, self.share = network.scale_shift, _share(network)
         self.norm1, self.conv1 = GroupNorm(size, network.groups), conv(size, out, rngs)
         self.embed = linear(4 * network.width, 2 * out if network.scale_shift else out)
-        self.norm2, self.conv2 = GroupNorm(out, network.groups), conv(out, out, rngs, kernel_init=_ZEROS)
+        self.norm2, self.conv2 = GroupNorm(out, network.groups), conv(out, out, rngs, kernel_init=zeros)
         if size != out:
             self.skip = linear(size, out)
         if attention:
