@@ -14,7 +14,7 @@ from score_lab.networks import MLP, DiT, UNet, count_parameters
 EVERYTHING = {"num_classes": 3, "dropout": 0.4, "two_time": True, "learned_variance": True}
 NETWORKS = {
     "MLP": (MLP(width=16, depth=2, **EVERYTHING), (3,)),
-    "UNet": (UNet(width=8, multipliers=(1, 2), blocks=1, attention_at=(2,), heads=2, **EVERYTHING), (4, 6, 1)),
+    "UNet": (UNet(width=8, multipliers=(1,), blocks=1, attention_at=(), heads=2, **EVERYTHING), (4, 6, 1)),
     "DiT": (DiT(patch=2, width=16, depth=2, heads=2, **EVERYTHING), (4, 6, 2)),
 }
 BATCH = 5

@@ -3,15 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from scipy.signal import correlate2d
 from scipy.special import expit, softmax
 
 from score_lab.networks import MLP, DiT, UNet, count_parameters
-from score_lab.networks.unet_blocks import Resample, ResBlock, double, halve
 
 QUICK = {"xla_backend_optimization_level": 0}
 RNG = np.random.default_rng(0)
@@ -118,7 +115,9 @@ def conv(p, x, stride=1):
     return (np.stack(maps, -1) + p["bias"])[::stride, ::stride]
 
 
-def group_norm(p, x, groups):
+def group_norm(p, x):
+    """With at least four channels to a group."""
+    groups = x.shape[-1] // 4
     split = x.reshape(-1, groups, x.shape[-1] // groups)
     split = (split - split.mean((0, 2), keepdims=True)) / np.sqrt(split.var((0, 2), keepdims=True) + 1e-6)
     return split.reshape(x.shape) * p["scale"] + p["bias"]
@@ -132,44 +131,61 @@ def twice(x):
     return np.repeat(np.repeat(x, 2, axis=0), 2, axis=1)
 
 
-@pytest.mark.parametrize(("scale_shift", "rescale"), [(True, False), (False, True)])
-@pytest.mark.parametrize(("way", "out"), [(None, 12), ("down", 8), ("up", 8)])
-def test_the_residual_block_is_its_equations(way, out, scale_shift, rescale, x64):
-    network = UNet(width=4, heads=2, scale_shift=scale_shift, rescale_skip=rescale)
-    block = ResBlock(network, 8, out, 0, nnx.Rngs(0), way=way, attention=True)
-    graph, state = nnx.split(block)
-    rng = np.random.default_rng(2)
-    p = jax.tree.map(lambda a: np.asarray(a, np.float64) + 0.3 * rng.normal(size=a.shape), nnx.to_pure_dict(state))
-    x, c = rng.normal(size=(2, 4, 6, 8)), rng.normal(size=(2, 16))
-    y = jax.jit(lambda p, x, c: nnx.merge(graph, p)(x, c, None), compiler_options=QUICK)(p, x, c)
+def attention(p, h, heads, share):
+    channels = h.shape[-1]
+    tokens = linear(p["qkv"], group_norm(p["norm"], h).reshape(-1, channels))
+    q, k, v = (part.reshape(-1, heads, channels // heads) for part in np.split(tokens, 3, axis=-1))
+    weights = softmax(np.einsum("nhd,mhd->hnm", q, k) / np.sqrt(channels // heads), axis=-1)
+    return share * (h + linear(p["project"], np.einsum("hnm,mhd->nhd", weights, v).reshape(-1, channels)).reshape(h.shape))
+
+
+def residual(p, x, c, network, way=None):
+    """ADM's residual block on one image, and its attention where it has one."""
     u = {None: lambda a: a, "down": half, "up": twice}[way]
-    share, groups = (np.sqrt(0.5) if rescale else 1.0), out // 4
-    for image, vector, result in zip(x, c, y, strict=True):
-        h = conv(p["conv1"], u(silu(group_norm(p["norm1"], image, 2))))
-        e = linear(p["embed"], vector)
-        if scale_shift:
-            h = group_norm(p["norm2"], h, groups) * (1 + e[:out]) + e[out:]
-        else:
-            h = group_norm(p["norm2"], h + e, groups)
-        h = conv(p["conv2"], silu(h))
-        skip = linear(p["skip"], u(image)) if "skip" in p else u(image)
-        h = share * (skip + h)
-        a = p["attention"]
-        tokens = linear(a["qkv"], group_norm(a["norm"], h, groups).reshape(-1, out))
-        q, k, v = (part.reshape(-1, 2, out // 2) for part in np.split(tokens, 3, axis=-1))
-        mixed = np.einsum("hnm,mhd->nhd", softmax(np.einsum("nhd,mhd->hnm", q, k) / np.sqrt(out // 2), axis=-1), v)
-        h = share * (h + linear(a["project"], mixed.reshape(-1, out)).reshape(h.shape))
-        np.testing.assert_allclose(result, h, rtol=1e-9, atol=1e-9)
+    share = np.sqrt(0.5) if network.rescale_skip else 1.0
+    h = conv(p["conv1"], u(silu(group_norm(p["norm1"], x))))
+    e = linear(p["embed"], c)
+    if network.scale_shift:
+        scale, shift = np.split(e, 2)
+        h = group_norm(p["norm2"], h) * (1 + scale) + shift
+    else:
+        h = group_norm(p["norm2"], h + e)
+    h = conv(p["conv2"], silu(h))
+    h = share * ((linear(p["skip"], u(x)) if "skip" in p else u(x)) + h)
+    return attention(p["attention"], h, network.heads, share) if "attention" in p else h
 
 
-def test_resampling_by_convolution(x64):
-    x = np.random.default_rng(0).normal(size=(1, 4, 6, 3))
-    np.testing.assert_allclose(halve(jnp.asarray(x))[0], half(x[0]), rtol=1e-12, atol=1e-14)
-    np.testing.assert_array_equal(double(jnp.asarray(x))[0], twice(x[0]))
-    for way, prepare, stride in (("down", lambda a: a, 2), ("up", twice, 1)):
-        layer = Resample(3, way, nnx.Rngs(0))
-        p = jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(nnx.split(layer)[1]))["conv"]
-        np.testing.assert_allclose(layer(jnp.asarray(x), jnp.zeros((1, 4)), None)[0], conv(p, prepare(x[0]), stride), rtol=1e-9, atol=1e-10)
+def unet(p, x, c, network, levels):
+    """The U-Net on one image, one block per level on the way down and two on the way up."""
+    h = conv(p["inward"], x)
+    kept, down, up = [h], iter(p["down"][str(i)] for i in range(2 * levels - 1)), iter(p["up"][str(i)] for i in range(3 * levels - 1))
+    for level in range(levels):
+        kept.append(residual(next(down), kept[-1], c, network))
+        if level < levels - 1:
+            block = next(down)
+            kept.append(residual(block, kept[-1], c, network, "down") if network.resample_blocks else conv(block["conv"], kept[-1], 2))
+    h = residual(p["middle"]["1"], residual(p["middle"]["0"], kept[-1], c, network), c, network)
+    for level in reversed(range(levels)):
+        for _ in range(2):
+            h = residual(next(up), np.concatenate([h, kept.pop()], axis=-1), c, network)
+        if level > 0:
+            block = next(up)
+            h = residual(block, h, c, network, "up") if network.resample_blocks else conv(block["conv"], twice(h))
+    return conv(p["outward"], silu(group_norm(p["norm"], h)))
+
+
+@pytest.mark.parametrize("adm", [True, False], ids=["ADM", "DDPM and NCSN++"])
+def test_the_unet_is_its_equations_on_rectangular_images(adm, x64):
+    network = UNet(
+        width=8, multipliers=(1, 2), blocks=1, attention_at=(2,), heads=2, num_classes=3, two_time=True,
+        scale_shift=adm, resample_blocks=adm, rescale_skip=not adm,
+    )  # fmt: skip
+    p = moved(network, (4, 6, 2))
+    x, level, level_s, label = RNG.normal(size=(2, 4, 6, 2)), RNG.normal(size=2), RNG.normal(size=2), np.array([2, -1])
+    y = applied(network, p, x, level, level_s, label)
+    c = silu(conditioning(p["conditioning"], level, level_s, label))
+    expected = np.stack([unet(p, image, vector, network, 2) for image, vector in zip(x, c, strict=True)])
+    np.testing.assert_allclose(y, expected, rtol=1e-8, atol=1e-9 * np.std(expected))
 
 
 def count(network, shape):
