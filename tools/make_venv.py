@@ -48,8 +48,8 @@ def fold(line, state):
         state["doing"] = f"fetching {name} ({download.group(2)})"
     elif line.startswith("Installing collected packages"):
         state["doing"] = f"unpacking {line.count(',') + 1} packages"
-    elif line.startswith("ERROR"):
-        state["errors"].append(line[6:].strip())
+    elif line.strip().startswith("ERROR:"):
+        state["errors"].append(line.strip()[6:].strip())
 
 
 def follow(process, log, total):

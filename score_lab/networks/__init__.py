@@ -1,1 +1,8 @@
-"""score_lab.networks"""
+"""Networks on Flax NNX, the only room that knows it: MLP for vectors, UNet and DiT for images."""
+
+from score_lab.networks.base import count_parameters
+from score_lab.networks.dit import DiT
+from score_lab.networks.mlp import MLP
+from score_lab.networks.unet import UNet
+
+__all__ = ["MLP", "DiT", "UNet", "count_parameters"]

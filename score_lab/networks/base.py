@@ -1,0 +1,177 @@
+"""A network is a pure function ``y = F(params, x, level, cond)`` and a frozen description of it.
+
+    (graph, params) = split(module(shape)),      apply(params, x, ...) = merge(graph, params)(x, ...)
+
+The description (a data class of static fields) is hashable, so the graph of a module is made once per (network, shape), without
+parameters being allocated, and merged inside the compiled function.  The parameters live outside, as a nested dict of float32 arrays.
+Nothing of diffusion is known here: ``level`` is a finite number per example that says how noisy ``x`` is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from score_lab.build import refuse
+from score_lab.types import Array, Cond, Key, PyTree
+
+__all__ = ["FlaxNetwork", "check_integer", "check_shared", "count_parameters", "divisors", "image_shape"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlaxNetwork:
+    """What the networks of this room share: the fields below, ``init`` and ``apply``.  A network adds ``module`` and its checks.
+
+    Attributes:
+      num_classes: labels are 0 to num_classes - 1, and -1 is "no label"; 0 makes an unconditional network.
+      dropout: the rate, in [0, 1); active only in calls that hand over ``key``.
+      dtype: the compute dtype by name ("float32", "bfloat16", "float16"); None follows the promoted dtype of ``x`` and the parameters.
+        Norms, softmax and the features of the level are computed in float32 or higher whatever it says.
+      two_time: whether the network is told a second level, ``level_s``.
+      learned_variance: adds a zero-initialised second head, returned as ``(y, {"variance": same shape as x})``.
+      max_frequency: the highest frequency of the level's features, in radians per unit of level (embedding.py).
+    """
+
+    num_classes: int = 0
+    dropout: float = 0.0
+    dtype: str | None = None
+    two_time: bool = False
+    learned_variance: bool = False
+    max_frequency: float = 16.0
+
+    @property
+    def uses_convolution(self) -> bool:
+        """Whether there are convolutions in it: on CPU their weight gradients are about 100 times slower inside ``lax.scan``."""
+        return False
+
+    @property
+    def heads_out(self) -> int:
+        """Output channels per channel of ``x``: 2 with a learned variance, else 1."""
+        return 2 if self.learned_variance else 1
+
+    def module(self, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
+        """The Flax module for examples of ``shape``: a callable (x, level, level_s, label, key) -> (batch, ..., channels * heads_out)."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises ConfigError for fields that are impossible for any shape."""
+        raise NotImplementedError
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ConfigError for fields that are impossible for examples of ``shape`` (no batch axis)."""
+        raise NotImplementedError
+
+    def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
+        """Parameters, a nested dict (string keys) of float32 arrays, for examples of ``shape`` (no batch axis).
+
+        Raises ConfigError for impossible fields.
+        """
+        shape = tuple(shape)
+        self.check()
+        self.check_shape(shape)
+        return _init(self, shape, key)
+
+    def apply(
+        self, params: PyTree, x: Array, level: Array, cond: Cond = None, *, level_s: Array | None = None, key: Array | None = None
+    ) -> Any:
+        """``y`` of x's shape and dtype, or ``(y, {"variance": ...})`` with a learned variance.
+
+        Args:
+          params: what ``init`` returned, in any floating dtype.
+          x: (batch, *shape).
+          level: (batch,), finite: for example a log_snr clipped to [-20, 20], or an angle in [0, pi/2].
+          cond: None or ``{"label": int (batch,)}``.  A missing label is -1, "no label".  A network with num_classes = 0 reads no label.
+            Labels are not checked (they are traced); one outside [-1, num_classes) gives NaN, never another class.
+          level_s: (batch,), the level at the second time, for a network with ``two_time``; None there means ``level_s = level``.
+          key: None for no dropout, or one typed key per example, (batch,): the mask of example i is a function of key[i] alone.
+
+        Raises ConfigError for a ``level_s`` that the network has no input for, an unknown entry of ``cond``, a key that is not per example.
+        """
+        _check_call(self, x, cond, level_s, key)
+        wide = jnp.result_type(x, *jax.tree.leaves(params))
+        compute = wide if self.dtype is None else jnp.dtype(self.dtype)
+        params = jax.tree.map(lambda p: p.astype(compute), params)
+        label = (cond or {}).get("label")
+        if label is None:
+            label = jnp.full(x.shape[:1], -1)
+        level_s = level if level_s is None else level_s
+        module = nnx.merge(_graph(self, x.shape[1:]), _rename(params, int))
+        out = module(x.astype(compute), level, level_s, label, key if self.dropout else None).astype(x.dtype)
+        if not self.learned_variance:
+            return out
+        y, variance = jnp.split(out, 2, axis=-1)
+        return y, {"variance": variance}
+
+
+@functools.cache
+def _graph(network: FlaxNetwork, shape: tuple[int, ...]) -> nnx.GraphDef:
+    """The static half of the module, once per (network, shape); traced abstractly, so nothing is allocated."""
+    network.check_shape(shape)
+    return nnx.split(nnx.eval_shape(lambda: network.module(shape, nnx.Rngs(0))))[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(network: FlaxNetwork, shape: tuple[int, ...], key: Array) -> PyTree:
+    state = nnx.split(network.module(shape, nnx.Rngs(params=key)))[1]
+    return _rename(nnx.to_pure_dict(state), str)
+
+
+def _rename(tree: PyTree, kind: type) -> PyTree:
+    """List positions as strings (``kind=str``: what Orbax can save) or as integers again (``kind=int``: what Flax can merge)."""
+    if not isinstance(tree, dict):
+        return tree
+    return {kind(k) if str(k).isdigit() else k: _rename(v, kind) for k, v in tree.items()}
+
+
+def _check_call(network: FlaxNetwork, x: Array, cond: Cond, level_s: Array | None, key: Array | None) -> None:
+    """Refuses, while tracing, what this network would have to ignore."""
+    if level_s is not None and not network.two_time:
+        refuse("two_time", network.two_time, f"True where level_s is passed: this {type(network).__name__} has no input for a second level")
+    unknown = [k for k in (cond or {}) if k != "label"]
+    if unknown:
+        refuse("cond", unknown[0], "'label', the only condition that this network reads", ["label"])
+    if key is not None and not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == x.shape[:1]):
+        refuse("key", f"{key.dtype}{list(key.shape)}", f"None, or one typed key per example: key[{x.shape[0]}]")
+
+
+def check_integer(network: FlaxNetwork, *fields: str, least: int = 1) -> None:
+    """Refuses each of ``fields`` that is not an integer of at least ``least``."""
+    for field in fields:
+        value = getattr(network, field)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            refuse(field, value, f"an integer of at least {least}")
+
+
+def check_shared(network: FlaxNetwork) -> None:
+    """Raises ConfigError for impossible values of the fields that every network has."""
+    check_integer(network, "num_classes", least=0)
+    if not 0.0 <= network.dropout < 1.0:
+        refuse("dropout", network.dropout, "a rate in [0, 1)")
+    if network.dtype is not None and network.dtype not in DTYPES:
+        refuse("dtype", network.dtype, f"None (follow x and the parameters) or one of {', '.join(DTYPES)}", DTYPES)
+    if not 0.1 <= network.max_frequency <= 1e4:
+        refuse("max_frequency", network.max_frequency, "0.1 to 10000 radians per unit of level")
+
+
+def image_shape(network: FlaxNetwork, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(height, width, channels), or ConfigError if ``shape`` is not that of an image."""
+    if len(shape) != 3 or min(shape) < 1:
+        refuse("shape", shape, f"(height, width, channels): {type(network).__name__} is a network for images; for vectors there is MLP")
+    return shape
+
+
+def divisors(*sizes: int) -> list[int]:
+    """The common divisors of ``sizes``, for messages that say what is allowed."""
+    return [d for d in range(1, min(sizes) + 1) if all(s % d == 0 for s in sizes)]
+
+
+def count_parameters(params: PyTree) -> int:
+    """The number of parameters in a tree of arrays (or of their shapes, as ``jax.eval_shape`` of ``init`` gives)."""
+    return sum(p.size for p in jax.tree.leaves(params))

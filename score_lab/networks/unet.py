@@ -1,0 +1,170 @@
+"""The U-Net of Dhariwal & Nichol 2021 (ADM): residual blocks over resolutions H, H/2, ..., with the way down handed to the way up.
+
+    down:  h <- block(h), kept;  at the end of a level h <- downsample(h), kept
+    up:    h <- block(concat(h, last kept)), once more per level than on the way down;  at the end of a level h <- upsample(h)
+    y = W silu(norm(h)),  W = 0 at the start
+
+Level i has ``width * multipliers[i]`` channels at H / 2^i x W / 2^i.  NCSN++-like networks (Song et al. 2021): ``rescale_skip=True``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from score_lab.build import refuse
+from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape
+from score_lab.networks.embedding import Conditioning
+from score_lab.networks.initializers import zeros
+from score_lab.networks.layers import GroupNorm, check_attention
+from score_lab.networks.unet_blocks import Resample, ResBlock, conv
+from score_lab.types import Array, Float, Int
+
+__all__ = ["UNet"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNet(FlaxNetwork):
+    """A convolutional network for images (height, width, channels), height and width divisible by 2^(levels - 1).
+
+    Attributes:
+      width: channels of the first level.
+      multipliers: channels of each level over ``width``; as many levels as there are multipliers.
+      blocks: residual blocks per level on the way down (one more on the way up).
+      attention_at: resolutions (the shorter side of the feature map) with attention after each residual block; the middle always has it.
+      heads: attention heads, where ``head_width`` is None.
+      head_width: channels per attention head (ADM: 64); heads then grow with the channels.
+      attention: "xla", or "cudnn" on a GPU in half precision (no forward-mode derivative there).
+      groups: at most so many groups in the norms (at least 4 channels to a group).
+      scale_shift: the embedding scales and shifts the second norm (ADM) rather than being added before it (DDPM).
+      resample_blocks: down- and upsampling inside residual blocks (ADM, NCSN++) rather than by a strided convolution, or nearest neighbours
+        and a convolution (DDPM).
+      rescale_skip: residual sums are divided by sqrt(2) (NCSN++).
+    """
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention_at: tuple[int, ...] = (16,)
+    heads: int = 4
+    head_width: int | None = None
+    attention: str = "xla"
+    groups: int = 32
+    scale_shift: bool = True
+    resample_blocks: bool = True
+    rescale_skip: bool = False
+
+    @property
+    def uses_convolution(self) -> bool:
+        """True: on CPU, loop over training steps on the host."""
+        return True
+
+    def module(self, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
+        """The module for images of ``shape`` (height, width, channels)."""
+        return _UNet(self, shape, rngs)
+
+    def attends(self, level: int, shape: tuple[int, ...]) -> bool:
+        """Whether the blocks of ``level`` have attention on images of ``shape``."""
+        return min(shape[:2]) >> level in self.attention_at
+
+    def check(self) -> None:
+        """Raises ConfigError for impossible fields."""
+        check_integer(self, "width", "blocks", "heads", "groups")
+        for field in ("multipliers", "attention_at"):
+            value = getattr(self, field)
+            if not isinstance(value, tuple) or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in value):
+                refuse(field, value, "a tuple of positive integers")
+        if not self.multipliers:
+            refuse("multipliers", self.multipliers, "at least one level, for example (1, 2, 2)")
+        if self.head_width is not None:
+            check_integer(self, "head_width")
+        _check_heads(self, len(self.multipliers) - 1)
+        check_attention(self)
+        check_shared(self)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ConfigError unless the image can be halved for every level and every resolution of ``attention_at`` occurs."""
+        height, width, _ = image_shape(self, shape)
+        levels = len(self.multipliers)
+        factor = 2 ** (levels - 1)
+        if height % factor or width % factor:
+            most = max(i + 1 for i in range(levels) if height % 2**i == 0 and width % 2**i == 0)
+            allowed = f"at most {most} levels for an image of {height} x {width}, which is halved between levels"
+            refuse("multipliers", self.multipliers, allowed)
+        resolutions = [min(height, width) >> i for i in range(levels)]
+        for resolution in self.attention_at:
+            if resolution not in resolutions:
+                refuse("attention_at", self.attention_at, f"resolutions that occur on an image of {height} x {width}: {resolutions}")
+        for level in range(levels):
+            if self.attends(level, shape):
+                _check_heads(self, level)
+
+
+def _check_heads(network: UNet, level: int) -> None:
+    """Refuses heads that do not divide the channels of ``level``."""
+    channels = network.width * network.multipliers[level]
+    field = "heads" if network.head_width is None else "head_width"
+    value = getattr(network, field)
+    if channels % value:
+        refuse(field, value, f"a divisor of the {channels} channels (width * multiplier) of level {level}: {divisors(channels)}")
+
+
+class _UNet(nnx.Module):
+    def __init__(self, network: UNet, shape: tuple[int, ...], rngs: nnx.Rngs):
+        levels = len(network.multipliers)
+        channels = [network.width * m for m in network.multipliers]
+        self.conditioning = Conditioning(network, 4 * network.width, rngs)
+        self.inward = conv(shape[-1], network.width, rngs)
+        counter = iter(range(10**6))  # a residual block's place in the network: what its dropout is keyed by
+
+        def block(size: int, out: int, attention: bool) -> ResBlock:
+            return ResBlock(network, size, out, next(counter), rngs, attention=attention)
+
+        def resample(size: int, way: str) -> nnx.Module:
+            if network.resample_blocks:
+                return ResBlock(network, size, size, next(counter), rngs, way=way)
+            return Resample(size, way, rngs)
+
+        down, kept, size = [], [network.width], network.width
+        for i in range(levels):
+            for _ in range(network.blocks):
+                down.append(block(size, channels[i], network.attends(i, shape)))
+                size = channels[i]
+                kept.append(size)
+            if i < levels - 1:
+                down.append(resample(size, "down"))
+                kept.append(size)
+        middle = [block(size, size, True), block(size, size, False)]
+        up = []
+        for i in reversed(range(levels)):
+            for _ in range(network.blocks + 1):
+                up.append(block(size + kept.pop(), channels[i], network.attends(i, shape)))
+                size = channels[i]
+            if i > 0:
+                up.append(resample(size, "up"))
+        self.down, self.middle, self.up = nnx.List(down), nnx.List(middle), nnx.List(up)
+        self.norm = GroupNorm(size, network.groups)
+        self.outward = conv(size, shape[-1] * network.heads_out, rngs, kernel_init=zeros)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        level: Float[Array, " batch"],
+        level_s: Float[Array, " batch"],
+        label: Int[Array, " batch"],
+        key: Array | None,
+    ) -> Float[Array, "batch height width channels_out"]:
+        c = jax.nn.silu(self.conditioning(level, level_s, label))
+        h = self.inward(x)
+        kept = [h]
+        for block in self.down:
+            h = block(h, c, key)
+            kept.append(h)
+        for block in self.middle:
+            h = block(h, c, key)
+        for block in self.up:
+            h = block(h if block.way == "up" else jnp.concatenate([h, kept.pop()], axis=-1), c, key)
+        return self.outward(jax.nn.silu(self.norm(h)))
