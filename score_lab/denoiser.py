@@ -9,7 +9,7 @@ trained on one path can be sampled on any other at equal log_snr: ``denoiser.on(
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +82,7 @@ class Prediction:
         return combine((self.path.alpha(self.t), self.eps), (-self.path.sigma(self.t), self.x0))
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What samplers, guidance and the mismatch call: networks and analytic denoisers alike."""
 

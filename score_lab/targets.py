@@ -11,7 +11,7 @@ the correct posterior mean of eps at sigma = 0.  Of x0 at alpha = 0 it would be 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -25,6 +25,7 @@ __all__ = ["F", "X0", "Eps", "Score", "Target", "V", "Velocity", "condition_numb
 Row = tuple[Time, Time]
 
 
+@runtime_checkable
 class Target(Protocol):
     """A row ``(a, b)`` as a function of path and time."""
 

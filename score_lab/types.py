@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 __all__ = ["Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree", "Shaped", "Time", "leaf", "pytree_dataclass", "static"]
 
-Time = Float[Array, "*batch"]
-"""A scalar or one time per example."""
+Time = Float[ArrayLike, "*batch"]
+"""A scalar (a Python float too) or one time per example."""
 
 Cond = Mapping[str, Array] | None
 """What a network is conditioned on: ``{"label": int (batch,)}``, later text; None for an unconditional network."""
@@ -68,6 +69,7 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     return cls
 
 
+@runtime_checkable
 class Network(Protocol):
     """What ``networks/`` provides and a denoiser calls.  A frozen, hashable description; the parameters live outside it.
 

@@ -88,7 +88,7 @@ class DDPMTable(GaussianPath):
         inner, first, last = self._inner(t)
         return jnp.where(first, 0.0, jnp.where(last, jnp.inf, -(self.sigma(inner) ** 2) * self.log_snr_dot(inner)))
 
-    def _inner(self, t: Time) -> tuple[Time, Time, Time]:
+    def _inner(self, t: Time) -> tuple[Time, Array, Array]:
         """Times moved inside where log_snr is infinite, and which of them were at the data end and at the noise end."""
         t = jnp.asarray(t)
         first, last = t <= 0, (t >= 1) & ~jnp.isfinite(self.log_snrs[-1])
