@@ -45,6 +45,12 @@ def test_attention_is_softmax_of_scaled_products_per_head(x64):
     np.testing.assert_allclose(attend(jnp.asarray(qkv), heads, "xla"), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_no_dropout_without_a_key_or_at_rate_zero():
+    x, key = jnp.ones((3, 2)), jax.random.split(jax.random.key(0), 3)
+    assert dropout(x, 0.5, None, 0) is x and dropout(x, 0.0, key, 0) is x
+    assert dropout(x, 0.5, key, 0) is not x
+
+
 def test_dropout_keeps_the_expectation_and_the_asked_share():
     key = jax.random.split(jax.random.key(0), 4)
     y = np.asarray(dropout(jnp.full((4, 100, 100), 3.0), 0.25, key, 0))
