@@ -14,7 +14,7 @@ from packaging_facts import ROOT, environment_closure, metadata, pins, requireme
 
 SUPPORTED = ("311", "312", "313")
 FORBIDDEN = {"tensorflow", "tensorflow-cpu", "tf-nightly", "keras", "clu", "torch", "torchvision"}
-OURS = {"score_lab", "experiments", "configs"}
+OURS = {"score_lab", "experiments", "configs", "benchmarks"}
 INDIRECT = {
     "array-record": "tensorflow-datasets reads with it in as_data_source, and leaves it to its users to install",
     "importlib-resources": "tensorflow-datasets imports it and forgets to declare it",
@@ -82,10 +82,14 @@ def test_supported_pythons_are_those_with_constraints():
 
 def test_every_module_imports_where_tensorflow_and_torch_cannot_be():
     """In a fresh process in which importing any of FORBIDDEN raises: so also where the ``peers`` extra is installed."""
+    forbidden = {n.replace("-", "_") for n in FORBIDDEN}
     program = f"""
 import importlib, pkgutil, sys
-for name in {sorted(n.replace("-", "_") for n in FORBIDDEN)}:
-    sys.modules[name] = None
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {forbidden}:
+            raise ModuleNotFoundError("imported: " + name, name=name)
+sys.meta_path.insert(0, Absent())
 import score_lab
 names = [m.name for m in pkgutil.walk_packages(score_lab.__path__, "score_lab.")]
 for name in names:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.linear import expand
 from score_lab.objectives import Context

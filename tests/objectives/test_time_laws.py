@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+
 from score_lab.build import ConfigError, build
 from score_lab.objectives import DiscreteTable, LogitNormal, LogNormalSigma, UniformLogSNR, UniformTime
 from score_lab.paths import EDM, VE, VP, LinearFlow, ddpm_table
