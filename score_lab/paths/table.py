@@ -91,7 +91,7 @@ class DDPMTable(GaussianPath):
     def _inner(self, t: Time) -> tuple[Time, Array, Array]:
         """Times moved inside where log_snr is infinite, and which of them were at the data end and at the noise end."""
         t = jnp.asarray(t)
-        first, last = t <= 0, (t >= 1) & ~jnp.isfinite(self.log_snrs[-1])
+        first, last = t <= 0, self.log_snr(t) == -jnp.inf  # the last float below 1 rounds to the last level too
         return jnp.where(first | last, 0.5, t), first, last
 
     def prior_std(self, t: Time = 1.0) -> Time:
