@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CLOCK", "Metrics", "mean_of", "progress_line", "read_metrics"]
+__all__ = ["CLOCK", "Metrics", "mean_of", "progress_line", "read_metrics", "say"]
 
 CLOCK = ("seconds", "images_per_second")
 """The metrics that are measured on a clock and differ from run to run."""
@@ -42,8 +42,10 @@ class Metrics:
             self._events.add_scalar(name, value, step)
         self._events.flush()
 
-    def close(self) -> None:
-        """Closes both files."""
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         self._file.close()
         self._events.close()
 
@@ -66,8 +68,10 @@ def progress_line(step: int, steps: int, values: Mapping[str, float], left: floa
     parts += [f"{label} {values[name]:.4f}" for name, label in (("loss", "loss"), ("eval/loss", "held-out loss")) if name in values]
     if values.get("images_per_second"):
         parts += [f"{values['images_per_second']:.0f} images/s"]
-    minutes, seconds = divmod(math.ceil(left), 60)
-    return "   ".join([*parts, f"{minutes}:{seconds:02d} left"])
+    if math.isfinite(left):
+        minutes, seconds = divmod(math.ceil(left), 60)
+        parts += [f"{minutes}:{seconds:02d} left"]
+    return "   ".join(parts)
 
 
 def say(line: str) -> None:

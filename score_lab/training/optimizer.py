@@ -1,6 +1,6 @@
 """The optimizer: any of Optax by name, after clipping by the global norm, at a learning rate that warms up and decays.
 
-    rate(k) = learning_rate min(1, (k + 1)/warmup) decay(k),    k = 0, 1, ... steps - 1,    u = (k - warmup)/(steps - warmup) in [0, 1]
+    rate(k) = learning_rate min(1, (k + 1)/warmup) schedule(k),    k = 0, 1, ... steps - 1,    u = (k - warmup)/(steps - warmup) in [0, 1]
 
     constant      1
     linear        1 - (1 - final) u
@@ -23,12 +23,15 @@ import optax
 from score_lab.build import ConfigError, find, nearest, refuse
 from score_lab.types import Array
 
-__all__ = ["DECAYS", "learning_rate_schedule", "make_optimizer", "optimizer_names"]
+__all__ = ["SCHEDULES", "learning_rate_schedule", "make_optimizer", "optimizer_names"]
 
-DECAYS = ("constant", "linear", "cosine", "inverse_sqrt")
+OWN = ("name", "learning_rate", "schedule", "warmup", "final", "clip")
+"""The fields of ``config.optimizer`` that are not arguments of Optax's function."""
+
+SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
 
-def learning_rate_schedule(learning_rate: float, steps: int, *, decay: str = "constant", warmup: int = 0, final: float = 0.0) -> Callable:
+def learning_rate_schedule(learning_rate: float, steps: int, *, schedule: str = "constant", warmup: int = 0, final: float = 0.0) -> Callable:
     """``rate(k)`` of the module for ``steps`` steps; ``final`` is the fraction of the rate left at the end of a linear or cosine decay.
 
     Raises ConfigError naming the field.
@@ -36,12 +39,12 @@ def learning_rate_schedule(learning_rate: float, steps: int, *, decay: str = "co
     field = "config.optimizer"
     if not _number(learning_rate) or not learning_rate > 0:
         refuse(f"{field}.learning_rate", learning_rate, "a number > 0")
-    if decay not in DECAYS:
-        refuse(f"{field}.schedule.decay", decay, f"one of {', '.join(DECAYS)}", DECAYS)
+    if schedule not in SCHEDULES:
+        refuse(f"{field}.schedule", schedule, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
     if not isinstance(warmup, int) or isinstance(warmup, bool) or not 0 <= warmup < steps:
-        refuse(f"{field}.schedule.warmup", warmup, f"an int from 0 to config.training.steps - 1 = {steps - 1}")
+        refuse(f"{field}.warmup", warmup, f"an int from 0 to config.training.steps - 1 = {steps - 1}")
     if not _number(final) or not 0.0 <= final <= 1.0:
-        refuse(f"{field}.schedule.final", final, "a fraction of the rate in [0, 1]")
+        refuse(f"{field}.final", final, "a fraction of the rate in [0, 1]")
 
     def rate(k: Array) -> Array:
         k = jnp.asarray(k, jnp.float32)
@@ -52,7 +55,7 @@ def learning_rate_schedule(learning_rate: float, steps: int, *, decay: str = "co
             "linear": lambda: 1.0 - (1.0 - final) * u,
             "cosine": lambda: final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(math.pi * u)),
             "inverse_sqrt": lambda: jnp.sqrt(first / jnp.maximum(k + 1.0, first)),
-        }[decay]()
+        }[schedule]()
         return learning_rate * jnp.minimum(1.0, (k + 1.0) / first) * shape
 
     return rate
@@ -62,25 +65,22 @@ def make_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
     """The transformation and its ``rate(k)`` from ``config.optimizer``.
 
     Args:
-      config: ``name`` (of a function of optax that takes a learning rate, or "module:Name"), ``learning_rate``, ``schedule`` (``decay``, ``warmup``,
-        ``final``), ``clip`` (greatest global norm of a gradient; None: no clipping), and whatever else the named function takes.
+      config: ``name`` (of a function of optax that takes a learning rate, or "module:Name"), ``learning_rate``, ``schedule``, ``warmup``,
+        ``final``, ``clip`` (greatest global norm of a gradient; None: no clipping), and whatever else the named function takes.
       steps: of the whole run.
 
     Raises ConfigError naming the field, with the nearest name.
     """
     rest = dict(config)
     name, clip = rest.pop("name", None), rest.pop("clip", None)
-    schedule = dict(rest.pop("schedule", None) or {})
-    for key, value in schedule.items():
-        if key not in ("decay", "warmup", "final"):
-            refuse(f"config.optimizer.schedule.{key}", value, f"the fields decay, warmup, final{nearest(key, ('decay', 'warmup', 'final'))}")
-    rate = learning_rate_schedule(rest.pop("learning_rate", None), steps, **schedule)
+    shape = {key: rest.pop(key) for key in ("schedule", "warmup", "final") if key in rest}
+    rate = learning_rate_schedule(rest.pop("learning_rate", None), steps, **shape)
     function = _function(name)
     known = [p for p in inspect.signature(function).parameters if p != "learning_rate"]
     for key, value in rest.items():
         if key not in known:
-            allowed = ", ".join(["name", "learning_rate", "schedule", "clip", *known])
-            refuse(f"config.optimizer.{key}", value, f"{allowed}{nearest(key, ['schedule', 'clip', 'learning_rate', *known])}")
+            fields = [*OWN, *known]
+            refuse(f"config.optimizer.{key}", value, f"the fields {', '.join(fields)}{nearest(key, fields)}")
     if clip is not None and not (_number(clip) and clip > 0):
         refuse("config.optimizer.clip", clip, "a norm > 0, or None")
     try:

@@ -62,6 +62,12 @@ class Parts:
         """The path: the objective's own where it learns one, else that of the configuration."""
         return self.objective.path(params["objective"]) if hasattr(self.objective, "path") else self.path
 
+    def with_range(self, params: PyTree) -> Parts:
+        """The parts with the log_snr range of the path that ``params`` (concrete) have learned, where the objective learns one."""
+        if not hasattr(self.objective, "path"):
+            return self
+        return dataclasses.replace(self, log_snr_range=_range(self.path_of(params), self.target, self.objective, options_of(self.config)[1]))
+
     def denoiser(self, params: PyTree) -> NetworkDenoiser:
         """The network with ``params`` as a denoiser."""
         return NetworkDenoiser(
