@@ -45,7 +45,7 @@ class Feed:
       stream: of batches; ``get_state`` gives its position.
       plan: the number of steps of every dispatch.
       first: the number of the stream's next batch.
-      coupling, key: of the pairing over the global batch, or None.
+      coupling, key: the pairing over the global batch, or None, and the key of the run: it draws what the devices would draw at that step.
       ahead: dispatches prepared in advance.
     """
 

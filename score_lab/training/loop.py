@@ -68,6 +68,8 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = ()) 
     plan = prepare(plain(config), Path(workdir), callbacks)
     keys = keys_of(plan.seed)
     with contextlib.ExitStack() as stack:
+        if plan.lead and plan.record is None:
+            write_workdir(plan.workdir, record_of(plan.parts, library_versions()))
         checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
         state, host = _begin(plan, checkpoints)
         step = host["step"]
@@ -78,7 +80,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = ()) 
         if host["position"] is not None:
             stream.set_state(host["position"])
         counts = plan.counts(step)
-        feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["coupling"], plan.options.prefetch))
+        feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["train"], plan.options.prefetch))
         stop = stack.enter_context(StopRequest())
         dispatch = make_dispatch(plan.parts)
 
@@ -103,16 +105,12 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = ()) 
 
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
-    if checkpoints.steps:
-        state, host = checkpoints.restore(abstract_state(plan.parts), checkpoints.steps[-1])
-        if plan.lead:
-            say(f"{plan.workdir}: goes on from step {host['step']}")
-    else:
-        state = init_state(plan.parts, keys_of(plan.seed))
-        host = {"step": 0, "position": None, "pending": []}
+    if plan.record is None:
+        return jax.device_put(init_state(plan.parts, plan.seed), plan.layout.replicated), {"step": 0, "position": None, "pending": []}
+    state, host = checkpoints.restore(abstract_state(plan.parts), checkpoints.steps[-1])
     if plan.lead:
-        versions = plan.record["versions"] if plan.record else library_versions()
-        write_workdir(plan.workdir, record_of(plan.parts, versions))
+        say(f"{plan.workdir}: goes on from step {host['step']}")
+        write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"]))
     return jax.device_put(state, plan.layout.replicated), host
 
 

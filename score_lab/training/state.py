@@ -36,8 +36,8 @@ class TrainState:
 
 
 def keys_of(seed: int) -> dict[str, Array]:
-    """The keys of a run by what they are for: ``init``, ``train``, ``coupling``, ``heldout``."""
-    names = ("init", "train", "coupling", "heldout")
+    """The keys of a run by what they are for: ``init``, ``train``, ``heldout``."""
+    names = ("init", "train", "heldout")
     return dict(zip(names, jax.random.split(jax.random.key(seed), len(names)), strict=True))
 
 

@@ -1,7 +1,8 @@
 """Whether a run may use a workdir: nothing that was saved there is changed by a run that is refused.
 
     empty or new                        a new run
-    config.json of the same run         continues at its newest checkpoint (or starts again if it has none)
+    config.json, no checkpoint yet      a new run: nothing that was saved is lost
+    config.json of the same run         continues at its newest checkpoint
     config.json of another run          refused, naming what differs;  more ``training.steps`` alone is allowed where the learning rate does not depend on them
     a file, or checkpoints of no run    refused
 """
@@ -31,13 +32,14 @@ def record_of(parts: Parts, versions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the run that ``workdir`` holds, or None for a new one; ConfigError where ``config`` may not run there."""
+    """The record of the run that ``workdir`` holds checkpoints of, or None for a new one; ConfigError where ``config`` may not run there."""
     if workdir.exists() and not workdir.is_dir():
         refuse("workdir", str(workdir), "a directory, or a name that is free: this is a file")
-    if not (workdir / "config.json").exists():
-        if (workdir / "checkpoints").exists():
-            refuse("workdir", str(workdir), "a new or empty directory, or the workdir of a run: this one holds checkpoints, and no config.json that says of what")
+    saved = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
+    if not saved:
         return None
+    if not (workdir / "config.json").exists():
+        refuse("workdir", str(workdir), "a new or empty directory, or the workdir of a run: this one holds checkpoints, and no config.json that says of what")
     record = read_workdir(workdir)
     different = [c for c in changed(record["config"], dict(config)) if not c[0].startswith((*HARMLESS, *OTHERS))]
     if [c[0] for c in different] == ["config.training.steps"] and _longer(different[0], config):
