@@ -1,1 +1,8 @@
-"""score_lab.training"""
+"""Training: one pure step under ``jax.pmap``, checkpoints from which a run goes on bit by bit, and ``load`` to get the denoiser back."""
+
+from score_lab.training.loop import NonFiniteLoss, Trained, train
+from score_lab.training.parts import Parts, build_parts
+from score_lab.training.restore import Loaded, load
+from score_lab.training.step import make_step
+
+__all__ = ["Loaded", "NonFiniteLoss", "Parts", "Trained", "build_parts", "load", "make_step", "train"]

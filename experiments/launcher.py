@@ -1,0 +1,158 @@
+"""What the launchers share: a ``--config FILE[:VARIANT]`` with overrides, and one line and an exit status for whatever goes wrong.
+
+    0  done        1  the loss became infinite or NaN        2  a user's error, one line on stderr        130  stopped by Ctrl-C (143: by SIGTERM)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments.overrides import literal
+from score_lab.build import ConfigError, nearest
+
+FAILED, REFUSED = 1, 2
+
+
+def launch(main: Callable[[], int | None]) -> None:
+    """Runs ``main`` and exits: a ConfigError is one line and status 2, without a traceback."""
+    try:
+        status = main() or 0
+    except ConfigError as error:
+        status = fail(str(error), REFUSED)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    sys.exit(status)
+
+
+def fail(line: str, status: int) -> int:
+    """``line`` on stderr, on one line; returns ``status``."""
+    print("error: " + " ".join(line.split()), file=sys.stderr, flush=True)
+    return status
+
+
+def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+    """The flags of a launcher: ``--config`` and what ``define`` adds.  Prints ``about`` and the flags, and exits with 0, for ``--help``.
+
+    ``--config.a.b=VALUE`` overrides a value of the configuration, of the same type; where it has no such value, it is set, and whoever builds that
+    section refuses it if it is misspelt.
+
+    Raises ConfigError for unknown flags, a configuration that does not exist or has no such variant, and values of a wrong type.
+    """
+    words = [word for word in argv[1:] if word not in ("--help", "-h", "-help")]
+    overrides, others = split(words)
+    values = _read(define, others)
+    if values.config is not None:
+        known = [f"--config.{name}={value}" for name, value in overrides if _there(values.config, name)]
+        new = [(name, value) for name, value in overrides if not _there(values.config, name)]
+        values = _read(define, [*others, *known])
+        for name, value in new:
+            _set(values.config, name, value)
+    if len(words) < len(argv[1:]):
+        print(help_text(about, values))
+        sys.exit(0)
+    return values
+
+
+def split(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """``--config.a.b=VALUE`` (or with a space) as pairs, and the other words."""
+    overrides, others, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--config."):
+            others.append(word)
+            continue
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals and (not rest or rest[0].startswith("--")):
+            raise ConfigError(f"{word}: no value; allowed: {word}=VALUE")
+        overrides.append((name, value if equals else rest.pop(0)))
+    return overrides, others
+
+
+def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    argv = ["launcher", *words]
+    config_flags.DEFINE_config_file("config", None, "FILE or FILE:VARIANT, for example configs/digits.py:flow", flag_values=values, sys_argv=argv)
+    define(values)
+    try:
+        rest = values(argv)[1:]
+        if values.config is not None:
+            values.config.to_dict()  # ml_collections tells of a file that is not there when it is first read
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        raise ConfigError(explain(error, words)) from None
+    if rest:
+        raise ConfigError(f"command line: {rest[0]!r} is refused; allowed: --FLAG=VALUE{nearest(rest[0], [f'--{name}' for name in values])}")
+    return values
+
+
+def _there(config: Any, name: str) -> bool:
+    """Whether ``config`` has a value under the dotted ``name`` that says of what type an override must be."""
+    for part in name.split("."):
+        if not isinstance(config, ConfigDict) or part not in config:
+            return False
+        config = config[part]
+    return config is not None
+
+
+def _set(config: ConfigDict, name: str, text: str) -> None:
+    """Sets the dotted ``name`` to ``text``, a Python literal or a word; a section that is None or absent is made."""
+    *parents, last = name.split(".")
+    with config.unlocked():
+        for part in parents:
+            if config.get(part) is None:
+                config[part] = ConfigDict()
+            config = config[part]
+            if not isinstance(config, ConfigDict):
+                raise ConfigError(f"--config.{name}: {text!r} is refused; allowed: a field of a section, and {part} is {config!r}")
+        with config.unlocked():
+            config[last] = literal(text)
+
+
+def explain(error: Exception, words: Sequence[str]) -> str:
+    """One line for what absl, ml_collections or the configuration file raised."""
+    text = str(error)
+    if isinstance(error, ConfigError):
+        return text
+    if isinstance(error, OSError):
+        file = next((w.partition("=")[2] or "".join(words[i + 1 : i + 2]) for i, w in enumerate(words) if w.partition("=")[0] == "--config"), None)
+        return f"--config: {file!r} is refused; allowed: a configuration file that can be read"
+    if "Traceback (most recent call last)" in text:  # the configuration file raised: its last line says what, the one before where
+        what = text.strip().splitlines()[-1].partition(": ")
+        places = re.findall(r'File "([^"]+)", line (\d+), in get_config', text)
+        where = f" ({places[-1][0]}, line {places[-1][1]})" if places and not what[0].endswith("ConfigError") else ""
+        return (what[2] if what[0].endswith(("ConfigError", "ValueError")) else f"--config: {''.join(what)}") + where
+    wrong = re.match(r"flag --(config\.\S+?)=(.*?): (.*)", text)
+    if wrong:
+        return f"{wrong[1]}: {wrong[2]!r} is refused; allowed: a value of the type that the configuration has there ({wrong[3]})"
+    return f"command line: {text}"
+
+
+def help_text(about: str, values: flags.FlagValues) -> str:
+    """The launcher's docstring, its flags, and every value of the configuration if one was given."""
+    lines = [about.strip(), "", "flags:"]
+    for name in sorted(values):
+        if not name.startswith("config."):
+            lines.append(f"  --{name}: {values[name].help} (default: {values[name].default})")
+    if isinstance(values["config"].value, ConfigDict):
+        lines += ["", "the configuration, each value with the flag that overrides it:"]
+        lines += [f"  --config.{name}={value!r}" for name, value in flat(values["config"].value.to_dict())]
+    else:
+        lines += ["", "with --config=FILE:VARIANT --help: also every value of that configuration and the flag that overrides it"]
+    return "\n".join(lines)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """``[("training.steps", 2000), ...]``."""
+    return [pair for name, value in tree.items() for pair in (flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)])]
+
+
+def set_xla_flag(flag: str) -> None:
+    """Adds ``flag`` to XLA_FLAGS, which XLA reads once, when JAX starts."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()

@@ -1,0 +1,50 @@
+"""Trains what a configuration describes, or goes on with the run that its workdir holds.
+
+    python -m experiments.train --config configs/digits.py:flow --workdir runs/x --config.training.steps=500
+
+Ctrl-C saves and stops; the same command goes on from there, bit by bit.  The workdir says by itself what it is: config.json, checkpoints/, metrics.jsonl,
+events/ (tensorboard --logdir), and ``score_lab.load("runs/x").denoiser`` is the result in one line.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from absl import flags
+
+from experiments.launcher import FAILED, fail, launch, parse, set_xla_flag
+from score_lab.build import refuse
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of this launcher."""
+    flags.DEFINE_string("workdir", None, "the directory of the run, made if need be", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "one of several processes: jax.distributed.initialize() first", flag_values=values)
+
+
+def main() -> int:
+    """Parses the command line and trains; returns the exit status."""
+    values = parse(__doc__, sys.argv, define)
+    for name in ("config", "workdir"):
+        if values[name].value is None:
+            refuse(f"--{name}", None, f"--{name}={'FILE:VARIANT' if name == 'config' else 'DIRECTORY'}, see --help")
+
+    import jax
+
+    from score_lab.training import NonFiniteLoss, train
+    from score_lab.training.prepare import DETERMINISTIC
+
+    if (values.config.get("training") or {}).get("deterministic"):
+        set_xla_flag(DETERMINISTIC)
+    if values.distributed:
+        jax.distributed.initialize()
+    try:
+        trained = train(values.config, values.workdir)
+    except NonFiniteLoss as error:
+        return fail(str(error), FAILED)
+    return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
+
+
+if __name__ == "__main__":
+    launch(main)

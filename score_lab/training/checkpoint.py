@@ -1,0 +1,153 @@
+"""Checkpoints, the only file that knows Orbax (its ``CheckpointManager``, v0).
+
+    WORKDIR/config.json            what the run is: configuration, data, sigma_data, versions of the libraries
+    WORKDIR/checkpoints/STEP/      state: the TrainState;  host: {config, position, pending, ...} as JSON;  metrics: what "best" is chosen by
+
+Saving is asynchronous: the arrays are copied off the devices, files are written in the background and a checkpoint appears under its step only when whole.
+The newest ``keep`` and the best by held-out loss stay.  A checkpoint is compared with what is asked of it, leaf by leaf, before anything is read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from score_lab.build import ConfigError, refuse
+from score_lab.types import PyTree
+
+__all__ = ["BEST", "Checkpoints", "library_versions", "read_workdir", "write_workdir"]
+
+BEST = "eval/loss"
+"""The metric that "best" means; lower is better."""
+
+LIBRARIES = ("score_lab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class Checkpoints:
+    """The checkpoints of a workdir.  ``keep`` None opens them for reading alone."""
+
+    def __init__(self, workdir: Path, keep: int | None = None):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file that it writes
+        self._ocp = ocp
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        best = keeping.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            create=keep is not None,
+            read_only=keep is None,
+            best_fn=_metric,
+            best_mode="min",
+            preservation_policy=keeping.AnyPreservationPolicy([keeping.LatestN(keep), best]) if keep is not None else None,
+            enable_async_checkpointing=keep is not None,
+        )
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps there are, ascending."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest held-out loss, or None if none was evaluated."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: PyTree, host: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Saves in the background; ``state`` may be donated as soon as this returns."""
+        ocp = self._ocp
+        if jax.default_backend() == "cpu":
+            state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(dict(host)))
+        figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
+        self._manager.save(step, args=args, metrics=figures, force=True)
+
+    def restore(self, like: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
+        """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the first device.
+
+        Raises ConfigError naming the first leaf in which the checkpoint differs.
+        """
+        ocp = self._ocp
+        self.check(like, step)
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype), like)
+        item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=item, host=ocp.args.JsonRestore()))
+        return restored["state"], restored["host"]
+
+    def check(self, like: PyTree, step: int) -> None:
+        """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
+        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self._manager.item_metadata(step)["state"].tree)}
+        asked = {_name(path): leaf.shape for path, leaf in _leaves(like)}
+        keys = {_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
+        for name in [*asked, *(() if isinstance(like, dict) else there)]:
+            if name not in keys and there.get(name) != asked.get(name):
+                saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
+                refuse("checkpoint", f"{name}: {saved}", f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})")
+
+    def wait(self) -> None:
+        """Returns when everything saved is on the disk."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what a checkpoint means."""
+    import platform
+
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def read_workdir(workdir: str | Path) -> dict[str, Any]:
+    """What ``WORKDIR/config.json`` says of the run; ConfigError if this is no workdir."""
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        refuse("workdir", str(workdir), "a directory that a training run has made: there is no config.json in it")
+    try:
+        record = json.loads(file.read_text())
+        return {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"workdir: {str(file)!r} cannot be read ({type(error).__name__}: {error}); allowed: the file that the training run wrote") from None
+
+
+def write_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Writes ``WORKDIR/config.json`` whole or not at all."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    new = workdir / "config.json.new"
+    new.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(new, workdir / "config.json")
+
+
+def _metric(metrics: Mapping[str, float]) -> float:
+    return metrics[BEST]
+
+
+def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
+
+
+def _name(path: Any) -> str:
+    """``params.network.blocks.0.first.kernel``."""
+    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

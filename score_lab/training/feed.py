@@ -1,0 +1,114 @@
+"""Batches on the devices before they are asked for: data pipeline -> coupling -> devices, in a background thread.
+
+    batch b of the stream  ->  coupling(fold_in(key, b), x0)  over the global batch  ->  rows of this process  ->  Layout.place
+
+Update k (from 0) reads batch k, so the step says everything about randomness; the position of the data is that *behind the batches handed out*, whatever
+has been read ahead.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from score_lab.build import build
+from score_lab.data import batches
+from score_lab.training.options import data_options
+from score_lab.training.parallel import Layout
+from score_lab.training.parts import Parts
+from score_lab.types import Array, PyTree
+
+__all__ = ["Feed", "open_source", "train_stream"]
+
+
+def open_source(config: Mapping[str, Any]) -> Any:
+    """The data source that ``config.data`` names; ConfigError where it is misspelt or the data are absent."""
+    return build(data_options(config)[0], "score_lab.data", "config.data")
+
+
+def train_stream(parts: Parts, source: Any, layout: Layout, seed: int) -> Iterator[dict[str, Any]]:
+    """The endless iterator over global training batches: the rows of this process, or all of them where a coupling pairs the whole batch."""
+    pipeline = data_options(parts.config)[1]
+    shared = {} if parts.coupling is not None else {"process_index": layout.process, "process_count": layout.processes}
+    return batches(source, "train", seed=seed, **pipeline, **shared)
+
+
+class Feed:
+    """An iterator of ``(batches on the devices, position behind them)``, one item per dispatch of ``plan``.
+
+    Args:
+      stream: of batches; ``get_state`` gives its position.
+      plan: the number of steps of every dispatch.
+      first: the number of the stream's next batch.
+      coupling, key: the pairing over the global batch, or None, and the key of the run: it draws what the devices would draw at that step.
+      ahead: dispatches prepared in advance.
+    """
+
+    def __init__(self, stream: Any, layout: Layout, plan: Sequence[int], first: int, coupling: Any, key: Array, ahead: int):
+        self._stream, self._layout, self._plan, self._first = stream, layout, plan, first
+        self._coupling, self._key = coupling, key
+        self._queue: queue.Queue = queue.Queue(maxsize=ahead)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="score_lab feed", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[tuple[PyTree, dict[str, Any]]]:
+        for _ in self._plan:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._closed.set()
+        while self._thread.is_alive():
+            self._drain()
+            self._thread.join(timeout=0.05)
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _drain(self) -> None:
+        try:
+            while True:
+                self._queue.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _run(self) -> None:
+        try:
+            number = self._first
+            for count in self._plan:
+                rows = [self._couple(number + k, next(self._stream)) for k in range(count)]
+                number += count
+                item = (self._layout.place(rows), self._stream.get_state())
+                if not self._put(item):
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that trains, which raises it
+            self._put(error)
+
+    def _put(self, item: Any) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _couple(self, number: int, batch: dict[str, Any]) -> dict[str, Any]:
+        """``batch`` with the pairs that the coupling makes over the global batch, cut to the rows of this process."""
+        if self._coupling is None:
+            return batch
+        batch = batch | self._coupling(jax.random.fold_in(self._key, number), batch["x0"])
+        start = self._layout.process * self._layout.local_size
+        return jax.tree.map(lambda x: np.asarray(x)[start : start + self._layout.local_size], batch)

@@ -1,0 +1,124 @@
+"""A run, top to bottom: everything is checked, then compiled, then repeated until the steps are done.
+
+    for batches in feed:   state, figures = dispatch(state, batches);   every so often: metrics, held-out loss, callbacks, checkpoint
+
+The host waits for the devices only where something is reported.  At one step the order is metrics, held-out loss, callbacks, checkpoint, so that a
+checkpoint holds all that was reported up to it; a run resumed from it repeats the rest bit by bit.  Samplers and pictures are unknown here: they come as
+callbacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from score_lab.training.checkpoint import Checkpoints, library_versions, write_workdir
+from score_lab.training.feed import Feed, train_stream
+from score_lab.training.heldout import make_heldout
+from score_lab.training.metrics import Metrics, say
+from score_lab.training.options import plain
+from score_lab.training.parallel import make_dispatch
+from score_lab.training.parts import Parts
+from score_lab.training.prepare import Callback, Plan, prepare
+from score_lab.training.reports import NonFiniteLoss, Reports, denoiser_of
+from score_lab.training.signals import StopRequest
+from score_lab.training.state import TrainState, abstract_state, init_state, keys_of
+from score_lab.training.workdir import record_of
+
+__all__ = ["NonFiniteLoss", "Trained", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run ended with.
+
+    Attributes:
+      state: the last state, after ``step`` updates.
+      metrics: the last value of everything that was reported.
+      stopped: the name of the signal that ended it before its time, or None.
+    """
+
+    parts: Parts
+    state: TrainState
+    step: int
+    metrics: dict[str, float]
+    stopped: str | None
+
+    @property
+    def denoiser(self) -> Any:
+        """The denoiser of the first average (of the parameters themselves where none is kept)."""
+        return denoiser_of(self.parts, self.state)
+
+
+def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = ()) -> Trained:
+    """Trains what ``config`` describes in ``workdir``, or goes on with the run that is there.
+
+    Args:
+      config: a ConfigDict or dict (options.py).
+      workdir: made if need be.
+      callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
+
+    Raises ConfigError for a user's error, before anything is compiled or written, and NonFiniteLoss when the loss or the gradient is infinite or NaN.
+    """
+    plan = prepare(plain(config), Path(workdir), callbacks)
+    keys = keys_of(plan.seed)
+    with contextlib.ExitStack() as stack:
+        if plan.lead and plan.record is None:
+            write_workdir(plan.workdir, record_of(plan.parts, library_versions()))
+        checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
+        state, host = _begin(plan, checkpoints)
+        step = host["step"]
+        heldout = make_heldout(plan.parts, plan.source, plan.layout, keys["heldout"]) if plan.options.eval_every else None
+        metrics = stack.enter_context(Metrics(plan.workdir, step)) if plan.lead else None
+        reports = Reports(plan, metrics, heldout, step, host["pending"])
+        stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
+        if host["position"] is not None:
+            stream.set_state(host["position"])
+        counts = plan.counts(step)
+        feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["train"], plan.options.prefetch))
+        stop = stack.enter_context(StopRequest())
+        dispatch = make_dispatch(plan.parts)
+
+        stopping = False
+        for count, (batches, position) in zip(counts, feed, strict=True):
+            reports.throttle()
+            state, figures = dispatch(state, batches)
+            step += count
+            reports.add(figures, step)
+            reports.report(step, state)
+            stopping = stop.agreed(meeting=plan.due(plan.options.log_every, step))
+            if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
+                pending = reports.drain()
+                host = {"step": step, "position": position, "pending": pending, "record": record_of(plan.parts, library_versions())}
+                checkpoints.save(step, state, host, reports.last)
+            if stopping:
+                break
+        checkpoints.wait()
+    _farewell(plan, step, stop)
+    return Trained(plan.parts, state, step, reports.last, stop.signal.name if stopping and stop.signal else None)
+
+
+def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+    """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
+    if plan.record is None:
+        return jax.device_put(init_state(plan.parts, plan.seed), plan.layout.replicated), {"step": 0, "position": None, "pending": []}
+    state, host = checkpoints.restore(abstract_state(plan.parts), checkpoints.steps[-1])
+    if plan.lead:
+        say(f"{plan.workdir}: goes on from step {host['step']}")
+        write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"]))
+    return jax.device_put(state, plan.layout.replicated), host
+
+
+def _farewell(plan: Plan, step: int, stop: StopRequest) -> None:
+    if not plan.lead:
+        return
+    if step < plan.options.steps:
+        why = f" by {stop.signal.name}" if stop.signal else ""
+        say(f"stopped{why} at step {step}, which is saved: the same command goes on from there")
+    else:
+        say(f"{plan.workdir}: {step} steps done; score_lab.load({str(plan.workdir)!r}).denoiser is the result")

@@ -1,0 +1,95 @@
+"""Where the figures of a run go: the terminal, ``metrics.jsonl`` and TensorBoard event files.
+
+A line of ``metrics.jsonl`` is one step: ``{"step": 500, "loss": 0.23, ..., "seconds": 12.3, "images_per_second": 5210.0}``, the means since the line before.
+All of it but the two figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run: lines beyond the checkpoint that a run
+resumes from are cut off when it opens the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["CLOCK", "Metrics", "mean_of", "progress_line", "read_metrics", "say"]
+
+CLOCK = ("seconds", "images_per_second")
+"""The metrics that are measured on a clock and differ from run to run."""
+
+
+class Metrics:
+    """Writes the metrics of a run into ``workdir``; ``step`` is where it starts, and later lines of an earlier run are removed."""
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self.path = workdir / "metrics.jsonl"
+        _cut(self.path, step)
+        self._file = self.path.open("a")
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line and one point per curve; flushed, so that nothing is lost with the process."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, oldest first."""
+    with (Path(workdir) / "metrics.jsonl").open() as file:
+        return [json.loads(line) for line in file]
+
+
+def mean_of(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over ``steps`` of every metric, but the last learning rate, in float64."""
+    means = {name: float(np.mean([s[name] for s in steps], dtype=np.float64)) for name in steps[-1]}
+    return means | ({"learning_rate": steps[-1]["learning_rate"]} if "learning_rate" in steps[-1] else {})
+
+
+def progress_line(step: int, steps: int, values: Mapping[str, float], left: float) -> str:
+    """``step 500/2000   loss 0.2312   5210 images/s   1:23 left``, with the held-out loss where there is one."""
+    parts = [f"step {step:>{len(str(steps))}}/{steps}"]
+    parts += [f"{label} {values[name]:.4f}" for name, label in (("loss", "loss"), ("eval/loss", "held-out loss")) if name in values]
+    if values.get("images_per_second"):
+        parts += [f"{values['images_per_second']:.0f} images/s"]
+    if math.isfinite(left):
+        minutes, seconds = divmod(math.ceil(left), 60)
+        parts += [f"{minutes}:{seconds:02d} left"]
+    return "   ".join(parts)
+
+
+def say(line: str) -> None:
+    """One line on the terminal, at once."""
+    print(line, file=sys.stdout, flush=True)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keeps the whole lines of ``path`` up to ``step``; the rest was written by a run that went on after its last checkpoint."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue  # torn by a kill
+    new = path.with_suffix(".jsonl.new")
+    new.write_text("".join(kept))
+    os.replace(new, path)

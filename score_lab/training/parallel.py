@@ -1,0 +1,141 @@
+"""Data parallelism: ``jax.pmap`` over the local devices, in one process or many, several steps in one compiled call.
+
+    global batch (G, ...)  =  processes x local devices D x microbatches A x m,      examples keep their global index
+    dispatch(state, batches) -> (state, metrics (K,)),      batches: leaves (D, K, A, m, ...) for K steps
+
+The state is mapped with ``in_axes=None, out_axes=None``: it is replicated where it lies, nobody adds or strips a device axis, and its buffers are donated.
+K > 1 is a ``lax.scan`` of the same step.  XLA's CPU backend runs a convolution's weight gradient about 100 times slower inside a scan, so that there K is
+1 and microbatches are unrolled.  One device runs the same code: its price beside ``jax.jit`` is some microseconds a dispatch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from score_lab.build import refuse
+from score_lab.training.parts import Parts
+from score_lab.training.step import make_step
+from score_lab.types import Array, PyTree
+
+__all__ = ["AXIS", "Layout", "in_flight", "layout_of", "make_dispatch", "slow_in_scan", "steps_per_dispatch"]
+
+AXIS = "device"
+AUTO = 10
+"""The most steps in a dispatch that "auto" asks for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a global batch lies on the devices.
+
+    Attributes:
+      batch_size: G, over all processes.
+      accumulate: A, microbatches.
+      devices: the local devices used.
+      processes, process: how many there are, and which one this is.
+    """
+
+    batch_size: int
+    accumulate: int
+    devices: tuple[Any, ...]
+    processes: int
+    process: int
+
+    @property
+    def local_size(self) -> int:
+        """Examples of a global batch that this process holds."""
+        return self.batch_size // self.processes
+
+    @property
+    def sharding(self) -> jax.sharding.NamedSharding:
+        """Of arrays whose first axis runs over the local devices."""
+        return jax.sharding.NamedSharding(self._mesh, jax.P(AXIS))
+
+    @property
+    def replicated(self) -> jax.sharding.NamedSharding:
+        """Of arrays that every local device holds."""
+        return jax.sharding.NamedSharding(self._mesh, jax.P())
+
+    @property
+    def _mesh(self) -> jax.sharding.Mesh:
+        return jax.sharding.Mesh(np.array(self.devices), (AXIS,))
+
+    def place(self, batches: Sequence[PyTree]) -> PyTree:
+        """This process's rows of K global batches, each with leaves (G / processes, ...), on the devices: leaves (D, K, A, m, ...)."""
+        shape = (len(self.devices), self.accumulate, self.local_size // (len(self.devices) * self.accumulate))
+
+        def one(*leaves: np.ndarray) -> Array:
+            split = [x.reshape(shape + x.shape[1:]) for x in leaves]
+            return jax.device_put(np.stack(split, axis=1), self.sharding)
+
+        return jax.tree.map(one, *batches)
+
+
+def layout_of(batch_size: int, accumulate: int = 1, devices: int | None = None) -> Layout:
+    """The layout of this run, or ConfigError where the batch cannot be shared evenly or there are fewer devices than asked for."""
+    local = jax.local_devices()
+    if devices is not None and devices > len(local):
+        refuse("config.training.devices", devices, f"at most {len(local)}, the local devices there are, or None for all")
+    used = tuple(local[: devices or len(local)])
+    processes = jax.process_count()
+    shares = len(used) * processes
+    if batch_size % shares:
+        refuse("config.data.batch_size", batch_size, f"a multiple of {shares}, the number of devices{_nearby(batch_size, shares)}")
+    if batch_size // shares % accumulate:
+        refuse(
+            "config.training.accumulate",
+            accumulate,
+            f"a divisor of {batch_size // shares}, the examples of a batch on each device (config.data.batch_size = {batch_size} on {shares} devices)",
+        )
+    return Layout(batch_size, accumulate, used, processes, jax.process_index())
+
+
+def slow_in_scan(network: Any) -> bool:
+    """Whether loops over this network's gradient must be unrolled: convolutions on CPU."""
+    return bool(getattr(network, "uses_convolution", False)) and jax.default_backend() == "cpu"
+
+
+def steps_per_dispatch(parts: Parts, cadences: Sequence[int]) -> int:
+    """K: a divisor of every number of ``cadences`` (steps between logs, checkpoints, ...), so that each falls between two dispatches."""
+    asked = parts.options.steps_per_dispatch
+    common = math.gcd(*cadences)
+    if asked == "auto":
+        return 1 if slow_in_scan(parts.network) else max(k for k in range(1, AUTO + 1) if common % k == 0)
+    if common % asked:
+        refuse(
+            "config.training.steps_per_dispatch",
+            asked,
+            f"'auto' or a divisor of {common}, which log_every, eval_every, checkpoint_every and the callbacks have in common",
+        )
+    return asked
+
+
+def make_dispatch(parts: Parts) -> Callable:
+    """``dispatch(state, batches) -> (state, metrics (K,))`` on all devices; compiled once per K.  ``state`` is donated."""
+    unroll = slow_in_scan(parts.network)
+    step = make_step(parts, AXIS, unroll)
+
+    def dispatch(state: PyTree, batches: PyTree) -> tuple[PyTree, dict[str, Array]]:
+        count = batches["index"].shape[0]
+        if count > 1:
+            return jax.lax.scan(step, state, batches, unroll=count if unroll else 1)
+        state, metrics = step(state, jax.tree.map(lambda x: x[0], batches))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    return jax.pmap(dispatch, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def in_flight(layout: Layout) -> int:
+    """How many dispatches may run ahead of the host.  Several devices on one CPU share a pool of threads, where queued collectives would deadlock."""
+    return 1 if layout.devices[0].platform == "cpu" and len(layout.devices) > 1 else 3
+
+
+def _nearby(size: int, shares: int) -> str:
+    low = size // shares * shares
+    return f": {low} or {low + shares}" if low else f": {shares}"

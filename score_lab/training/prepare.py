@@ -1,0 +1,112 @@
+"""Everything that can be refused, refused: config and workdir -> a ``Plan``, on the host, with nothing compiled and nothing written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from score_lab.build import ConfigError, refuse
+from score_lab.data import DataSpec
+from score_lab.training.feed import open_source
+from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of
+from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
+from score_lab.training.parts import Parts, build_parts, measure_sigma_data
+from score_lab.training.workdir import check_workdir
+
+__all__ = ["DETERMINISTIC", "Callback", "Plan", "prepare"]
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""What ``config.training.deterministic`` adds to XLA_FLAGS; XLA reads it once, when JAX starts."""
+
+Callback = tuple[int, Callable]
+"""``(every, fn(denoiser, step) -> dict of metrics or None)``: called every so many steps and after the last one, with the first average's denoiser."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run that may begin.
+
+    Attributes:
+      parts, source, layout: what is trained, on what, where.
+      several: steps in a dispatch.
+      record: what the workdir says of the run that it holds, None if it is new.
+      seed: of everything that is random in the run.
+    """
+
+    parts: Parts
+    source: Any
+    layout: Layout
+    several: int
+    workdir: Path
+    record: dict[str, Any] | None
+    callbacks: tuple[Callback, ...]
+    seed: int
+
+    @property
+    def options(self) -> TrainingOptions:
+        """``config.training``."""
+        return self.parts.options
+
+    @property
+    def lead(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.layout.process == 0
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether what happens ``every`` so many steps happens after ``step`` of them: also at the end, and never for 0."""
+        return every > 0 and (step % every == 0 or step == self.options.steps)
+
+    def counts(self, step: int) -> list[int]:
+        """Steps of every dispatch from ``step`` to the end: ``several`` at its multiples, single ones elsewhere."""
+        counts = []
+        while step < self.options.steps:
+            counts.append(self.several if step % self.several == 0 and step + self.several <= self.options.steps else 1)
+            step += counts[-1]
+        return counts
+
+
+def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback] = ()) -> Plan:
+    """The plan of a run of the plain ``config`` in ``workdir``; ConfigError naming the field for whatever cannot be run."""
+    check_sections(config)
+    options, denoiser = options_of(config)
+    data_options(config)
+    _check_deterministic(options)
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        refuse("config.seed", seed, "an int of at least 0")
+    for every, function in callbacks:
+        if not isinstance(every, int) or every < 1 or not callable(function):
+            refuse("callbacks", (every, function), "pairs (every, fn(denoiser, step)), every an int of at least 1")
+    record = check_workdir(workdir, config)
+    source = open_source(config)
+    parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
+    _check_data(workdir, record, source.spec)
+    layout = layout_of(parts.batch_size, options.accumulate, options.devices)
+    cadences = [options.log_every, options.eval_every, options.checkpoint_every, *(every for every, _ in callbacks)]
+    several = steps_per_dispatch(parts, [every for every in cadences if every])
+    return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed)
+
+
+def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) -> float:
+    """The number given, that of the run which is continued, or the one measured on the data."""
+    if asked != "data":
+        return float(asked)
+    return record["sigma_data"] if record else measure_sigma_data(source)
+
+
+def _check_data(workdir: Path, record: dict[str, Any] | None, spec: DataSpec) -> None:
+    if record is not None and record["data"]["fingerprint"] != spec.fingerprint:
+        raise ConfigError(
+            f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun {record['data']['fingerprint']}; "
+            f"allowed: the same data, or another workdir"
+        )
+
+
+def _check_deterministic(options: TrainingOptions) -> None:
+    if options.deterministic and jax.default_backend() == "gpu" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        refuse("config.training.deterministic", True, f"False, or True with XLA_FLAGS={DETERMINISTIC} set before JAX starts, as experiments.train does")

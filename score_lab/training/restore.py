@@ -1,0 +1,99 @@
+"""``load(workdir).denoiser``: a trained denoiser from a workdir, which says by itself what it is; neither data nor optimizer are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from score_lab.build import ConfigError, refuse
+from score_lab.data import DataSpec
+from score_lab.denoiser import NetworkDenoiser
+from score_lab.training.checkpoint import Checkpoints, read_workdir
+from score_lab.training.parts import Parts, build_parts
+from score_lab.training.state import TrainState, abstract_state
+
+__all__ = ["Loaded", "load"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A run read back.
+
+    Attributes:
+      denoiser: the trained network on its path, with the log_snr range it was trained on.
+      config: the plain configuration of the run.
+      step: of the checkpoint.
+      ema: the decay of the average that was loaded, None for the parameters themselves.
+      spec: shape, number of classes and fingerprint of the data.
+      parts: everything that the configuration describes.
+      versions: of the libraries that the run was begun with.
+    """
+
+    denoiser: NetworkDenoiser
+    config: dict[str, Any]
+    step: int
+    ema: float | None
+    spec: DataSpec
+    parts: Parts
+    versions: dict[str, str]
+
+
+def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | None = None) -> Loaded:
+    """The run in ``workdir``.
+
+    Args:
+      ema: which average: its position in ``config.training.ema`` (an int), its decay (a float), or None for the parameters themselves.
+      step: of the checkpoint; None is the newest, "best" the one with the lowest held-out loss.
+
+    Raises ConfigError for a directory that is no workdir or holds no such checkpoint or average, for a part of its configuration that cannot be imported, and
+    for a checkpoint of another network, naming the first parameter that differs.
+    """
+    workdir = Path(workdir)
+    record = read_workdir(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        refuse("workdir", str(workdir), "the workdir of a run that has saved a checkpoint: this one has none yet")
+    data = record["data"]
+    spec = DataSpec(tuple(data["shape"]), data["num_classes"], data["fingerprint"])
+    try:
+        parts = build_parts(record["config"], spec, record["sigma_data"])
+    except ConfigError as error:
+        raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
+    position = _position(parts.options.ema, ema)
+    with Checkpoints(workdir) as checkpoints:
+        step = _step(workdir, checkpoints, step)
+        params = _params(checkpoints, abstract_state(parts), position, step)
+    parts = parts.with_range(params)
+    decay = None if position is None else parts.options.ema[position]
+    return Loaded(parts.denoiser(params), record["config"], step, decay, spec, parts, record["versions"])
+
+
+def _position(decays: tuple[float, ...], ema: int | float | None) -> int | None:
+    if ema is None or (ema == 0 and not decays):
+        return None
+    if isinstance(ema, float) and ema in decays:
+        return decays.index(ema)
+    if isinstance(ema, int) and not isinstance(ema, bool) and 0 <= ema < len(decays):
+        return ema
+    refuse("ema", ema, f"a position below {len(decays)}, one of the decays {decays}, or None for the parameters themselves")
+
+
+def _step(workdir: Path, checkpoints: Checkpoints, step: int | str | None) -> int:
+    steps = checkpoints.steps
+    if not steps:
+        refuse("workdir", str(workdir), "the workdir of a run that has saved a checkpoint: this one has none yet")
+    if step is None:
+        return steps[-1]
+    if step == "best":
+        return steps[-1] if checkpoints.best is None else checkpoints.best
+    if step not in steps:
+        refuse("step", step, f"one of {', '.join(map(str, steps))}, 'best', or None for the newest")
+    return step
+
+
+def _params(checkpoints: Checkpoints, like: TrainState, position: int | None, step: int) -> Any:
+    """The parameters or one average, and nothing else of the state, on the first device."""
+    if position is None:
+        return checkpoints.restore({"params": like.params}, step)[0]["params"]
+    asked = tuple(average if i == position else None for i, average in enumerate(like.ema))
+    return checkpoints.restore({"ema": asked}, step)[0]["ema"][position]

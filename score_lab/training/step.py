@@ -1,0 +1,113 @@
+"""One update, as a pure function ``step(state, batch) -> (state, metrics)``.
+
+    g   = grad of (1/G) sum_i l_i,      i over the global batch of G: all microbatches of all devices
+    g  <- Optax's update (clipping first),      params <- params + g
+    ema_d <- ema_d + (1 - d_k)(params - ema_d),      d_k = min(d, (1 + k)/(10 + k)) with ``ema_warmup``, else d
+
+``batch`` has leaves (A, m, ...): A microbatches of the m examples that this device holds of each.  Randomness is keyed by (key of the run, step, global
+index of the example), so that neither A nor the number of devices changes what is drawn: the update is that of the whole batch, up to the order of
+sums.  What an objective carries untrained is averaged over microbatches and devices, leaf by leaf (whole numbers, which all of them must agree on, are
+taken as they are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from score_lab.build import refuse
+from score_lab.objectives.base import Context
+from score_lab.training.parts import Parts
+from score_lab.training.state import TrainState
+from score_lab.types import Array, PyTree
+
+__all__ = ["averages", "make_step"]
+
+
+def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Callable:
+    """The update for ``parts``.
+
+    Args:
+      axis: name of the mapped device axis over which gradients are summed; None for a step that is not mapped.
+      unroll: unrolls the loop over microbatches (convolutions on CPU need it).
+
+    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate`` and the objective's own.
+    """
+    gradient = _gradient(parts, unroll)
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        devices = 1 if axis is None else jax.lax.axis_size(axis)
+        grads, metrics, objective = gradient(state, batch, devices)
+        if axis is not None:
+            grads, metrics = jax.lax.psum((grads, metrics), axis)
+            objective = jax.tree.map(lambda x: jax.lax.pmean(x, axis) if _averaged(x) else x, objective)
+        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": parts.schedule(state.step)}
+
+        updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = averages(state.ema, params, state.step, parts.options.ema, parts.options.ema_warmup)
+        return TrainState(step=state.step + 1, key=state.key, params=params, ema=ema, opt_state=opt_state, objective=objective), metrics
+
+    return step
+
+
+def averages(ema: tuple, params: PyTree, step: Array, decays: tuple[float, ...], warmup: bool) -> tuple:
+    """Every average after the update number ``step`` (from 0), in its own precision."""
+
+    def one(average: PyTree, decay: float) -> PyTree:
+        d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.asarray(decay)
+        return jax.tree.map(lambda a, p: a + (1.0 - d).astype(a.dtype) * (p - a), average, params)
+
+    return tuple(one(average, decay) for average, decay in zip(ema, decays, strict=True))
+
+
+def _gradient(parts: Parts, unroll: bool) -> Callable:
+    """``(state, batch, devices) -> (grads, metrics, objective state)``: this device's share of the mean over the global batch."""
+
+    def loss_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
+        ctx = _context(parts, params, state)
+        loss, metrics, objective = parts.objective.loss(ctx, params["objective"], state.objective, micro)
+        size = micro["index"].shape[0]
+        if loss.shape != (size,):
+            refuse("objective.loss(...)[0].shape", loss.shape, f"({size},): one number per example of the batch")
+        metrics = metrics | {"loss": loss}
+        return jnp.sum(loss) / parts.batch_size, ({k: jnp.mean(v) / shares for k, v in metrics.items()}, objective)
+
+    grad_of = jax.grad(loss_of, has_aux=True)
+
+    def gradient(state: TrainState, batch: PyTree, devices: int) -> tuple[PyTree, dict[str, Array], PyTree]:
+        count = batch["index"].shape[0]
+        if count == 1:
+            grads, (metrics, objective) = grad_of(state.params, state, jax.tree.map(lambda x: x[0], batch), devices)
+            return grads, metrics, objective
+
+        def add(grads: PyTree, micro: PyTree) -> tuple[PyTree, Any]:
+            more, rest = grad_of(state.params, state, micro, count * devices)
+            return jax.tree.map(jnp.add, grads, more), rest
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        grads, (metrics, objective) = jax.lax.scan(add, zeros, batch, unroll=count if unroll else 1)
+        objective = jax.tree.map(lambda x: jnp.mean(x, axis=0) if _averaged(x) else x[-1], objective)
+        return grads, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics), objective
+
+    return gradient
+
+
+def _context(parts: Parts, params: PyTree, state: TrainState) -> Context:
+    """What the objective is handed: the denoiser that is trained, its first average, and this step's key."""
+    return Context(
+        denoiser=parts.denoiser(params),
+        ema=parts.denoiser(state.ema[0]) if state.ema else None,
+        path=parts.path_of(params),
+        step=state.step,
+        key=jax.random.fold_in(state.key, state.step),
+        batch_size=parts.batch_size,
+    )
+
+
+def _averaged(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)
