@@ -1,1 +1,15 @@
-"""score_lab.evaluation"""
+"""Evaluation: what samples are worth, every number with its interval, its n and what it stands on."""
+
+from score_lab.evaluation.classifier import Classifier
+from score_lab.evaluation.diversity import nearest_distances, nearest_ratio, variance_ratio
+from score_lab.evaluation.energy import energy_distance
+from score_lab.evaluation.estimate import Estimate, bootstrap, proportion, wilson
+from score_lab.evaluation.features import PCA, Pixels, digest
+from score_lab.evaluation.frechet import Frechet, Statistics, frechet_distance
+from score_lab.evaluation.quality import Criterion, Reference
+from score_lab.evaluation.table import Row, Table
+
+__all__ = [
+    "PCA", "Classifier", "Criterion", "Estimate", "Frechet", "Pixels", "Reference", "Row", "Statistics", "Table", "bootstrap", "digest",
+    "energy_distance", "frechet_distance", "nearest_distances", "nearest_ratio", "proportion", "variance_ratio", "wilson",
+]  # fmt: skip
