@@ -17,7 +17,7 @@ def get_config(variant: str = "flow") -> ConfigDict:
     """The configuration of one of VARIANTS."""
     config = ConfigDict()
     config.seed = 0
-    config.data = {"target": "Digits", "size": 8, "batch_size": 128}
+    config.data = {"target": "Digits", "size": 8, "batch_size": 64}
     config.path = {"target": "LinearFlow"}
     config.target = {"target": "F", "sigma_data": 0.75}  # sigma_data in [-1, 1]: 0.75 about the mean
     config.network = {"target": "DiT", "patch": 2, "width": 128, "depth": 4, "heads": 4, "num_classes": 10}

@@ -1,28 +1,42 @@
-"""From a loaded workdir and a ``sampling`` section to what ``sample`` takes: the denoiser on its path with guidance, the sampler and the grid."""
+"""From a workdir and a command line to what ``sample`` takes: the denoiser on its path with guidance, the sampler, the grid, the labels."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from experiments import overrides
 from score_lab.build import build, refuse
+from score_lab.data import DataSpec
 from score_lab.guidance import CFG
-from score_lab.samplers.base import Sampler
-from score_lab.samplers.grids import Grid
 from score_lab.targets import loses_signal
+from score_lab.training import Loaded, load
 
-STEPLESS = ("Times",)
+__all__ = ["System", "add_options", "labels_of", "open_system", "system"]
+
+DEFAULT = {"sampler": {"target": "Heun"}, "grid": {"target": "UniformLogSNR", "num_steps": 25}, "n": 64, "seed": 0}
+"""Where a configuration has no ``sampling`` section."""
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """What ``sample`` takes, and how it is called in a table."""
+    """A denoiser, a sampler and a grid, with what the command line says of the samples."""
 
     denoiser: Any
-    sampler: Sampler
-    grid: Grid
+    sampler: Any
+    grid: Any
+    sampling: dict[str, Any]
+    spec: DataSpec
+    cond: dict[str, np.ndarray] | None = None
+    n: int = 64
+    seed: int = 0
+    chunk: int = 256
+    step: int = 0
+    ema: float | None = None
 
     @property
     def name(self) -> str:
@@ -30,47 +44,93 @@ class System:
         return f"{type(self.sampler).__name__} on {type(self.denoiser.path).__name__}"
 
 
-def system(loaded: Any, sampling: dict[str, Any]) -> System:
-    """Builds the system that ``sampling`` describes around ``loaded.denoiser``; ConfigError names the field that does not fit."""
-    denoiser = loaded.denoiser
-    clip = bool(sampling.get("clip") or False)
-    path = build(sampling["path"], "score_lab.paths", "sampling.path") if sampling.get("path") else denoiser.path
-    denoiser = denoiser.on(path, clip=clip) if sampling.get("path") else dataclasses.replace(denoiser, clip=clip)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every launcher around a workdir shares; parts are overridden as ``--sampler=NAME --sampler.FIELD=VALUE``."""
+    parser.add_argument("--workdir", required=True, help="a run of experiments.train")
+    parser.add_argument("--n", type=int, help="samples")
+    parser.add_argument("--seed", type=int, help="of the samples")
+    parser.add_argument("--labels", help="all (default), one, or some as 3,8; -1 is no label")
+    parser.add_argument("--steps", help="num_steps of the grid (snr_mismatch takes several: 10,50)")
+    parser.add_argument("--clip", action="store_true", help="feed the nearest trained level outside the trained log-SNR range")
+    parser.add_argument("--chunk", type=int, default=256, help="samples in one compiled call")
+    parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
+    parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
+    parser.epilog = "parts: --path=VP --sampler=DDIM --sampler.eta=0.5 --grid=Karras --grid.num_steps=20 --guidance.scale=2 (any field, any import path)"
+
+
+def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> System:
+    """The workdir's denoiser and its ``sampling`` section with the command line on top; ConfigError names what does not fit."""
+    loaded = open_workdir(args)
+    sampling = overrides.apply(sampling_of(loaded), changes)
+    if args.steps is not None:
+        sampling["grid"] = sampling["grid"] | {"num_steps": whole("--steps", args.steps)}
+    if args.clip:
+        sampling["clip"] = True
+    run = system(loaded, sampling)
+    n = int(sampling.get("n", 64)) if args.n is None else args.n
+    for name, value in (("--n", n), ("--chunk", args.chunk)):
+        if value < 1:
+            refuse(name, value, "at least 1")
+    cond = labels_of(loaded.spec, n, args.labels, isinstance(run.denoiser, CFG))
+    seed = int(sampling.get("seed", 0)) if args.seed is None else args.seed
+    return dataclasses.replace(run, cond=cond, n=n, seed=seed, chunk=min(args.chunk, n))
+
+
+def open_workdir(args: argparse.Namespace) -> Loaded:
+    """``load(--workdir)`` with --ema and --step."""
+    ema = 0 if args.ema is None else overrides.literal(args.ema.capitalize() if args.ema.lower() == "none" else args.ema)
+    step = args.step if args.step in (None, "best") else whole("--step", args.step)
+    return load(args.workdir, ema=ema, step=step)
+
+
+def whole(name: str, text: str) -> int:
+    """A whole number from the command line."""
+    value = overrides.literal(str(text))
+    return value if isinstance(value, int) else refuse(name, text, "a whole number")
+
+
+def sampling_of(loaded: Loaded) -> dict[str, Any]:
+    """The configuration's ``sampling`` section over the defaults, every part a dict."""
+    section = DEFAULT | dict(loaded.config.get("sampling") or {})
+    for part in overrides.PARTS:
+        if isinstance(section.get(part), str):
+            section[part] = {"target": section[part]}
+    return section
+
+
+def system(loaded: Loaded, sampling: dict[str, Any]) -> System:
+    """Builds the system that ``sampling`` describes around ``loaded.denoiser``."""
+    denoiser, clip = loaded.denoiser, bool(sampling.get("clip") or False)
+    if sampling.get("path"):
+        denoiser = denoiser.on(build(sampling["path"], "score_lab.paths", "sampling.path"), clip=clip)
+    else:
+        denoiser = dataclasses.replace(denoiser, clip=clip)
     sampler = build(sampling["sampler"], "score_lab.samplers", "sampling.sampler")
     grid = build(_started(sampling["grid"], denoiser), "score_lab.samplers", "sampling.grid")
-    guidance = dict(sampling.get("guidance") or {})
-    if guidance:
-        spec = {"target": "CFG"} | guidance
+    if sampling.get("guidance"):
+        spec = {"target": "CFG"} | dict(sampling["guidance"])
         denoiser = build(spec, "score_lab.guidance", "sampling.guidance", denoiser=denoiser)
-    return System(denoiser, sampler, grid)
+    return System(denoiser, sampler, grid, sampling, loaded.spec, step=loaded.step, ema=loaded.ema)
 
 
 def _started(spec: dict[str, Any], denoiser: Any) -> dict[str, Any]:
-    """A grid for a network that says nothing of x0 at zero SNR starts at its lowest trained log-SNR, where nothing else is said."""
-    spec = {"target": spec} if isinstance(spec, str) else dict(spec)
+    """A network that says nothing of x0 at zero SNR is started at its lowest trained log-SNR, where the grid does not say otherwise."""
     low = denoiser.log_snr_range[0]
-    trained_on = denoiser.trained_on if denoiser.trained_on is not None else denoiser.path
-    if spec["target"] in ("UniformTime", "UniformLogSNR") and np.isfinite(low) and loses_signal(denoiser.target, trained_on):
-        spec.setdefault("start", max(low, float(denoiser.path.log_snr(np.ones(())))))
-    return spec
+    trained_on = denoiser.path if denoiser.trained_on is None else denoiser.trained_on
+    end = float(denoiser.path.log_snr(jnp.ones(())))
+    if spec["target"] in ("UniformTime", "UniformLogSNR") and end < low and loses_signal(denoiser.target, trained_on):
+        return {"start": low} | dict(spec)
+    return dict(spec)
 
 
-def conditions(spec: Any, n: int, labels: Any, guided: bool = False) -> dict[str, np.ndarray] | None:
-    """``{"label": (n,)}`` for a data set of ``spec.num_classes``: all classes in turn, or the given labels in turn; None where there are none."""
-    classes = spec.num_classes
-    if labels is None and not classes:
+def labels_of(spec: DataSpec, n: int, asked: str | None, guided: bool) -> dict[str, np.ndarray] | None:
+    """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels."""
+    if not spec.num_classes:
         if guided:
             refuse("sampling.guidance", "classifier-free guidance", "a network that was trained with labels; this one has none")
-        return None
-    if not classes:
-        refuse("--labels", labels, "nothing: the network was trained without labels")
-    chosen = list(range(classes)) if labels in (None, "all") else [int(v) for v in np.atleast_1d(labels)]
+        return None if asked in (None, "all") else refuse("--labels", asked, "nothing: the network was trained without labels")
+    chosen = list(range(spec.num_classes)) if asked in (None, "all") else [whole("--labels", v) for v in str(asked).split(",")]
     for label in chosen:
-        if not -1 <= label < classes:
-            refuse("--labels", label, f"0 to {classes - 1}, -1 for none, or all")
+        if not -1 <= label < spec.num_classes:
+            refuse("--labels", label, f"0 to {spec.num_classes - 1}, -1 for no label, or all")
     return {"label": np.resize(np.asarray(chosen, np.int32), n)}
-
-
-def guided(denoiser: Any) -> bool:
-    """Whether classifier-free guidance is part of the denoiser."""
-    return isinstance(denoiser, CFG)
