@@ -12,11 +12,13 @@ import numpy as np
 from experiments import overrides
 from score_lab.build import build, refuse
 from score_lab.data import DataSpec
+from score_lab.data.source import gather
 from score_lab.guidance import CFG
 from score_lab.targets import loses_signal
 from score_lab.training import Loaded, load
+from score_lab.training.options import data_options
 
-__all__ = ["System", "add_options", "labels_of", "open_system", "system"]
+__all__ = ["System", "add_options", "examples", "labels_of", "open_system", "open_workdir", "system"]
 
 DEFAULT = {"sampler": {"target": "Heun"}, "grid": {"target": "UniformLogSNR", "num_steps": 25}, "n": 64, "seed": 0}
 """Where a configuration has no ``sampling`` section."""
@@ -71,7 +73,8 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     for name, value in (("--n", n), ("--chunk", args.chunk)):
         if value < 1:
             refuse(name, value, "at least 1")
-    cond = labels_of(loaded.spec, n, args.labels, isinstance(run.denoiser, CFG))
+    classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
+    cond = labels_of(classes, n, args.labels, isinstance(run.denoiser, CFG))
     seed = int(sampling.get("seed", 0)) if args.seed is None else args.seed
     return dataclasses.replace(run, cond=cond, n=n, seed=seed, chunk=min(args.chunk, n))
 
@@ -123,14 +126,23 @@ def _started(spec: dict[str, Any], denoiser: Any) -> dict[str, Any]:
     return dict(spec)
 
 
-def labels_of(spec: DataSpec, n: int, asked: str | None, guided: bool) -> dict[str, np.ndarray] | None:
-    """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels."""
-    if not spec.num_classes:
+def labels_of(classes: int, n: int, asked: str | None, guided: bool) -> dict[str, np.ndarray] | None:
+    """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels (``classes`` 0)."""
+    if not classes:
         if guided:
             refuse("sampling.guidance", "classifier-free guidance", "a network that was trained with labels; this one has none")
         return None if asked in (None, "all") else refuse("--labels", asked, "nothing: the network was trained without labels")
-    chosen = list(range(spec.num_classes)) if asked in (None, "all") else [whole("--labels", v) for v in str(asked).split(",")]
+    chosen = list(range(classes)) if asked in (None, "all") else [whole("--labels", v) for v in str(asked).split(",")]
     for label in chosen:
-        if not -1 <= label < spec.num_classes:
-            refuse("--labels", label, f"0 to {spec.num_classes - 1}, -1 for no label, or all")
+        if not -1 <= label < classes:
+            refuse("--labels", label, f"0 to {classes - 1}, -1 for no label, or all")
     return {"label": np.resize(np.asarray(chosen, np.int32), n)}
+
+
+def examples(loaded: Loaded, split: str, most: int = 10_000) -> tuple[np.ndarray, np.ndarray | None]:
+    """``x0`` (n, *shape) and labels (n,) or None of a split of the run's data, at most ``most``, evenly spread."""
+    source = build(data_options(loaded.config)[0], "score_lab.data", "config.data")
+    records = source(split)
+    rows = np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).astype(np.int64))
+    batch = source.preprocess(gather(records, rows))
+    return np.asarray(batch["x0"]), np.asarray(batch["label"]) if "label" in batch else None
