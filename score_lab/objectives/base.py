@@ -10,7 +10,7 @@ An objective may call the denoiser as often as it likes, also under ``jax.jvp`` 
 from __future__ import annotations
 
 import zlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from score_lab.types import Array, Batch, Cond, PyTree, leaf, pytree_dataclass, 
 __all__ = ["Context", "Objective", "draw_noise", "drop_labels", "example_keys", "mean_square", "noise_of", "shared_key"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What is trained.  A data class of hyper-parameters; the class may say of itself what the trainer must build or avoid:
 

@@ -14,7 +14,7 @@ the value at +-40 where it is not (the x0 row at t = 0 under ``Simple``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ LIMIT = 40.0
 """Levels beyond this log-SNR count as the limit of their end."""
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """A weight as a function of the noise level alone."""
 
