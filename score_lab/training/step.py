@@ -45,7 +45,7 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Ca
         if axis is not None:
             grads, metrics = jax.lax.psum((grads, metrics), axis)
             objective = jax.tree.map(lambda x: jax.lax.pmean(x, axis) if _averaged(x) else x, objective)
-        metrics |= {"grad_norm": optax.global_norm(grads), "learning_rate": parts.schedule(state.step)}
+        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": parts.schedule(state.step)}
 
         updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

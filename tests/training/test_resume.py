@@ -1,0 +1,87 @@
+"""A run that was stopped and killed ends in the same bits as one that never was: parameters, averages, optimizer, metrics, next batch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import network_guard
+import numpy as np
+import pytest
+
+from score_lab.training import load, train
+from score_lab.training.metrics import CLOCK, read_metrics
+
+
+def bits(tree):
+    """Every leaf's bytes by name; keys by their words."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(k): np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x).tobytes() for k, x in leaves}
+
+
+def lines(workdir):
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(workdir)]
+
+
+def position(workdir, step):
+    return json.loads((workdir / "checkpoints" / str(step) / "host" / "metadata").read_text())["position"]
+
+
+class Kill(Exception):
+    pass
+
+
+def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tmp_path):
+    """60 steps on four devices, dropout, labels dropped, two averages, two microbatches, ten steps a dispatch: 60 == 20, Ctrl-C, 30, kill, 60."""
+    long = config(training__steps=60, training__log_every=20, training__checkpoint_every=30, training__eval_every=30)
+
+    def callbacks(**acts):
+        def probe(denoiser, step):
+            acts.get(f"at_{step}", lambda: None)()
+            return {"probe": float(denoiser.params["inward"]["bias"][0])}
+
+        return [(10, probe)]
+
+    def kill():
+        raise Kill
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken = train(long, whole, callbacks())
+    stopped = train(long, broken, callbacks(at_20=lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert (stopped.stopped, stopped.step) == ("SIGINT", 20)
+    with pytest.raises(Kill):
+        train(long, broken, callbacks(at_50=kill))
+    assert read_metrics(broken)[-1]["step"] == 40  # beyond the checkpoint of step 30, and cut off by the next run
+    resumed = train(long, broken, callbacks())
+
+    assert len(jax.devices()) == 4 and len(resumed.state.ema) == 2
+    assert bits(resumed.state) == bits(unbroken.state)
+    assert lines(broken) == lines(whole) and [line["step"] for line in lines(broken)] == [10, 20, 30, 40, 50, 60]
+    assert position(broken, 60) == position(whole, 60)
+    assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(whole, ema=1).denoiser.params)
+
+
+@pytest.mark.slow
+def test_sigkill_of_the_launcher(tmp_path):
+    """The same with a process that is really killed, through the launcher."""
+    environment = network_guard.environment()
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.training.steps=600", "--config.training.accumulate=2"]
+    command += ["--config.training.checkpoint_every=100", "--config.network.width=16", "--config.network.dropout=0.1", "--config.data.batch_size=64"]
+
+    def start(workdir):
+        return subprocess.Popen([*command, f"--workdir={workdir}"], env=environment, stdout=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait(300) == 0
+    broken = start(tmp_path / "broken")
+    deadline = time.time() + 300
+    while not (tmp_path / "broken" / "checkpoints" / "200").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    broken.kill()
+    assert broken.wait() == -signal.SIGKILL
+    assert start(tmp_path / "broken").wait(300) == 0
+    whole, again = (load(tmp_path / name, ema=None) for name in ("whole", "broken"))
+    assert bits(whole.denoiser.params) == bits(again.denoiser.params)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
