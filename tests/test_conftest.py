@@ -10,7 +10,8 @@ import network_guard
 import pytest
 
 from score_lab.build import nearest
-from score_lab.paths import VP
+from score_lab.paths import VP, LinearFlow
+from score_lab.targets import X0, Eps, loses_signal
 
 
 def test_four_cpu_devices():
@@ -63,3 +64,9 @@ def test_this_machine_is_in_reach(monkeypatch):
         server.accept()[0].sendall(b"here")
         assert client.recv(4) == b"here"
     assert not tried
+
+
+def test_a_protocol_is_checked_by_its_methods():
+    assert loses_signal(Eps(), LinearFlow()) and not loses_signal(X0(), LinearFlow())
+    with pytest.raises(jaxtyping.TypeCheckError, match="target"):
+        loses_signal(LinearFlow(), LinearFlow())  # a path is no target: it has no row
