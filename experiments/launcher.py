@@ -61,6 +61,11 @@ def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], 
     return values
 
 
+def read_config(spec: str) -> ConfigDict:
+    """The configuration ``FILE`` or ``FILE:VARIANT``; ConfigError where there is none."""
+    return _read(lambda values: None, [f"--config={spec}"]).config
+
+
 def split(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """``--config.a.b=VALUE`` (or with a space) as pairs, and the other words."""
     overrides, others, rest = [], [], list(words)

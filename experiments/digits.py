@@ -1,0 +1,79 @@
+"""The whole of score_lab in five minutes: train one network on handwritten digits, sample it on three paths with five samplers, measure, and look.
+
+    make digits
+    python -m experiments.digits --workdir runs/digits
+    python -m experiments.digits --workdir runs/vp --config configs/digits.py:vp
+    python -m experiments.digits --workdir runs/short --short          # two minutes, with a network that is not done learning
+
+Writes into the workdir what experiments.train does, and table.csv, table.json, samples.npz, pictures and report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from experiments import overrides
+from experiments.launcher import launch, read_config
+
+PATHS = {
+    "LinearFlow": {"target": "LinearFlow"},
+    "VP": {"target": "VP"},
+    "EDM": {"target": "EDM", "sigma_max": 80.0},
+}
+SAMPLERS = {
+    "Euler": ({"target": "Euler", "variable": {"target": "Kappa"}}, 50),
+    "Heun": ({"target": "Heun"}, 25),
+    "DDIM": ({"target": "DDIM"}, 50),
+    "DPM++2M": ({"target": "DPMSolverPP2M"}, 20),
+    "Euler-Maruyama": ({"target": "EulerMaruyama", "increment": "exact"}, 100),
+}
+GRID = {"target": "UniformLogSNR", "end": 8.0}
+"""One grid for all paths: the same levels, so that paths and samplers differ and nothing else."""
+LOOKS = (("DDIM", 10), ("DDIM", 50), ("Heun", 10), ("Euler-Maruyama", 50))
+"""Sampler and steps of the look at the mismatch."""
+
+
+def main() -> None:
+    """Trains, samples, measures, draws; says what to open at the end."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.digits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", default="runs/digits", help="where everything is written")
+    parser.add_argument("--config", help="configs/digits.py:flow by default (:tiny with --short); any configuration of labelled images")
+    parser.add_argument("--n", type=int, help="samples in a cell of the table (1000; 200 with --short)")
+    parser.add_argument("--short", action="store_true", help="a small network and few samples: two minutes")
+    args, changes = overrides.parse(parser, sys.argv[1:])
+    if changes:
+        raise overrides.ConfigError(f"command line: '--{changes[0][0]}' is refused; allowed: the options of --help (experiments.sample overrides parts)")
+    n = (200 if args.short else 1000) if args.n is None else args.n
+    if n < 100:
+        raise overrides.ConfigError(f"--n: {n} is refused; allowed: at least 100, below which no interval says anything")
+    config = read_config(args.config or f"configs/digits.py:{'tiny' if args.short else 'flow'}")
+    start, workdir = time.time(), Path(args.workdir)
+
+    from experiments.gallery import Gallery
+    from score_lab.training import train
+
+    say("training", config)
+    trained = train(config, workdir)
+    if trained.stopped:
+        sys.exit(130)
+    gallery = Gallery.open(workdir, n, short=args.short)
+    gallery.sample_table(PATHS, SAMPLERS, GRID)
+    gallery.look_at_mismatch(SAMPLERS, LOOKS, GRID)
+    gallery.write()
+    print(f"\n{time.time() - start:.0f} s.  Open {workdir / 'report.html'} (or the pictures beside it).  Then try:")
+    print(f"  python -m experiments.sample --workdir {workdir} --labels 3 --guidance.scale=2 --sampler=DDIM --sampler.eta=1 --steps 100")
+    print(f"  python -m experiments.snr_mismatch --workdir {workdir} --path=VP --sampler=DDIM --steps 5,10,20,50")
+
+
+def say(what: str, config) -> None:
+    """One line about what begins."""
+    size = {k: v for k, v in config.network.to_dict().items() if k != "target"}
+    print(f"{what}: {config.network.target} {json.dumps(size)} on {config.path.target}, {config.training.steps} steps of {config.data.batch_size}", flush=True)
+
+
+if __name__ == "__main__":
+    launch(main)

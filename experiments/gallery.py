@@ -1,0 +1,82 @@
+"""What experiments.digits makes of a trained workdir: the table of paths and samplers, the look at the mismatch, pictures, and one page."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.snr_mismatch import summary
+from experiments.system import System, examples, labels_of, sampling_of, system
+from score_lab.evaluation import Reference, Table
+from score_lab.mismatch import DataMoments, Look, NormRecorder, first_look
+from score_lab.samplers import StateRecorder, sample
+from score_lab.training import Loaded, load
+
+__all__ = ["Gallery"]
+
+FILM = 8
+"""Samples on the film."""
+
+
+class Gallery:
+    """A trained workdir with its data, and what was found so far."""
+
+    def __init__(self, workdir: Path, loaded: Loaded, n: int, short: bool):
+        self.workdir, self.loaded, self.n, self.short = workdir, loaded, n, short
+        self.train, self.test = examples(loaded, "train"), examples(loaded, "test")
+        self.reference = Reference.fit(*self.train, *self.test)
+        self.moments = DataMoments.of(self.train[0])
+        self.table = Table(self.reference.criteria(), self.reference.describe())
+        self.label = labels_of(loaded.parts.network.num_classes, n, None, False)["label"]
+        self.samples: dict[str, np.ndarray] = {}
+        self.looks: dict[str, Look] = {}
+        self.film: Any = None
+
+    @classmethod
+    def open(cls, workdir: Path, n: int, short: bool = False) -> Gallery:
+        """The newest checkpoint of ``workdir``; its data are read and the classifier is fitted."""
+        return cls(workdir, load(workdir), n, short)
+
+    def system(self, path: dict | None, sampler: dict, grid: dict, steps: int) -> System:
+        """The system of a cell: the one network on ``path`` (None: its own)."""
+        sampling = sampling_of(self.loaded) | {"path": path, "sampler": sampler, "grid": grid | {"num_steps": steps}, "clip": True, "guidance": None}
+        return system(self.loaded, sampling)
+
+    def draw(self, run: System, n: int, recorder: Any = None, seed: int = 0):
+        """``n`` samples of all classes in turn, in one compiled call."""
+        return sample(
+            run.denoiser, run.sampler, run.grid, (n, *self.loaded.spec.shape), jax.random.key(seed), cond={"label": self.label[:n]}, recorder=recorder
+        )  # fmt: skip
+
+    def sample_table(self, paths: dict, samplers: dict, grid: dict) -> None:
+        """One row per path and sampler from the one network, with a progress line."""
+        cells = [(path, name) for path in paths for name in samplers]
+        start = time.time()
+        for k, (path, name) in enumerate(cells):
+            spec, steps = samplers[name]
+            samples = self.draw(self.system(paths[path], spec, grid, steps), self.n)
+            x = np.asarray(samples.x)
+            self.samples.setdefault(path, x)
+            names = {"path": path, "sampler": name, "NFE": int(samples.nfe), "n": self.n}
+            self.table.add(names, self.reference.measure(x, self.label))
+            left = (time.time() - start) / (k + 1) * (len(cells) - k - 1)
+            print(f"\rsampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        print(f"\none network, trained on {type(self.loaded.denoiser.path).__name__}, sampled on every path\n\n{self.table.text()}\n", flush=True)
+
+    def look_at_mismatch(self, samplers: dict, looks: tuple, grid: dict) -> None:
+        """The variance ratio and effective log-SNR per network call on the network's own path, and the film of the second look."""
+        n = min(256 if self.short else 512, self.n, len(self.train[0]))
+        print(f"the SNR mismatch, call by call, {n} trajectories on {type(self.loaded.denoiser.path).__name__} (R: variance of the states over the path's)")
+        for name, steps in looks:
+            run = self.system(None, samplers[name][0], grid, steps)
+            samples = self.draw(run, n, NormRecorder(self.moments.mean))
+            found = first_look(samples.record, run.denoiser.path, self.moments, self.train[0])
+            self.looks[f"{name}, {int(samples.nfe)} NFE"] = found
+            print("  " + summary(f"{name} {int(samples.nfe)}", found), flush=True)
+        self.film = self.draw(self.system(None, samplers["DDIM"][0], grid, 50), FILM, StateRecorder(FILM))
