@@ -1,4 +1,4 @@
-"""Objectives: a loss sees a callable denoiser and returns one number per example.  One regression, its laws of t, weightings and couplings."""
+"""Objectives: a loss sees a callable denoiser and returns one number per example; laws of t, weightings, couplings."""
 
 from score_lab.objectives.base import Context, Objective, draw_noise, drop_labels, example_keys, mean_square, noise_of, shared_key
 from score_lab.objectives.couplings import MinibatchOT
@@ -8,7 +8,7 @@ from score_lab.objectives.time_laws import DiscreteTable, LogitNormal, LogNormal
 from score_lab.objectives.weightings import FUniform, Likelihood, MinSNR, Sigmoid, Simple, VelocityUniform, VUniform, Weighting, X0Uniform
 
 __all__ = [
-    "Context", "DiscreteTable", "FUniform", "LearnedVariance", "Likelihood", "LogNormalSigma", "LogitNormal", "MinSNR", "MinibatchOT", "Objective",
-    "Regression", "Sigmoid", "Simple", "TimeLaw", "UniformLogSNR", "UniformTime", "VUniform", "VelocityUniform", "Weighting", "X0Uniform",
+    "Context", "DiscreteTable", "FUniform", "LearnedVariance", "Likelihood", "LogNormalSigma", "LogitNormal", "MinSNR", "MinibatchOT",
+    "Objective", "Regression", "Sigmoid", "Simple", "TimeLaw", "UniformLogSNR", "UniformTime", "VUniform", "VelocityUniform", "Weighting", "X0Uniform",
     "draw_noise", "drop_labels", "example_keys", "mean_square", "noise_of", "shared_key",
 ]  # fmt: skip

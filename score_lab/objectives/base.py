@@ -3,7 +3,7 @@
     l_i = loss(denoiser, x0_i, key_i),      key_i = fold_in(key of the step, i),      i = position in the *global* batch
     trained: the mean of l_i over the global batch, in the network's parameters and in the objective's own
 
-So a loss knows neither the batch that its device happens to hold nor the number of devices: halves of a batch give the halves of its losses.
+So a loss knows neither the batch that its device happens to hold nor the number of devices: half a batch gives half of its losses.
 An objective may call the denoiser as often as it likes, also under ``jax.jvp`` or ``jax.grad``.
 """
 
@@ -42,8 +42,8 @@ class Objective(Protocol):
 class Context:
     """What a loss is handed.
 
-    ``denoiser`` holds the parameters that are being trained, ``ema`` is the same with the first average (or None), ``teacher`` another denoiser
-    or None, ``path`` the path of the states, ``step`` the training step, ``key`` the typed key of this step (the same on every device),
+    ``denoiser`` holds the parameters that are being trained, ``ema`` is the same with the first average (or None), ``teacher`` another
+    denoiser or None, ``path`` the path of the states, ``step`` the training step, ``key`` the typed key of this step (the same on every device),
     ``batch_size`` the number of examples in the *global* batch, over which a low-discrepancy time law spreads.
     """
 

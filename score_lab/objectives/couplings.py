@@ -1,10 +1,10 @@
 """Which noise meets which example: pairs (x0, eps) made over the global batch on the host, before it is sharded.
 
     independent:   eps_i drawn for example i (no coupling: None in the configuration)
-    minibatch OT:  eps_pi(i),  pi = argmin over permutations of sum_i ||x0_i - eps_pi(i)||^2        (Pooladian et al. 2023; Tong et al. 2024)
+    minibatch OT:  eps_pi(i),  pi = argmin over permutations of sum_i ||x0_i - eps_pi(i)||^2      (Pooladian et al. 2023; Tong et al. 2024)
 
-Both marginals are kept.  The noise is what the devices would have drawn for the same key and indices; the pairing moves it between examples, so
-that labels and everything else stay with their x0.
+Both marginals are kept.  The noise is what the devices would have drawn for the same key and indices; the pairing moves it between
+examples, so that labels and everything else stay with their x0.
 """
 
 from __future__ import annotations

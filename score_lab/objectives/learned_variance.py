@@ -72,7 +72,7 @@ class LearnedVariance:
     def bound_term(self, path: GaussianPath, noised: Noised, prediction: Prediction) -> Array:
         """``L_k`` of every example in bits per dimension, (batch,)."""
         if not isinstance(prediction.aux, dict) or "variance" not in prediction.aux:
-            raise ConfigError("network.learned_variance: False is refused; allowed: True, LearnedVariance reads the network's variance output")
+            raise ConfigError("network.learned_variance: False is refused; allowed: True, which LearnedVariance reads")
         t, x0_hat = noised.t, jax.lax.stop_gradient(prediction.x0)
         s = jnp.maximum(jnp.round(t * self.num_levels) - 1.0, 0.0) / self.num_levels
         bounds = log_variance_bounds(path, t, s, jnp.asarray(1.0 / self.num_levels, t.dtype))
@@ -102,12 +102,19 @@ def posterior_mean(path: GaussianPath, t: Time, s: Time, x_t: PyTree, x0: PyTree
     return combine((ratio, x_t), (path.alpha(s) * delta, x0))
 
 
-def log_variance_bounds(path: GaussianPath, t: Time, s: Time, first: Time) -> tuple[Time, Time]:
-    """``(ln beta_tilde, ln beta)`` of the step t -> s; at s = 0, where beta_tilde is 0, that of the step from 2 ``first`` to ``first`` (their released code)."""
+def log_variance_bounds(path: GaussianPath, t: Time, s: Time, first: float | Array) -> tuple[Time, Time]:
+    """``(ln beta_tilde, ln beta)`` of the step t -> s.
+
+    At s = 0, where beta_tilde is 0, it is that of the step from 2 ``first`` to ``first``, the grid's last but one (their released code).
+    """
+
+    def log_delta(t: Time, s: Time) -> Time:
+        return jnp.log(-jnp.expm1(path.log_snr(t) - path.log_snr(s)))
+
     end = s < 0.5 * first
-    log_delta = [jnp.log(-jnp.expm1(path.log_snr(a) - path.log_snr(b))) for a, b in ((t, s), (jnp.where(end, 2 * first, t), jnp.where(end, first, s)))]
-    low = log_delta[1] + 2.0 * jnp.log(path.sigma(jnp.where(end, first, s)))
-    high = log_delta[0] + 2.0 * (jnp.log(path.sigma(t)) + jnp.log(path.norm(s)) - jnp.log(path.norm(t)))
+    t_low, s_low = jnp.where(end, 2 * first, t), jnp.where(end, first, s)
+    low = log_delta(t_low, s_low) + 2.0 * jnp.log(path.sigma(s_low))
+    high = log_delta(t, s) + 2.0 * (jnp.log(path.sigma(t)) + jnp.log(path.norm(s)) - jnp.log(path.norm(t)))
     return low, high
 
 
@@ -123,7 +130,7 @@ def _kl(mean: Array, log_variance: Array, mean_hat: Array, log_variance_hat: Arr
 
 
 def _log_likelihood(x: Array, mean: Array, log_variance: Array, bins: int) -> Array:
-    """``ln`` of the mass that ``N(mean, exp(log_variance))`` gives to x's bin, the outermost bins reaching to infinity; of its density if bins = 0."""
+    """``ln`` of what ``N(mean, exp(log_variance))`` gives to x's bin, the outermost reaching to infinity; of its density if bins = 0."""
     scale = jnp.exp(-0.5 * log_variance)
     if not bins:
         return -0.5 * (jnp.square((x - mean) * scale) + log_variance + jnp.log(2.0 * jnp.pi).astype(x.dtype))

@@ -5,7 +5,7 @@
 
 DDPM (Eps, Simple), score matching with likelihood weighting (Likelihood, per_log_snr), flow matching (Velocity on the linear flow, no
 weighting), EDM (F, LogNormalSigma, no weighting), v with min-SNR (V, MinSNR) and the sigmoid weighting (Sigmoid, per_log_snr) are choices
-of its three parts.  The same (path, x0, eps, log_snr) and the same weighting give the same loss on every path: score matching is flow matching.
+of its three parts.  The same (x0, eps, log_snr) and weighting give the same loss on every path: score matching is flow matching.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Regression:
     """Weighted least squares on the row that the denoiser's network is trained in.
 
     ``weighting``: on the loss in eps; None leaves the loss of the network's own row as it is (flow matching, EDM, v-prediction).
-    ``per_log_snr``: the weighting is meant in the integral over log_snr, so the law's density is divided out and the law only moves variance
-    (Kingma & Gao 2023, eq. 3); False: it multiplies the loss at the levels as the law draws them.
+    ``per_log_snr``: the weighting is meant in the integral over log_snr, so the law's density is divided out and the law changes nothing but the
+    variance (Kingma & Gao 2023, eq. 3); False: it multiplies the loss at the levels as the law draws them.
     ``label_dropout``: the probability, per example, with which the label is replaced by -1 (needed for classifier-free guidance).
     """
 
@@ -101,7 +101,7 @@ class Regression:
             if not (hasattr(part, method) or part is None and name == "weighting"):
                 refuse(f"objective.{name}", part, f"a specification {{'target': ...}} of something with {method}()")
         if isinstance(self.weighting, Likelihood) and not self.per_log_snr:
-            raise ConfigError("objective.per_log_snr: False is refused; allowed: True, because the weighting Likelihood is one in the integral over log_snr")
+            raise ConfigError("objective.per_log_snr: False is refused; allowed: True, Likelihood weights the integral over log_snr")
 
 
 def check_label_dropout(rate: Any) -> None:

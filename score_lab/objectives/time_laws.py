@@ -4,8 +4,8 @@
     p(log_snr) = |dP/dlog_snr| / (P(high) - P(low))                     on  low <= t <= high
 
 [low, high] are the times of the path that a law is conditioned to: the path's ends, and for a bounded law the levels that the denoiser is
-trained on.  With ``low_discrepancy`` the u of example i is ``u + i / n mod 1`` with one u for the global batch of n, so that every batch covers
-the whole law (Kingma et al. 2021, appendix I.1); without, every example draws its own.
+trained on.  With ``low_discrepancy`` the u of example i is ``u + i / n mod 1`` with one u for the global batch of n, so that every batch
+covers the whole law (Kingma et al. 2021, appendix I.1); without, every example draws its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def uniforms(key: Array, index: Array, n: int, low_discrepancy: bool) -> Array:
 
 
 class TimeLaw:
-    """A law of t.  A family writes ``probability``, ``quantile`` and ``log_slope``, and says whether it is ``bounded`` and ``low_discrepancy``."""
+    """A law of t.  A family writes ``probability``, ``quantile`` and ``log_slope``; it is ``bounded`` or keeps its tails."""
 
     bounded = True
 
@@ -78,7 +78,7 @@ class TimeLaw:
         return jnp.clip(self.quantile(p, path), t_low, t_high)
 
     def log_density(self, log_snr: Time, path: GaussianPath, log_snr_range: tuple[float, float] = EVERYTHING) -> Time:
-        """``ln p(log_snr)`` on the levels that ``sample`` draws (beyond them the formula goes on: rounding at an end must not make it -inf)."""
+        """``ln p(log_snr)`` on the levels that ``sample`` draws; beyond them the formula goes on: rounding at an end makes no -inf."""
         p_low, p_high = self.probabilities(*self._ends(path, log_snr_range), path)
         return self.log_slope(log_snr, path) - jnp.log(p_high - p_low)
 
@@ -143,7 +143,7 @@ class LogitNormal(TimeLaw):
 
 @pytree_dataclass
 class LogNormalSigma(TimeLaw):
-    """``ln kappa ~ N(P_mean, P_std^2)``, kappa = sigma / alpha: EDM's law (Karras et al. 2022, table 1) on any path, cut at the path's ends."""
+    """``ln kappa ~ N(P_mean, P_std^2)``, kappa = sigma / alpha: EDM's law (Karras et al. 2022, table 1) on any path, cut at its ends."""
 
     P_mean: float = -1.2
     P_std: float = 1.2

@@ -4,11 +4,11 @@ Losses of other rows are multiples of it.  With ``y = a x0 + b eps`` and ``det =
 
     ||eps_hat - eps||^2 = (alpha / det)^2 ||y_hat - y||^2,      so that      L = E_t[ exp(ln w + 2 ln |alpha / det|) ||y_hat - y||^2 / d ]
 
-The logarithms are added before exp: neither w nor (alpha / det)^2 needs to be finite at the ends, their product does.  The pair (alpha, sigma) of
-that factor is read at the log-SNR clipped to +-40, so that the ends come out as limits: exact to a relative e^-20 where the limit is finite, and as
-the value at +-40 where it is not (the x0 row at t = 0 under ``Simple``).
+The logarithms are added before exp: neither w nor (alpha / det)^2 needs to be finite at the ends, their product does.  The pair (alpha,
+sigma) of that factor is read at the log-SNR clipped to +-40, so that the ends come out as limits: exact to a relative e^-20 where the limit
+is finite, and as the value at +-40 where it is not (the x0 row at t = 0 under ``Simple``).
 
-``Simple`` in eps, ``X0Uniform`` in x0, ``VUniform`` in v, ``VelocityUniform`` in eps - x0 and ``FUniform`` in EDM's F all say "uniform" of another row.
+``Simple`` in eps, ``X0Uniform`` in x0, ``VUniform`` in v, ``VelocityUniform`` in eps - x0, ``FUniform`` in EDM's F: each "uniform" in its row.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ class VelocityUniform:
 
 @pytree_dataclass
 class FUniform:
-    """``w = (kappa^2 + sigma_data^2) / sigma_data^2``: EDM's ``(kappa^2 + sigma_data^2) / (kappa sigma_data)^2`` on x0 (Karras et al. 2022, table 1)."""
+    """``w = (kappa^2 + sigma_data^2) / sigma_data^2``.
+
+    On x0 that is EDM's ``(kappa^2 + sigma_data^2) / (kappa sigma_data)^2`` (Karras et al. 2022, table 1).
+    """
 
     sigma_data: float = 0.5
 
@@ -110,9 +113,10 @@ class MinSNR:
 
 @pytree_dataclass
 class Sigmoid:
-    """``w = sigmoid(bias - log_snr)`` (Kingma & Gao 2023, section 5, bias 2; Hoogeboom et al. 2024 write ``sigmoid(log_snr - bias)`` on x0, e^bias less).
+    """``w = sigmoid(bias - log_snr)`` (Kingma & Gao 2023, section 5, bias 2).
 
-    Their integral is over log_snr: use it with ``per_log_snr=True``.
+    Hoogeboom et al. 2024 write ``sigmoid(log_snr - bias)`` on x0, which is e^-bias times this.  Their integral is over log_snr: use it
+    with ``per_log_snr=True``.
     """
 
     bias: float = 2.0
@@ -124,7 +128,7 @@ class Sigmoid:
 
 @pytree_dataclass
 class Likelihood:
-    """``w = 1/2`` in the integral over log_snr, the evidence bound in nats per dimension (Kingma et al. 2021, eq. 13; Song et al. 2021b, eq. 7).
+    """``w = 1/2`` in the integral over log_snr: the evidence bound in nats per dimension (Kingma et al. 2021, eq. 13; Song et al. 2021b).
 
     ``L = 1/2 int E||eps_hat - eps||^2 / d  dlog_snr``, which is score matching weighted by ``g^2``.  It needs ``per_log_snr=True``.
     """
@@ -142,13 +146,13 @@ def clipped_log_snr(path: GaussianPath, t: Time) -> Time:
 
 
 def row_of(row: Callable[[Time], tuple[Time, Time]], path: GaussianPath, t: Time) -> tuple[Time, Time]:
-    """``row(t)``, but at log-SNR 40 where ``t`` is nearer to the data: a row that diverges at t = 0 (score, the velocity of VP) is finite here."""
+    """``row(t)``, but at log-SNR 40 where ``t`` is nearer to the data: rows that diverge there (score, VP's velocity) are finite."""
     nearest = path.time_of(jnp.asarray(LIMIT, t.dtype))
     return row(jnp.where(path.log_snr(t) > LIMIT, nearest, t))
 
 
 def log_row_factor(row: tuple[Time, Time], path: GaussianPath, t: Time) -> Time:
-    """``2 ln |alpha / det|``, from the row's loss to the loss in eps, with ``|(alpha, sigma)|`` of ``t`` and their ratio at the clipped log-SNR."""
+    """``2 ln |alpha / det|``, from the row's loss to eps's, with ``hypot(alpha, sigma)`` of ``t`` and their ratio at the clipped log-SNR."""
     (a, b), log_snr, norm = row, clipped_log_snr(path, t), path.norm(t)
     alpha, sigma = (norm * jnp.exp(0.5 * jax.nn.log_sigmoid(s)) for s in (log_snr, -log_snr))
     return 2.0 * (jnp.log(alpha) - jnp.log(jnp.abs(a * sigma - b * alpha)))

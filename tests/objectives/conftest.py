@@ -80,6 +80,7 @@ def batch_of_three():
     """``batch(n, **more)``: n vectors of three, index 0 .. n - 1, of the default precision."""
 
     def build(n, **more):
-        return {"x0": 0.7 * jax.random.normal(jax.random.key(3), (n, 3), jnp.result_type(float)), "index": jnp.arange(n, dtype=jnp.int32), **more}
+        x0 = 0.7 * jax.random.normal(jax.random.key(3), (n, 3), jnp.result_type(float))
+        return {"x0": x0, "index": jnp.arange(n, dtype=jnp.int32), **more}
 
     return build

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from score_lab.build import ConfigError, build
 from score_lab.objectives import MinibatchOT, draw_noise
 

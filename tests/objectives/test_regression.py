@@ -6,10 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from score_lab.build import ConfigError, build
 from score_lab.objectives import (
-    Context, DiscreteTable, FUniform, Likelihood, LogitNormal, LogNormalSigma, MinibatchOT, MinSNR, Regression, Sigmoid, Simple, UniformLogSNR,
-    UniformTime, VelocityUniform, X0Uniform, draw_noise,
+    Context,
+    DiscreteTable,
+    FUniform,
+    Likelihood,
+    LogitNormal,
+    LogNormalSigma,
+    MinibatchOT,
+    MinSNR,
+    Regression,
+    Sigmoid,
+    Simple,
+    UniformLogSNR,
+    UniformTime,
+    VelocityUniform,
+    X0Uniform,
+    draw_noise,
 )  # fmt: skip
 from score_lab.paths import EDM, VP, LinearFlow, Trigonometric, ddpm_table
 from score_lab.targets import X0, Eps, F, Score, V, Velocity
@@ -44,18 +59,27 @@ def edm(path, t, x0, eps, p):
     return ((sigma**2 + sd**2) / (sigma * sd) ** 2)[:, 0] * mean(D - x0)
 
 
+def v_min_snr(path, t, x0, eps, p):
+    """Hang et al. 2023, eq. 7."""
+    v = path.alpha(t)[:, None] * eps - path.sigma(t)[:, None] * x0
+    return jnp.minimum(snr(path, t), 5) / (snr(path, t) + 1) * mean(p.raw - v)
+
+
 TEXTBOOK = {
     "ddpm": (Regression(DiscreteTable(40), Simple()), ddpm_table(T=40), Eps(), lambda path, t, x0, eps, p: mean(p.raw - eps)),
     "flow matching": (Regression(), LinearFlow(), Velocity(), lambda path, t, x0, eps, p: mean(p.raw - (eps - x0))),
-    "flow matching from F": (Regression(weighting=VelocityUniform()), LinearFlow(), F(0.6), lambda path, t, x0, eps, p: mean(p.eps - p.x0 - (eps - x0))),
+    "flow matching from F": (
+        Regression(weighting=VelocityUniform()), LinearFlow(), F(0.6), lambda path, t, x0, eps, p: mean(p.eps - p.x0 - (eps - x0)),
+    ),
     "edm": (Regression(LogNormalSigma()), EDM(), F(0.6), edm),
     "edm from x0": (
         Regression(LogNormalSigma(), FUniform(0.6)), EDM(), X0(),
         lambda path, t, x0, eps, p: (path.sigma(t) ** 2 + 0.36) / (path.sigma(t) * 0.6) ** 2 * mean(p.raw - x0),
     ),
-    "v with min-SNR": (Regression(weighting=MinSNR(5.0)), VP(), V(), lambda path, t, x0, eps, p: jnp.minimum(snr(path, t), 5) / (snr(path, t) + 1) * mean(
-        p.raw - (path.alpha(t)[:, None] * eps - path.sigma(t)[:, None] * x0))),
-    "min-SNR from eps": (Regression(weighting=MinSNR(5.0)), VP(), Eps(), lambda path, t, x0, eps, p: jnp.minimum(snr(path, t), 5) * mean(p.x0 - x0)),
+    "v with min-SNR": (Regression(weighting=MinSNR(5.0)), VP(), V(), v_min_snr),
+    "min-SNR from eps": (
+        Regression(weighting=MinSNR(5.0)), VP(), Eps(), lambda path, t, x0, eps, p: jnp.minimum(snr(path, t), 5) * mean(p.x0 - x0),
+    ),
     "likelihood": (
         Regression(weighting=Likelihood(), per_log_snr=True), VP(), Score(),
         lambda path, t, x0, eps, p: 0.5 * path.diffusion_squared(t) * mean(p.raw + eps / path.sigma(t)[:, None]),
@@ -91,7 +115,7 @@ def test_named_objectives_are_their_textbook_forms(x64, make, evaluate, batch_of
 
 @pytest.mark.parametrize("target", [X0(), Eps(), F(0.6)], ids=["x0", "eps", "F"])
 def test_score_matching_is_flow_matching(x64, make, batch_of_three, target):
-    """The same (x0, eps, log-SNR) and parameters: ``g^2 ||score - score_hat||^2`` on VP and ``||velocity - velocity_hat||^2`` on the linear flow."""
+    """The same (x0, eps, log-SNR), the same parameters: ``g^2 ||score_hat - score||^2`` on VP, ``||velocity_hat - velocity||^2`` on the flow."""
     vp, flow, x0 = VP(), LinearFlow(), batch_of_three(N)["x0"]
     eps = jax.random.normal(jax.random.key(8), x0.shape)
     log_snr = jnp.linspace(-8.0, 9.0, N)
@@ -135,7 +159,9 @@ class Zero:
         return jnp.zeros_like(x)
 
 
-@pytest.mark.parametrize(("path", "weighting"), [(VP(), X0Uniform()), (EDM(2.0), Simple()), (LinearFlow(), Likelihood())], ids=["vp", "edm", "flow"])
+@pytest.mark.parametrize(
+    ("path", "weighting"), [(VP(), X0Uniform()), (EDM(2.0), Simple()), (LinearFlow(), Likelihood())], ids=["vp", "edm", "flow"]
+)
 def test_the_optimal_denoiser_of_gaussian_data_has_the_analytic_loss(make, evaluate, path, weighting):
     n, c, ends = 20_000, 0.6, (-4.0, 4.0)
     batch = {"x0": c * jax.random.normal(jax.random.key(1), (n, 3)), "index": jnp.arange(n)}
