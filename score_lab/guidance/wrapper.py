@@ -32,6 +32,15 @@ class Wrapper:
         """The same wrapper around ``denoiser.on(path)``."""
         return dataclasses.replace(self, denoiser=self.denoiser.on(path, **kwargs))
 
+    def check(self) -> None:
+        """A wrapper without hyper-parameters has nothing to refuse."""
+
+    def check_steps(self, steps: Any, path: GaussianPath) -> None:
+        """``check`` of this wrapper and of those inside it, on every use."""
+        self.check()
+        if hasattr(self.denoiser, "check_steps"):
+            self.denoiser.check_steps(steps, path)
+
     def specialise(self) -> Any:
         """The wrapper around the inner denoiser's own cheaper form."""
         inner = self.denoiser

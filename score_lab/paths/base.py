@@ -105,10 +105,15 @@ class GaussianPath:
         """Standard deviation of the prior from which a sampler starts at ``t``: sigma(t); variance-preserving families say 1."""
         return self.sigma(jnp.asarray(t, jnp.result_type(float)))
 
-    def prior_sample(self, key: Array, index: Array, shape: tuple[int, ...], t: Time = 1.0) -> Array:
-        """``prior_std(t) z`` for every global sample ``index``, (len(index), *shape): sample i depends on (key, index[i]) alone."""
+    def prior_sample(self, key: Array, index: Array, shape: PyTree, t: Time = 1.0) -> PyTree:
+        """``prior_std(t) z`` for every global sample ``index``, (len(index), *shape): sample i depends on (key, index[i]) alone.
+
+        ``shape`` is a tuple, or a pytree of tuples for a state of several arrays.
+        """
         std = self.prior_std(t)
-        z = normals(jax.vmap(lambda i: jax.random.fold_in(key, i))(index), jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
+        one = lambda m: isinstance(m, tuple) and all(isinstance(d, int) for d in m)  # noqa: E731
+        like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m, jnp.result_type(float)), shape, is_leaf=one)
+        z = normals(jax.vmap(lambda i: jax.random.fold_in(key, i))(index), like)
         return combine((std, z))
 
     def prior_logp(self, x: Array, t: Time = 1.0) -> Array:

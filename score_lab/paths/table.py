@@ -38,7 +38,7 @@ class DDPMTable(GaussianPath):
         off = jax.lax.stop_gradient(nearest - u)
         u = u + jnp.where(jnp.abs(off) <= 2 * jnp.finfo(u.dtype).eps * nearest, off, 0.0)  # (k + 1) / T * T is k + 1
         k = jnp.clip(jnp.floor(u).astype(int), 1, jnp.maximum(last - 1, 1))
-        low, high = levels[k - 1], levels[jnp.minimum(k, T - 1)]
+        low, high = jnp.take(levels, k - 1, mode="clip"), jnp.take(levels, k, mode="clip")
         w = u - k
         between = low + w * (jnp.where(jnp.isfinite(high), high, low) - low)
         below = levels[0] - 2.0 * jnp.log(jnp.where(u < 1, u, 1.0))
@@ -63,7 +63,7 @@ class DDPMTable(GaussianPath):
         last = jnp.where(closed, T - 1, T)
         final = jnp.where(closed, levels[T - 2], levels[T - 1])
         k = jnp.clip(jnp.searchsorted(-levels, -lam, side="right"), 1, jnp.maximum(last - 1, 1))
-        low, high = levels[k - 1], levels[jnp.minimum(k, T - 1)]
+        low, high = jnp.take(levels, k - 1, mode="clip"), jnp.take(levels, k, mode="clip")
         step = jnp.where(jnp.isfinite(high), high, low - 1.0) - low
         between = k + jnp.clip((lam - low) / jnp.where(step == 0, -1.0, step), 0.0, 1.0)
         below = jnp.exp(-0.5 * (jnp.maximum(lam, levels[0]) - levels[0]))

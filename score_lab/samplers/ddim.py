@@ -40,8 +40,8 @@ class DDIM:
 
     @property
     def stochastic(self) -> bool:
-        """Whether it draws; with eta = 0 ``sample`` uses the form that does not."""
-        return self.draws
+        """Whether noise is added: not with eta = 0, for which ``sample`` uses the form that draws none."""
+        return self.draws and not (isinstance(self.eta, int | float) and self.eta == 0)
 
     def specialise(self) -> DDIM:
         """The form without draws where eta is 0."""
@@ -67,8 +67,7 @@ class DDIM:
         if not self.draws:
             return combine((alpha_s, p.x0), (sigma_s, p.eps)), carry, p
         _, beta_tilde = transition_variances(path, t, s)
-        fresh = self.eta * jnp.sqrt(beta_tilde)
-        kept = jnp.sqrt(jnp.maximum(sigma_s**2 - fresh**2, 0.0))
+        fresh, kept = self.eta * jnp.sqrt(beta_tilde), jnp.sqrt(jnp.maximum(sigma_s**2 - self.eta**2 * beta_tilde, 0.0))
         return combine((alpha_s, p.x0), (kept, p.eps), (fresh, draw())), carry, p
 
 

@@ -21,7 +21,7 @@ __all__ = ["DPMSolverPP2M"]
 
 @pytree_dataclass
 class DPMSolverPP2M:
-    """Second order, one call a step, one step of history; the carry is the last x0 and the last time (-1 before the first step)."""
+    """Second order, one call a step, one step of history; the carry is the last x0 and the last l (-inf before the first step)."""
 
     order = 2
     calls = 1
@@ -29,19 +29,16 @@ class DPMSolverPP2M:
     stochastic = False
 
     def init(self, x, steps, path):
-        """No x0 yet, and time -1."""
-        return jax.tree.map(jnp.zeros_like, x), -jnp.ones_like(steps.t[0])
+        """No x0 yet, and l = -inf."""
+        return jax.tree.map(jnp.zeros_like, x), jnp.full_like(steps.t[0], -jnp.inf)
 
     def step(self, denoise, x, t, s, draw, carry):
         """One step."""
-        path, (x0_last, t_last) = denoise.path, carry
+        path, (x0_last, l_last) = denoise.path, carry
         p = denoise(x, t)
         l_t, l_s = 0.5 * path.log_snr(t), 0.5 * path.log_snr(s)
         h = l_s - l_t
-        l_last = 0.5 * path.log_snr(jnp.where(t_last > 0, t_last, 1.0))
-        second = (t_last > 0) & jnp.isfinite(h) & jnp.isfinite(l_last)
+        second = jnp.isfinite(l_last) & jnp.isfinite(h)
         w = jnp.where(second, 0.5 * h / jnp.where(second, l_t - l_last, 1.0), 0.0)
-        D = combine((1.0 + w, p.x0), (-w, x0_last))
-        sigma_t = path.sigma(t)
-        x_s = combine((path.sigma(s) / sigma_t, x), (-path.alpha(s) * jnp.expm1(-h), D))
-        return x_s, (p.x0, t), p
+        c = -path.alpha(s) * jnp.expm1(-h)
+        return combine((path.sigma(s) / path.sigma(t), x), (c + c * w, p.x0), (-c * w, x0_last)), (p.x0, l_t), p

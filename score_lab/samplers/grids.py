@@ -1,4 +1,4 @@
-"""Where inference looks: a grid is the list of a sampler's steps ``t -> s``, each perhaps followed by renoising to ``r >= s``.
+"""Where inference looks: grids of noise levels.
 
 A grid says where it starts and where it ends.  Ends are given as log-SNR (or kappa for Karras); None is the path's own end.  The path's end at t = 0 is data
 (kappa = 0) on every path but VE, whose sigma_min is not 0.  Every step moves: a repeated or reversed time is refused.
@@ -10,81 +10,42 @@ A grid says where it starts and where it ends.  Ends are given as log-SNR (or ka
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
-from score_lab.types import Array, leaf, pytree_dataclass, static
+from score_lab.samplers.steps import Grid, Steps
+from score_lab.types import Array, pytree_dataclass, static
 
-__all__ = ["Churn", "Grid", "Karras", "Steps", "Times", "UniformLogSNR", "UniformTime"]
+__all__ = ["Grid", "Karras", "Steps", "Times", "UniformLogSNR", "UniformTime"]
 
 FINITE_START = -10.0
 """Where a grid in log-SNR starts on a path that reaches -inf; a step to data ends it where the path reaches +inf."""
 FINITE_END = 10.0
 
 
-@pytree_dataclass
-class Steps:
-    """Rows (t, s, r): a step t -> s, then renoising to r >= s without a network call; r = s elsewhere.
-
-    ``start`` is the level of x_T (renoised to t[0] first where they differ), ``noise_scale`` the factor on renoising noise (EDM's s_noise).
-    """
-
-    t: Array = leaf()
-    s: Array = leaf()
-    r: Array = leaf()
-    start: Array = leaf()
-    noise_scale: Array = leaf(default=1.0)
-    renoises: bool = static(default=False)
-
-    @classmethod
-    def of(cls, times: Array) -> Steps:
-        """The steps between consecutive ``times``, which descend."""
-        times = jnp.asarray(times)
-        return cls(t=times[:-1], s=times[1:], r=times[1:], start=times[0])
-
-    def check(self) -> None:
-        """At least one step, times in [0, 1], every step descends, renoising ascends; ConfigError names the first that does not."""
-        t, s, r = (np.asarray(v, np.float64) for v in (self.t, self.s, self.r))
-        if t.ndim != 1 or len(t) < 1:
-            refuse("grid.num_steps", len(t) if t.ndim == 1 else t.shape, "at least 1 step")
-        for name, bad, rule in (
-            ("t", ~((t >= 0) & (t <= 1)), "times in [0, 1]"),
-            ("s", ~((s >= 0) & (s < t)), "s < t in every step (a repeated or reversed time)"),
-            ("r", ~((r >= s) & (r <= 1)), "s <= r <= 1"),
-        ):
-            if bad.any():
-                k = int(bad.argmax())
-                refuse(f"grid step {k} (t, s, r)", tuple(round(float(v[k]), 9) for v in (t, s, r)), rule)
-        if not np.array_equal(r[:-1], t[1:]):
-            k = int((r[:-1] != t[1:]).argmax())
-            refuse(f"grid step {k + 1} starts at t", float(t[k + 1]), f"{float(r[k])!r}, where step {k} ended")
+def _count(name: str, num_steps: int, least: int = 1) -> int:
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < least:
+        refuse(f"{name}.num_steps", num_steps, f"a whole number of steps, at least {least}")
+    return int(num_steps)
 
 
-class Grid(Protocol):
-    """Anything with ``steps(path)``."""
-
-    def steps(self, path: GaussianPath) -> Steps:
-        """The rows on ``path``."""
-
-
-def _positive(name: str, num_steps: int) -> None:
-    if num_steps < 1:
-        refuse(f"{name}.num_steps", num_steps, "at least 1 step")
+def _range(path: GaussianPath) -> tuple[float, float]:
+    """The path's lowest and highest log-SNR, at t = 1 and at t = 0."""
+    low, high = np.asarray(path.log_snr(jnp.asarray([1.0, 0.0])), np.float64)
+    return float(low), float(high)
 
 
-def _ends(path: GaussianPath, start: float | None, end: float | None) -> tuple[Array, Array]:
-    """The times of two log-SNRs, None being the path's own ends."""
-    one = jnp.ones(())
-    for name, level in (("start", start), ("end", end)):
-        low, high = float(path.log_snr(one)), float(path.log_snr(0 * one))
-        if level is not None and not low - 1e-4 <= level <= high + 1e-4:
-            refuse(f"grid.{name}", level, f"a log-SNR of {type(path).__name__}, [{low:.4g}, {high:.4g}]")
-    t = one if start is None else path.time_of(jnp.asarray(start, one.dtype))
-    return t, (0.0 * one if end is None else path.time_of(jnp.asarray(end, one.dtype)))
+def _times(path: GaussianPath, log_snr: np.ndarray, field: str) -> Array:
+    """The times of ``log_snr`` on ``path``, exactly 1 and 0 at its ends; ConfigError for a level that the path does not have."""
+    low, high = _range(path)
+    levels = np.asarray(log_snr, np.float64)
+    bad = ~((levels >= low - 1e-4) & (levels <= high + 1e-4))
+    if bad.any():
+        refuse(field, float(levels[bad.argmax()]), f"a log-SNR of {type(path).__name__}, from {low:.6g} to {high:.6g}")
+    t = path.time_of(jnp.asarray(levels, jnp.result_type(float)))
+    return jnp.where(jnp.asarray(levels >= high), 0.0, jnp.where(jnp.asarray(levels <= low), 1.0, t))
 
 
 @pytree_dataclass
@@ -97,9 +58,10 @@ class UniformTime:
 
     def steps(self, path: GaussianPath) -> Steps:
         """The rows on ``path``."""
-        _positive("UniformTime", self.num_steps)
-        t0, t1 = _ends(path, self.start, self.end)
-        w = jnp.arange(self.num_steps + 1) / self.num_steps
+        n, (low, high) = _count("UniformTime", self.num_steps), _range(path)
+        start, end = (low if self.start is None else self.start), (high if self.end is None else self.end)
+        t0, t1 = _times(path, np.array([start, end]), "UniformTime.start, end")
+        w = jnp.arange(n + 1) / n
         return Steps.of(t0 * (1 - w) + t1 * w)
 
 
@@ -107,7 +69,7 @@ class UniformTime:
 class UniformLogSNR:
     """``num_steps`` steps, equal in log-SNR from ``start`` to ``end``; with ``to_data`` the last of them goes from ``end`` to the path's t = 0.
 
-    None: the path's own end where that is finite, else -10 and +10.
+    None: the path's own end where that is finite (and then there is no further step), else -10 and +10.
     """
 
     num_steps: int
@@ -117,16 +79,14 @@ class UniformLogSNR:
 
     def steps(self, path: GaussianPath) -> Steps:
         """The rows on ``path``."""
-        _positive("UniformLogSNR", self.num_steps)
-        low, high = float(path.log_snr(jnp.ones(()))), float(path.log_snr(jnp.zeros(())))
-        start = max(low, FINITE_START) if self.start is None else self.start
-        end = (min(high, FINITE_END) if self.to_data and high > FINITE_END or not np.isfinite(high) else high) if self.end is None else self.end
-        _ends(path, start, end)
+        low, high = _range(path)
+        start = self.start if self.start is not None else low if np.isfinite(low) else FINITE_START
+        end = self.end if self.end is not None else high if np.isfinite(high) else FINITE_END
         extra = self.to_data and end < high
-        if self.num_steps <= extra:
-            refuse("UniformLogSNR.num_steps", self.num_steps, "at least 2 with the step to data")
-        levels = jnp.linspace(start, end, self.num_steps + 1 - extra)
-        times = path.time_of(levels)
+        n = _count("UniformLogSNR", self.num_steps, 2 if extra else 1)
+        if not (np.isfinite(start) and np.isfinite(end)):
+            refuse("UniformLogSNR.start, end", (start, end), "finite log-SNRs")
+        times = _times(path, np.linspace(start, end, n + 1 - extra), "UniformLogSNR.start, end")
         return Steps.of(jnp.append(times, 0.0) if extra else times)
 
 
@@ -135,7 +95,7 @@ class Karras:
     """``kappa_i = (kappa_max^(1/rho) + i/(N-1) (kappa_min^(1/rho) - kappa_max^(1/rho)))^rho`` and, with ``to_data``, a last step to t = 0.
 
     ``sigma_min``, ``sigma_max`` are noise levels kappa = sigma / alpha; None: 0.002 and 80, or the path's own ends where these are narrower.
-    ``num_steps`` counts all steps: N = num_steps nodes before the 0 with ``to_data``, num_steps + 1 without.
+    ``num_steps`` counts all steps: N = num_steps nodes before the 0 with ``to_data``, num_steps + 1 without, or where sigma_min is the path's own t = 0.
     """
 
     num_steps: int
@@ -146,20 +106,21 @@ class Karras:
 
     def steps(self, path: GaussianPath) -> Steps:
         """The rows on ``path``."""
-        _positive("Karras", self.num_steps)
+        n = _count("Karras", self.num_steps)
         if not self.rho > 0:
             refuse("Karras.rho", self.rho, "> 0")
-        low, high = float(path.kappa(jnp.zeros(()))), float(path.kappa(jnp.ones(())))
+        low, high = (np.exp(-0.5 * v) for v in reversed(_range(path)))  # kappa at t = 0 and t = 1
         small = max(0.002, low) if self.sigma_min is None else self.sigma_min
         large = min(80.0, high) if self.sigma_max is None else self.sigma_max
         if not (0 < small < large and low <= small * (1 + 1e-5) and large <= high * (1 + 1e-5)):
             refuse("Karras.sigma_min, sigma_max", (small, large), f"0 < sigma_min < sigma_max inside the path's kappa, [{low:.4g}, {high:.4g}]")
-        nodes = self.num_steps if self.to_data and low == 0 or self.to_data and small > low else self.num_steps + 1
-        w = jnp.arange(nodes) / max(nodes - 1, 1)
+        extra = self.to_data and small > low
+        w = np.linspace(0.0, 1.0, n if extra else n + 1)
         kappa = (large ** (1 / self.rho) * (1 - w) + small ** (1 / self.rho) * w) ** self.rho
-        kappa = kappa.at[0].set(large)
-        times = path.time_of_kappa(kappa)
-        return Steps.of(jnp.append(times, 0.0) if nodes == self.num_steps else times)
+        kappa[0] = large
+        kappa[-1] = small if len(kappa) > 1 else large
+        times = _times(path, -2.0 * np.log(kappa), "Karras.sigma_min, sigma_max")
+        return Steps.of(jnp.append(times, 0.0) if extra else times)
 
 
 @pytree_dataclass
@@ -171,40 +132,17 @@ class Times:
 
     def steps(self, path: GaussianPath) -> Steps:
         """The rows on ``path``."""
-        values = jnp.asarray(self.values, jnp.result_type(float))
-        convert = {"t": lambda v: v, "log_snr": path.time_of, "kappa": path.time_of_kappa}
-        if self.of not in convert:
-            refuse("Times.of", self.of, ", ".join(convert), convert)
+        known = ("t", "log_snr", "kappa")
+        if self.of not in known:
+            refuse("Times.of", self.of, ", ".join(known), known)
+        values = np.asarray(self.values, np.float64)
         if values.ndim != 1 or len(values) < 2:
             refuse("Times.values", self.values, "at least 2 values")
-        return Steps.of(convert[self.of](values))
-
-
-@pytree_dataclass
-class Churn:
-    """EDM's churn around any grid: before a step with s_tmin <= kappa <= s_tmax the noise level is raised to ``kappa (1 + gamma)``.
-
-    ``gamma = min(s_churn / N, sqrt(2) - 1)``, and no higher than the path's end; fresh noise is multiplied by ``s_noise`` (Karras et al. 2022, algorithm 2).
-    No network call is spent on it, and the sampler inside does not know of it.
-    """
-
-    grid: Grid = leaf()
-    s_churn: float = 40.0
-    s_tmin: float = 0.0
-    s_tmax: float = float("inf")
-    s_noise: float = 1.0
-
-    def steps(self, path: GaussianPath) -> Steps:
-        """The rows on ``path``: every t raised, r the next raised t."""
-        if not (self.s_churn >= 0 and self.s_noise >= 0):
-            refuse("Churn.s_churn, s_noise", (self.s_churn, self.s_noise), ">= 0")
-        inner = self.grid.steps(path)
-        if inner.renoises:
-            refuse("Churn.grid", type(self.grid).__name__, "a grid that does not renoise already")
-        n = inner.t.shape[0]
-        gamma = jnp.minimum(self.s_churn / n, jnp.sqrt(2.0) - 1.0)
-        kappa = path.kappa(inner.t)
-        raised = path.time_of_kappa(jnp.where(jnp.isfinite(kappa), kappa, 1.0) * (1 + gamma))
-        active = (kappa >= self.s_tmin) & (kappa <= self.s_tmax) & jnp.isfinite(kappa)
-        t = jnp.where(active, jnp.maximum(raised, inner.t), inner.t)
-        return Steps(t=t, s=inner.s, r=jnp.append(t[1:], inner.s[-1]), start=inner.start, noise_scale=jnp.asarray(self.s_noise), renoises=True)
+        if self.of == "t":
+            return Steps.of(jnp.asarray(values, jnp.result_type(float)))
+        if self.of == "kappa":
+            if not (values >= 0).all():
+                refuse("Times.values", self.values, "kappa >= 0")
+            with np.errstate(divide="ignore"):
+                values = -2.0 * np.log(values)
+        return Steps.of(_times(path, values, "Times.values"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from score_lab.linear import combine, select
+from score_lab.linear import combine
 from score_lab.samplers.variables import Kappa, T
 from score_lab.types import leaf, pytree_dataclass
 
@@ -65,6 +65,5 @@ class Heun:
             second &= path.sigma(s) > 0
         p_s = denoise(x_euler, s, where=second, otherwise=p)
         a, b = jnp.where(second, t, 0.5), jnp.where(second, s, 0.25)
-        half = 0.5 * u.length(path, a, b)
-        x_heun = combine((1.0, x_euler), (half, u.slope(path, b, p_s)), (-half, u.slope(path, a, p)))
-        return select(second, x_heun, x_euler), carry, p_s
+        half = jnp.where(second, 0.5 * u.length(path, a, b), 0.0)
+        return combine((1.0, x_euler), (half, u.slope(path, b, p_s)), (-half, u.slope(path, a, p))), carry, p_s

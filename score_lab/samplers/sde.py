@@ -14,7 +14,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from score_lab.build import refuse
-from score_lab.linear import combine, select
+from score_lab.linear import combine
 from score_lab.types import pytree_dataclass
 
 __all__ = ["EulerMaruyama"]
@@ -48,25 +48,25 @@ class EulerMaruyama:
 
     def step(self, denoise, x, t, s, draw, carry):
         """One step; its limits at sigma_s = 0 and alpha_t = 0."""
-        p, path, m, z = denoise(x, t), denoise.path, self.multiplier, draw()
+        p, path, m = denoise(x, t), denoise.path, self.multiplier
         alpha_s, sigma_s = path.alpha(s), path.sigma(s)
         regular = (path.alpha(t) > 0) & (sigma_s > 0)
-        a = jnp.where(regular, t, 0.5)
-        b = jnp.where(regular, s, 0.25)
+        if self.increment == "g2h":
+            regular &= jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t)) & jnp.isfinite(path.diffusion_squared(t))
         move = self._exact if self.increment == "exact" else self._g2h
-        moved = move(path, x, a, b, p, m, z)
-        data = (sigma_s > 0) * sigma_s
-        limit = combine((alpha_s, p.x0), (jnp.where(m > 0, 0.0, data), p.eps), (jnp.where(m > 0, data, 0.0), z))
-        return select(regular, moved, limit), carry, p
+        moved = move(path, jnp.where(regular, t, 0.5), jnp.where(regular, s, 0.25), m)
+        limit = (0.0, alpha_s, jnp.where(m > 0, 0.0, sigma_s), jnp.where(m > 0, sigma_s, 0.0))
+        c = [jnp.where(regular, a, b) for a, b in zip(moved, limit, strict=True)]
+        return combine(*zip(c, (x, p.x0, p.eps, draw()), strict=True)), carry, p
 
-    def _g2h(self, path, x, t, s, p, m, z):
+    def _g2h(self, path, t, s, m):
+        """Coefficients of (x, x0, eps, z)."""
         h = t - s
         G = path.diffusion_squared(t) * h
-        velocity = combine((path.alpha_dot(t), p.x0), (path.sigma_dot(t), p.eps))
-        return combine((1.0, x), (-h, velocity), (-0.5 * m**2 * G / path.sigma(t), p.eps), (m * jnp.sqrt(G), z))
+        return 1.0, -h * path.alpha_dot(t), -h * path.sigma_dot(t) - 0.5 * m**2 * G / path.sigma(t), m * jnp.sqrt(G)
 
-    def _exact(self, path, x, t, s, p, m, z):
-        alpha_s = path.alpha(s)
-        kappa_t, kappa_s = path.kappa(t), path.kappa(s)
+    def _exact(self, path, t, s, m):
+        """Coefficients of (x, x0, eps, z)."""
+        alpha_s, kappa_t, kappa_s = path.alpha(s), path.kappa(t), path.kappa(s)
         D = kappa_t**2 - kappa_s**2
-        return combine((alpha_s / path.alpha(t), x), (-0.5 * (1 + m**2) * alpha_s * D / kappa_t, p.eps), (m * alpha_s * jnp.sqrt(D), z))
+        return alpha_s / path.alpha(t), jnp.zeros_like(D), -0.5 * (1 + m**2) * alpha_s * D / kappa_t, m * alpha_s * jnp.sqrt(D)

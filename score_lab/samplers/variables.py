@@ -8,7 +8,7 @@ Each writes the ODE as ``dy/du = p x0 + q eps`` for a scaled state ``y = x c(u)`
 
 Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  With k = p x0 + q eps, every explicit method is Euler plus multiples of
 ``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps.  A step from or to a level where the
-variable is infinite is taken by DDIM, its limit.
+variable or its slope is infinite is taken by DDIM, its limit.
 """
 
 from __future__ import annotations
@@ -16,11 +16,21 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from score_lab.denoiser import Prediction
-from score_lab.linear import combine, select
+from score_lab.linear import combine
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, PyTree, pytree_dataclass
 
 __all__ = ["Kappa", "LogSNR", "T"]
+
+
+def _euler_or_ddim(path: GaussianPath, x: PyTree, s: Array, p: Prediction, inside: Array, c_0: Array, c_e: Array) -> PyTree:
+    """``x + c_0 x0 + c_e eps`` where ``inside``, else ``alpha_s x0 + sigma_s eps``: the choice is made among scalars."""
+    terms = (
+        (jnp.where(inside, 1.0, 0.0), x),
+        (jnp.where(inside, c_0, path.alpha(s)), p.x0),
+        (jnp.where(inside, c_e, path.sigma(s)), p.eps),
+    )
+    return combine(*terms)
 
 
 @pytree_dataclass
@@ -40,8 +50,10 @@ class T:
         return jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t))
 
     def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
-        """``x + (s - t) (alpha' x0 + sigma' eps)``."""
-        return combine((1.0, x), (s - t, self.slope(path, t, p)))
+        """``x + (s - t) (alpha' x0 + sigma' eps)``; DDIM where a derivative is infinite at t."""
+        inside = self.finite(path, t)
+        a = jnp.where(inside, t, 0.5)
+        return _euler_or_ddim(path, x, s, p, inside, (s - t) * path.alpha_dot(a), (s - t) * path.sigma_dot(a))
 
 
 @pytree_dataclass
@@ -79,12 +91,12 @@ class LogSNR:
         return path.log_snr(s) - path.log_snr(t)
 
     def finite(self, path: GaussianPath, t: Array) -> Array:
-        """Whether log_snr and its slope are finite at t."""
-        return jnp.isfinite(path.log_snr(t)) & jnp.isfinite(path.log_snr_dot(t))
+        """Whether log_snr and the derivatives are finite at t."""
+        return jnp.isfinite(path.log_snr(t)) & jnp.isfinite(path.log_snr_dot(t)) & jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t))
 
     def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
         """``x + (log_snr_s - log_snr_t) slope``; DDIM where either level is infinite."""
-        inside = self.finite(path, t) & self.finite(path, s)
-        a, b = jnp.where(inside, t, 0.5), jnp.where(inside, s, 0.5)
-        taken = combine((1.0, x), (self.length(path, a, b), self.slope(path, a, p)))
-        return select(inside, taken, combine((path.alpha(s), p.x0), (path.sigma(s), p.eps)))
+        inside = self.finite(path, t) & jnp.isfinite(path.log_snr(s))
+        a, b = jnp.where(inside, t, 0.5), jnp.where(inside, s, 0.25)
+        h = self.length(path, a, b) / path.log_snr_dot(a)
+        return _euler_or_ddim(path, x, s, p, inside, h * path.alpha_dot(a), h * path.sigma_dot(a))

@@ -1,0 +1,164 @@
+"""The one loop: a denoiser, a sampler and a grid of steps, in a single compiled ``jax.lax.scan``.
+
+    x <- prior at the grid's start;   for (t, s, r) in steps:   x <- renoise(sampler.step(denoise, x, t, s), s -> r)
+
+Everything that a user can get wrong is refused on the host before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.build import ConfigError, refuse
+from score_lab.denoiser import Denoiser, check_levels
+from score_lab.paths.base import GaussianPath
+from score_lab.samplers.base import Recorder, Sampler, Samples
+from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
+from score_lab.samplers.hoist import scan_steps
+from score_lab.samplers.steps import Steps
+from score_lab.types import Array, Cond, PyTree
+
+__all__ = ["sample"]
+
+
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    grid: Any,
+    shape: Any = None,
+    key: Array | None = None,
+    *,
+    x_T: PyTree | None = None,
+    index: Any = None,
+    cond: Cond = None,
+    recorder: Recorder | None = None,
+    noise: Any = None,
+) -> Samples:
+    """Draws samples: one compiled scan over the grid's steps.
+
+    Args:
+      denoiser: any denoiser; its path is the one that is sampled.
+      grid: a grid of ``samplers.grids`` (anything with ``steps(path)``) or ``Steps``.
+      shape: ``(n, *shape)`` of the samples, or a pytree of such shapes (a state of several arrays); they start from the path's prior at
+        the grid's first level.  Or give ``x_T``.
+      key: a typed key; sample i depends on (key, index[i]) alone.
+      x_T: states at the grid's first level, in place of ``shape`` (SDEdit, encodings).
+      index: (n,) global sample indices, 0..n-1 by default.
+      cond: what the network is conditioned on, with a leading axis of n.
+      recorder: sees every network call.
+      noise: ``(step, call, like) -> standard normals`` in place of the keyed draws: a function, or a pytree that can be called.
+
+    Another key, grid value, path value or guidance scale recompiles nothing; another sampler, shape or number of steps does.
+
+    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` of the wrong shape, a grid that does not descend.
+    """
+    n, like = _count(shape, x_T, cond)
+    index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
+    if index.shape != (n,):
+        refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
+    steps = grid if isinstance(grid, Steps) else grid.steps(denoiser.path)
+    if not _traced((denoiser, sampler, steps)):
+        _check(denoiser, sampler, steps, denoiser.path)
+        denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))
+    key = jax.random.key(0) if key is None else key
+    noise = jax.tree_util.Partial(noise) if jax.tree_util.all_leaves([noise]) and callable(noise) else noise
+    return _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like)
+
+
+@partial(jax.jit, static_argnames=("like",))
+def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like) -> Samples:
+    path, num_steps = denoiser.path, steps.t.shape[0]
+    prior_key, step_key = jax.random.split(key)
+    if x_T is None:
+        x_T = path.prior_sample(prior_key, index, jax.tree.unflatten(*like), steps.start)
+    noise = NormalDraws.of(step_key, index) if noise is None else noise
+
+    def body(carry, row):
+        x, history, nfe, record = carry
+        k, t, s, r = row
+        denoise, draw = Calls(denoiser, cond, k, s, nfe, recorder, record), draws_of(noise, k, x)
+        x_s, new, _ = sampler.step(denoise, x, t, s, draw, history)
+        if steps.renoises:
+            x_s = renoise(path, x_s, s, r, steps.noise_scale, draw)
+        return _typed(x_s, x), _typed(new, history), denoise.nfe, denoise.record
+
+    if steps.renoises:
+        x_T = renoise(path, x_T, steps.start, steps.t[0], steps.noise_scale, draws_of(noise, jnp.uint32(num_steps), x_T))
+    record = recorder.init(num_steps, sampler.calls, x_T) if recorder is not None else ()
+    carry = (x_T, sampler.init(x_T, steps, path), jnp.zeros((), jnp.int32), record)
+    rows = (jnp.arange(num_steps, dtype=jnp.int32), steps.t, steps.s, steps.r)
+    x, _, nfe, record = scan_steps(body, carry, rows)
+    return Samples(x=x, nfe=nfe, record=recorder.result(record) if recorder is not None else None)
+
+
+def _typed(new: PyTree, old: PyTree) -> PyTree:
+    """``new`` in the precision of ``old``: the loop's state keeps its own, whatever the network's."""
+    return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), new, old)
+
+
+def _traced(tree: PyTree) -> bool:
+    return any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(tree))
+
+
+def _specialise(part: Any) -> Any:
+    """An equivalent cheaper part for the values at hand, where it offers one (guidance at scale 1, DDIM at eta 0)."""
+    return part.specialise() if hasattr(part, "specialise") else part
+
+
+def _floats(part: Any) -> Any:
+    """Every number in a field that is a ``float`` as a Python float, so that 3, 3.0 and np.float32(3) are one compiled program."""
+    changes = {}
+    for f in dataclasses.fields(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else ():
+        value = getattr(part, f.name)
+        if f.type in (float, "float") and type(value) is not float and np.ndim(value) == 0:
+            changes[f.name] = float(value)
+        elif dataclasses.is_dataclass(value) and (new := _floats(value)) is not value:
+            changes[f.name] = new
+    return dataclasses.replace(part, **changes) if changes else part
+
+
+def _count(shape: Any, x_T: PyTree | None, cond: Cond) -> tuple[int, Any]:
+    """The number of samples, and the static ``(treedef, shapes of one sample)`` where a prior is to be drawn."""
+    if (shape is None) == (x_T is None):
+        raise ConfigError("sample: give either shape=(n, *shape) or x_T=states, not both and not neither")
+    if x_T is None:
+        shapes, tree = jax.tree.flatten(shape, is_leaf=_is_shape)
+        if not shapes or not all(_is_shape(m) and len(m) for m in shapes):
+            refuse("sample.shape", shape, "(n, *shape), or a pytree of such tuples of integers >= 1")
+        leading, like = {int(m[0]) for m in shapes}, (tree, tuple(tuple(map(int, m[1:])) for m in shapes))
+    else:
+        leading, like = {np.shape(x)[0] if np.ndim(x) else 0 for x in jax.tree.leaves(x_T)}, None
+    n = leading.pop() if len(leading) == 1 else 0
+    if n < 1:
+        refuse("sample.shape" if x_T is None else "sample.x_T", shape or jax.tree.map(np.shape, x_T), "one leading axis of n >= 1 samples in every array")
+    for name, value in (cond or {}).items():
+        if np.shape(value)[:1] != (n,):
+            refuse(f"sample.cond[{name!r}]", np.shape(value), f"a leading axis of {n}, the number of samples")
+    return n, like
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(m, int | np.integer) and m >= 1 for m in value)
+
+
+def _check(denoiser: Denoiser, sampler: Sampler, steps: Steps, path: GaussianPath) -> None:
+    """Refuses on the host: a grid that does not descend, a sampler or denoiser that refuses it, levels outside the trained range."""
+    steps.check()
+    if steps.renoises and sampler.memory:
+        refuse("grid", "a grid that renoises (churn, Restart)", f"a grid that does not: {type(sampler).__name__} remembers {sampler.memory} earlier step(s)")
+    for part in (denoiser, sampler):
+        if hasattr(part, "check_steps"):
+            part.check_steps(steps, path)
+    check_levels(denoiser, np.asarray(_levels(path, steps.t, steps.s if sampler.calls > 1 else steps.t), np.float64))
+
+
+@jax.jit
+def _levels(path: GaussianPath, t: Array, s: Array) -> Array:
+    """The log-SNRs at which the network is called: at every t, and at every s that is not pure data by a solver of two calls."""
+    return path.log_snr(jnp.concatenate([t, jnp.where(path.sigma(s) > 0, s, t)]))
