@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from score_lab.training.options import plain
-from score_lab.training.parallel import layout_of, make_dispatch
-from score_lab.training.parts import Parts, build_parts
-from score_lab.training.state import init_state
 
 from benchmarks.pairs import Ratio, interleaved
 from configs.digits import get_config
 from score_lab.data import batches
+from score_lab.training.options import plain
+from score_lab.training.parallel import layout_of, make_dispatch
+from score_lab.training.parts import Parts, build_parts
+from score_lab.training.state import init_state
 
 STEPS = 10
 DECAY = 0.999
