@@ -9,6 +9,6 @@ from score_lab.objectives.weightings import FUniform, Likelihood, MinSNR, Sigmoi
 
 __all__ = [
     "Context", "DiscreteTable", "FUniform", "LearnedVariance", "Likelihood", "LogNormalSigma", "LogitNormal", "MinSNR", "MinibatchOT",
-    "Objective", "Regression", "Sigmoid", "Simple", "TimeLaw", "UniformLogSNR", "UniformTime", "VUniform", "VelocityUniform", "Weighting", "X0Uniform",
-    "draw_noise", "drop_labels", "example_keys", "mean_square", "noise_of", "shared_key",
+    "Objective", "Regression", "Sigmoid", "Simple", "TimeLaw", "UniformLogSNR", "UniformTime", "VUniform", "VelocityUniform", "Weighting",
+    "X0Uniform", "draw_noise", "drop_labels", "example_keys", "mean_square", "noise_of", "shared_key",
 ]  # fmt: skip

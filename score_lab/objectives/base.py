@@ -43,8 +43,8 @@ class Context:
     """What a loss is handed.
 
     ``denoiser`` holds the parameters that are being trained, ``ema`` is the same with the first average (or None), ``teacher`` another
-    denoiser or None, ``path`` the path of the states, ``step`` the training step, ``key`` the typed key of this step (the same on every device),
-    ``batch_size`` the number of examples in the *global* batch, over which a low-discrepancy time law spreads.
+    denoiser or None, ``path`` the path of the states, ``step`` the training step, ``key`` the typed key of this step (the same on every
+    device), ``batch_size`` the number of examples in the *global* batch, over which a low-discrepancy time law spreads.
     """
 
     denoiser: Any = leaf()

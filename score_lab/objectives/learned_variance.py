@@ -47,9 +47,14 @@ class LearnedVariance:
     low_discrepancy: bool = True
 
     @property
+    def time_law(self) -> DiscreteTable:
+        """The law of t: the table's levels."""
+        return DiscreteTable(self.num_levels, self.low_discrepancy)
+
+    @property
     def regression(self) -> Regression:
         """The regression of the mean."""
-        return Regression(DiscreteTable(self.num_levels, self.low_discrepancy), self.weighting, self.label_dropout)
+        return Regression(self.time_law, self.weighting, self.label_dropout)
 
     def init(self, key: Array, spec: PyTree) -> tuple[PyTree, PyTree]:
         """Nothing beyond the network."""
@@ -66,7 +71,7 @@ class LearnedVariance:
     def count(self, ctx: Context) -> Array:
         """The number of levels that are drawn from: all of the table's, or those in the denoiser's range."""
         low, high = (ctx.path.time_of(jnp.asarray(v, float)) for v in reversed(ctx.denoiser.log_snr_range))
-        below, upto = self.regression.time_law.probabilities(low, high, ctx.path)
+        below, upto = self.time_law.probabilities(low, high, ctx.path)
         return jnp.round((upto - below) * self.num_levels)
 
     def bound_term(self, path: GaussianPath, noised: Noised, prediction: Prediction) -> Array:

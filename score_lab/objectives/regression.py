@@ -43,7 +43,7 @@ class Regression:
     """Weighted least squares on the row that the denoiser's network is trained in.
 
     ``weighting``: on the loss in eps; None leaves the loss of the network's own row as it is (flow matching, EDM, v-prediction).
-    ``per_log_snr``: the weighting is meant in the integral over log_snr, so the law's density is divided out and the law changes nothing but the
+    ``per_log_snr``: the weighting is meant in the integral over log_snr, so the law's density is divided out and the law changes only the
     variance (Kingma & Gao 2023, eq. 3); False: it multiplies the loss at the levels as the law draws them.
     ``label_dropout``: the probability, per example, with which the label is replaced by -1 (needed for classifier-free guidance).
     """

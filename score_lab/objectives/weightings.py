@@ -8,7 +8,7 @@ The logarithms are added before exp: neither w nor (alpha / det)^2 needs to be f
 sigma) of that factor is read at the log-SNR clipped to +-40, so that the ends come out as limits: exact to a relative e^-20 where the limit
 is finite, and as the value at +-40 where it is not (the x0 row at t = 0 under ``Simple``).
 
-``Simple`` in eps, ``X0Uniform`` in x0, ``VUniform`` in v, ``VelocityUniform`` in eps - x0, ``FUniform`` in EDM's F: each "uniform" in its row.
+``Simple`` in eps, ``X0Uniform`` in x0, ``VUniform`` in v, ``VelocityUniform`` in eps - x0, ``FUniform`` in F: each is uniform there.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def row_of(row: Callable[[Time], tuple[Time, Time]], path: GaussianPath, t: Time
 
 
 def log_row_factor(row: tuple[Time, Time], path: GaussianPath, t: Time) -> Time:
-    """``2 ln |alpha / det|``, from the row's loss to eps's, with ``hypot(alpha, sigma)`` of ``t`` and their ratio at the clipped log-SNR."""
+    """``2 ln |alpha / det|``, from the row's loss to eps's: ``hypot(alpha, sigma)`` of ``t``, their ratio at the clipped log-SNR."""
     (a, b), log_snr, norm = row, clipped_log_snr(path, t), path.norm(t)
     alpha, sigma = (norm * jnp.exp(0.5 * jax.nn.log_sigmoid(s)) for s in (log_snr, -log_snr))
     return 2.0 * (jnp.log(alpha) - jnp.log(jnp.abs(a * sigma - b * alpha)))

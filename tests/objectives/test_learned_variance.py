@@ -104,7 +104,7 @@ def test_it_is_finite_on_a_path_without_table_and_counts_the_levels_in_range(mak
 def test_a_network_without_variance_and_impossible_fields_are_refused(make, evaluate, batch_of_three):
     with pytest.raises(ConfigError, match="network.learned_variance: False is refused"):
         evaluate(LearnedVariance(num_levels=8), make(ddpm_table(T=8), Eps()), batch_of_three(4))
-    wrong = {"num_levels": (1, "num_levels: 1"), "vlb_weight": (-1, "vlb_weight: -1.0"), "bins": (1, "bins: 1"), "label_dropout": (2.0, "out: 2.0")}
-    for name, (value, says) in wrong.items():
+    wrong = (("num_levels", 1, "num_levels: 1"), ("vlb_weight", -1, "weight: -1.0"), ("bins", 1, "bins: 1"), ("label_dropout", 2, "out: 2"))
+    for name, value, says in wrong:
         with pytest.raises(ConfigError, match=says):
             build({"target": "LearnedVariance", name: value}, "score_lab.objectives", "objective")

@@ -115,7 +115,7 @@ def test_named_objectives_are_their_textbook_forms(x64, make, evaluate, batch_of
 
 @pytest.mark.parametrize("target", [X0(), Eps(), F(0.6)], ids=["x0", "eps", "F"])
 def test_score_matching_is_flow_matching(x64, make, batch_of_three, target):
-    """The same (x0, eps, log-SNR), the same parameters: ``g^2 ||score_hat - score||^2`` on VP, ``||velocity_hat - velocity||^2`` on the flow."""
+    """Same (x0, eps, log-SNR) and parameters: ``g^2 ||score_hat - score||^2`` on VP, ``||velocity_hat - velocity||^2`` on the flow."""
     vp, flow, x0 = VP(), LinearFlow(), batch_of_three(N)["x0"]
     eps = jax.random.normal(jax.random.key(8), x0.shape)
     log_snr = jnp.linspace(-8.0, 9.0, N)
