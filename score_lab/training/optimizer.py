@@ -19,6 +19,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from score_lab.build import ConfigError, find, nearest, refuse
 from score_lab.types import Array
@@ -33,20 +34,9 @@ SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
 def learning_rate_schedule(learning_rate: float, steps: int, *, schedule: str = "constant", warmup: int = 0, final: float = 0.0) -> Callable:
     """``rate(k)`` of the module for ``steps`` steps; ``final`` is the fraction of the rate left at the end of a linear or cosine decay.
-
-    Raises ConfigError naming the field.
     """
-    field = "config.optimizer"
-    if not _number(learning_rate) or not learning_rate > 0:
-        refuse(f"{field}.learning_rate", learning_rate, "a number > 0")
-    if schedule not in SCHEDULES:
-        refuse(f"{field}.schedule", schedule, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
-    if not isinstance(warmup, int) or isinstance(warmup, bool) or not 0 <= warmup < steps:
-        refuse(f"{field}.warmup", warmup, f"an int from 0 to config.training.steps - 1 = {steps - 1}")
-    if not _number(final) or not 0.0 <= final <= 1.0:
-        refuse(f"{field}.final", final, "a fraction of the rate in [0, 1]")
 
-    def rate(k: Array) -> Array:
+    def rate(k: ArrayLike) -> Array:
         k = jnp.asarray(k, jnp.float32)
         u = jnp.clip((k - warmup) / (steps - warmup), 0.0, 1.0)
         first = max(warmup, 1)
@@ -73,16 +63,15 @@ def make_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
     """
     rest = dict(config)
     name, clip = rest.pop("name", None), rest.pop("clip", None)
+    _check(config, steps)
     shape = {key: rest.pop(key) for key in ("schedule", "warmup", "final") if key in rest}
-    rate = learning_rate_schedule(rest.pop("learning_rate", None), steps, **shape)
+    rate = learning_rate_schedule(rest.pop("learning_rate"), steps, **shape)
     function = _function(name)
     known = [p for p in inspect.signature(function).parameters if p != "learning_rate"]
     for key, value in rest.items():
         if key not in known:
             fields = [*OWN, *known]
             refuse(f"config.optimizer.{key}", value, f"the fields {', '.join(fields)}{nearest(key, fields)}")
-    if clip is not None and not (_number(clip) and clip > 0):
-        refuse("config.optimizer.clip", clip, "a norm > 0, or None")
     try:
         update = function(learning_rate=rate, **rest)
     except (TypeError, ValueError) as error:
@@ -100,8 +89,24 @@ def _function(name: Any) -> Callable:
         return find(name, field="config.optimizer.name")
     names = optimizer_names()
     if name not in names:
-        refuse("config.optimizer.name", name, f"one of optax's {', '.join(names)}, or 'module:Name'", names)
+        refuse("config.optimizer.name", name, f"one of optax's {', '.join(names)}, or 'module:Name'", names if isinstance(name, str) else None)
     return getattr(optax, name)
+
+
+def _check(config: Mapping[str, Any], steps: int) -> None:
+    """Refuses values of the fields of OWN that are of a wrong type or out of range."""
+
+    def check(name: str, default: Any, good: Callable[[Any], bool], allowed: str, names: tuple[str, ...] | None = None) -> None:
+        value = config.get(name, default)
+        if not good(value):
+            refuse(f"config.optimizer.{name}", value, allowed, names if isinstance(value, str) else None)
+
+    check("learning_rate", None, lambda v: _number(v) and v > 0, "a number > 0")
+    check("schedule", "constant", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
+    whole = f"an int from 0 to config.training.steps - 1 = {steps - 1}"
+    check("warmup", 0, lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < steps, whole)
+    check("final", 0.0, lambda v: _number(v) and 0.0 <= v <= 1.0, "a fraction of the rate in [0, 1]")
+    check("clip", None, lambda v: v is None or _number(v) and v > 0, "a norm > 0, or None")
 
 
 def _takes_rate(value: Any) -> bool:
