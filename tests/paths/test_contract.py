@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import ALL, CLOSED, ENDS, complex_step, grid
+from path_families import ALL, CLOSED, ENDS, complex_step, grid
 
 DERIVATIVES = ("alpha_dot", "sigma_dot", "log_snr_dot", "drift", "diffusion_squared")
 QUANTITIES = ("alpha", "sigma", "log_snr", *DERIVATIVES, "diffusion", "kappa", "norm")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import ALL, OnlyTwo
+from path_families import ALL, OnlyTwo
 
 from score_lab.build import ConfigError, build
 from score_lab.paths import (
