@@ -39,7 +39,7 @@ def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = N
     raise ConfigError(" ".join(f"{field}: {value!r} is refused; allowed: {allowed}{hint}".split()))
 
 
-def find(name: str, room: str | None = None, field: str = "target") -> Any:
+def find(name: Any, room: str | None = None, field: str = "target") -> Any:
     """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``."""
     if not isinstance(name, str):
         refuse(field, name, "a string 'module:Name'")
@@ -58,7 +58,7 @@ def find(name: str, room: str | None = None, field: str = "target") -> Any:
     names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
     if not hasattr(module, attribute):
         public = ", ".join(sorted(names))
-        refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'", names)
+        refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'{nearest(attribute, names)}")
     return getattr(module, attribute)
 
 
@@ -95,7 +95,8 @@ def build(spec: Any, room: str | None = None, field: str = "config", **context: 
             known = ", ".join(parameters) or "none"
             refuse(f"{field}.{name}", value, f"the fields of {target.__name__}: {known}{nearest(name, parameters)}")
         kwargs[name] = _value(value, hints.get(name), room, f"{field}.{name}")
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in kwargs and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    missing = [n for n in needed if n not in kwargs]
     if missing:
         refuse(f"{field}.{missing[0]}", None, f"a value: {target.__name__} cannot be built without it")
     try:
@@ -109,7 +110,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", **context: 
 
 def _hints(target: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target if not dataclasses.is_dataclass(target) else target)
+        return typing.get_type_hints(target.__init__ if isinstance(target, type) and not dataclasses.is_dataclass(target) else target)
     except Exception:  # noqa: BLE001 - an annotation that cannot be resolved is one that is not checked
         return {}
 
@@ -117,7 +118,10 @@ def _hints(target: Any) -> dict[str, Any]:
 def _value(value: Any, hint: Any, room: str | None, field: str) -> Any:
     """``value`` with nested specs built, lists made tuples, ints made floats where a float is asked, and its type checked."""
     if hasattr(value, "to_dict") or isinstance(value, Mapping):
-        return build(value, room, field) if "target" in value else dict(value.items())
+        if "target" in value:
+            return build(value, room, field)
+        part = next((p for p in _parts(hint) if dataclasses.is_dataclass(p)), None)
+        return dict(value.items()) if part is None else build({"target": f"{part.__module__}:{part.__qualname__}", **value}, room, field)
     if isinstance(value, list):
         value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     allowed = _allowed(hint)
@@ -125,12 +129,18 @@ def _value(value: Any, hint: Any, room: str | None, field: str) -> Any:
         return value
     if float in allowed and isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
+    if int in allowed and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
     refuse(field, value, " or ".join("None" if a is type(None) else a.__name__ for a in allowed))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the hint alone."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
 
 
 def _allowed(hint: Any) -> tuple[type, ...] | None:
     """The plain types that ``hint`` allows, or None if it says something that is not checked here."""
     plain = (int, float, str, bool, tuple, type(None))
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    parts = tuple(typing.get_origin(p) or p for p in parts)
+    parts = tuple(typing.get_origin(p) or p for p in _parts(hint))
     return parts if parts and all(p in plain for p in parts) else None

@@ -1,8 +1,8 @@
 """The discrete DDPM table as a continuous path.
 
-Level k of a table of T betas, ``alpha_k^2 = prod_{i <= k} (1 - beta_i)``, sits at ``t = (k + 1) / T`` and is hit exactly.  Between levels log_snr is
-linear in t; below the first level ``kappa = sigma / alpha`` is linear and reaches 0 at t = 0.  A table whose last level has no signal
-(zero terminal SNR) is closed in the same way from the other side: ``1 / kappa`` is linear over the last interval.
+Level k of a table of T betas, ``alpha_k^2 = prod_{i <= k} (1 - beta_i)``, sits at ``t = (k + 1) / T`` and is hit exactly.  Between levels
+log_snr is linear in t; below the first level ``kappa = sigma / alpha`` is linear and reaches 0 at t = 0.  A table whose last level has no
+signal (zero terminal SNR) is closed in the same way from the other side: ``1 / kappa`` is linear over the last interval.
 
 Sources: Ho et al. 2020 (eq. 4, section 4: linear table 1e-4 to 0.02, T = 1000); Nichol & Dhariwal 2021 (eq. 17, cosine table);
 Rombach et al. 2022 (scaled linear); Lin et al. 2024 (algorithm 1, zero terminal SNR).

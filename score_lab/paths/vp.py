@@ -99,6 +99,10 @@ class SubVP(_LinearBeta):
         large = 2.0 * (log_kappa + jnp.exp(-2.0 * jnp.maximum(log_kappa, 20.0)))
         return self.time_of_integral(jnp.where(log_kappa < 20.0, small, large))
 
+    def sigma_dot(self, t: Time) -> Time:
+        """``beta exp(-B)``."""
+        return self.beta(t) * jnp.exp(-self.integral(t))
+
     def diffusion_squared(self, t: Time) -> Time:
         """``beta (1 - exp(-2B))`` (Song et al. 2021, eq. 37)."""
         return -self.beta(t) * jnp.expm1(-2.0 * self.integral(t))
