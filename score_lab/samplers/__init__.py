@@ -2,17 +2,20 @@
 
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
+from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.churn import Churn
 from score_lab.samplers.ddim import DDIM, DDPM
 from score_lab.samplers.dpm import DPMSolverPP2M
+from score_lab.samplers.edit import noised
 from score_lab.samplers.grids import Karras, Times, UniformLogSNR, UniformTime
 from score_lab.samplers.loop import sample
 from score_lab.samplers.ode import Euler, Heun
+from score_lab.samplers.record import StateRecord, StateRecorder
 from score_lab.samplers.sde import EulerMaruyama
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.variables import Kappa, LogSNR, T
 
 __all__ = [
     "DDIM", "DDPM", "Calls", "Churn", "DPMSolverPP2M", "Euler", "EulerMaruyama", "Grid", "Heun", "Kappa", "Karras", "LogSNR", "NormalDraws",
-    "Recorder", "Sampler", "Samples", "Steps", "T", "Times", "UniformLogSNR", "UniformTime", "sample",
+    "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "T", "Times", "UniformLogSNR", "UniformTime", "noised", "sample", "sample_chunked",
 ]  # fmt: skip

@@ -24,12 +24,23 @@ def scan_steps(body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, rows: Py
     """The last carry of ``carry = body(carry, row)`` over the leading axis of ``rows``; the same values as a plain ``jax.lax.scan``."""
     row = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), rows)
     traced, out = jax.make_jaxpr(body, return_shape=True)(carry, row)
+    _same(carry, out)
     n = len(jax.tree.leaves(carry))
     early, rest, count = _split(traced.jaxpr, n)
     columns = jax.vmap(lambda *r: jaxpr_as_fun(ClosedJaxpr(early, traced.consts))(*r))(*jax.tree.leaves(rows)) if count else []
     step = jaxpr_as_fun(ClosedJaxpr(rest, traced.consts))
     last, _ = jax.lax.scan(lambda c, r: (step(*c, *r), None), jax.tree.leaves(carry), [*jax.tree.leaves(rows), *columns])
     return jax.tree.unflatten(jax.tree.structure(out), last)
+
+
+def _same(carry: PyTree, out: PyTree) -> None:
+    """TypeError, with the place, where a step does not return the structure, shapes and types that it was given."""
+    if jax.tree.structure(carry) != jax.tree.structure(out):
+        raise TypeError(f"a step must return what it was given: {jax.tree.structure(carry)}, not {jax.tree.structure(out)}")
+    for (place, old), new in zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(out), strict=True):
+        if (jax.numpy.shape(old), jax.numpy.result_type(old)) != (new.shape, new.dtype):
+            name = "(x, history, nfe, record)" + jax.tree_util.keystr(place)
+            raise TypeError(f"a step must return what it was given: {name} is {jax.typeof(old)}, not {new.dtype}{list(new.shape)}")
 
 
 def _split(jaxpr: Jaxpr, num_carry: int) -> tuple[Jaxpr, Jaxpr, int]:
@@ -43,9 +54,10 @@ def _split(jaxpr: Jaxpr, num_carry: int) -> tuple[Jaxpr, Jaxpr, int]:
             scalars.update(v for v in eqn.outvars if v.aval.shape == () and not jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended))
     late, needed = _needed(jaxpr.eqns, jaxpr.outvars, scalars)
     table = [v for eqn in jaxpr.eqns for v in eqn.outvars if v in scalars and v in needed]
-    before, _ = _needed(jaxpr.eqns, table, set())
-    early = jaxpr.replace(invars=rows, outvars=table, eqns=before, effects=set(), debug_info=None)
-    rest = jaxpr.replace(invars=[*jaxpr.invars, *table], eqns=late, debug_info=None)
+    before, _ = _needed([eqn for eqn in jaxpr.eqns if not eqn.effects], table, set())
+    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    early = jaxpr.replace(invars=rows, outvars=table, eqns=before, effects=set(), debug_info=info)
+    rest = jaxpr.replace(invars=[*jaxpr.invars, *table], eqns=late, debug_info=info)
     return early, rest, len(table)
 
 

@@ -24,7 +24,7 @@ from score_lab.samplers.hoist import scan_steps
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, Cond, PyTree
 
-__all__ = ["sample"]
+__all__ = ["count", "sample"]
 
 
 def sample(
@@ -58,7 +58,7 @@ def sample(
 
     Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` of the wrong shape, a grid that does not descend.
     """
-    n, like = _count(shape, x_T, cond)
+    n, like = count(shape, x_T, cond)
     index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
     if index.shape != (n,):
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
@@ -123,7 +123,7 @@ def _floats(part: Any) -> Any:
     return dataclasses.replace(part, **changes) if changes else part
 
 
-def _count(shape: Any, x_T: PyTree | None, cond: Cond) -> tuple[int, Any]:
+def count(shape: Any, x_T: PyTree | None, cond: Cond) -> tuple[int, Any]:
     """The number of samples, and the static ``(treedef, shapes of one sample)`` where a prior is to be drawn."""
     if (shape is None) == (x_T is None):
         raise ConfigError("sample: give either shape=(n, *shape) or x_T=states, not both and not neither")

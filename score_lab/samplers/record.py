@@ -1,0 +1,72 @@
+"""The states of a few samples at every network call: for films, and for tests that look inside a run.
+
+    call j of step k:  x_t, x0 (the prediction), t, log_snr, the level fed, and whether it was made
+
+Memory: 2 num_steps calls rows d floats for rows samples of d numbers each (50 Heun steps of 16 images 32 x 32 x 3 in float32: 39 MB).  It is kept on the device
+until the run ends, so ``rows`` is a number of samples, not all of them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.build import refuse
+from score_lab.denoiser import Prediction
+from score_lab.linear import batch_of
+from score_lab.types import Array, PyTree, leaf, pytree_dataclass
+
+__all__ = ["StateRecord", "StateRecorder"]
+
+
+@pytree_dataclass
+class StateRecord:
+    """Arrays with the axes (num_steps, calls, ...); ``x_t`` and ``x0`` (num_steps, calls, rows, *shape).  What was not ``made`` is 0."""
+
+    x_t: PyTree = leaf()
+    x0: PyTree = leaf()
+    t: Array = leaf()
+    log_snr: Array = leaf()
+    fed: Array = leaf()
+    made: Array = leaf()
+
+    def in_order(self) -> StateRecord:
+        """The calls that were made, one after the other, in numpy: every array (number of calls, ...)."""
+        made = np.asarray(self.made).reshape(-1)
+
+        def one(a):
+            a = np.asarray(a)
+            return a.reshape((-1,) + a.shape[2:])[made]
+
+        return jax.tree.map(one, self)
+
+
+@pytree_dataclass
+class StateRecorder:
+    """Records the first ``rows`` samples of the batch (all, if there are fewer)."""
+
+    rows: int = 16
+
+    def check(self) -> None:
+        """``rows >= 1``."""
+        if self.rows < 1:
+            refuse("StateRecorder.rows", self.rows, "at least 1")
+
+    def init(self, num_steps: int, calls: int, x: PyTree) -> StateRecord:
+        """Zeros; nothing made."""
+        rows = min(self.rows, batch_of(x))
+        states = jax.tree.map(lambda a: jnp.zeros((num_steps, calls, rows) + a.shape[1:], a.dtype), x)
+        level = jnp.zeros((num_steps, calls), jnp.result_type(float))
+        return StateRecord(x_t=states, x0=states, t=level, log_snr=level, fed=level, made=jnp.zeros((num_steps, calls), bool))
+
+    def update(self, record: StateRecord, step: Array, call: int, prediction: Prediction, made: Array) -> StateRecord:
+        """One call, where it was made; times are of the first sample where they differ."""
+        p = prediction
+        scalars = [jnp.reshape(v, -1)[0] for v in (p.t, p.path.log_snr(p.t), p.fed)]
+        seen = StateRecord(*(jax.tree.map(lambda a: a[: self.rows], v) for v in (p.x_t, p.x0)), *scalars, jnp.asarray(True))
+        return jax.tree.map(lambda all_, new: all_.at[step, call].set(jnp.where(made, new, all_[step, call]).astype(all_.dtype)), record, seen)
+
+    def result(self, record: StateRecord) -> StateRecord:
+        """The record itself."""
+        return record

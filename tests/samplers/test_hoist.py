@@ -1,0 +1,70 @@
+"""The scan that does its scalar arithmetic beforehand: the same values as a plain scan, side effects where they were, errors that say the place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_lab.samplers.hoist import scan_steps
+
+ROWS = (jnp.arange(5, dtype=jnp.int32), jnp.linspace(1.0, 0.1, 5))
+
+
+def plain(body, carry, rows):
+    return jax.lax.scan(lambda c, r: (body(c, r), None), carry, rows)[0]
+
+
+def body(carry, row):
+    """Scalars of every kind: of rows, of constants, of the carry, in a loop and in a branch; randomness keyed by the row."""
+    x, total = carry
+    k, t = row
+    table = jnp.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    c = jnp.exp(-t) * jnp.take(table, k, mode="clip") + jax.lax.fori_loop(0, 7, lambda i, v: 0.5 * (v + t / v), jnp.ones(()))
+    z = jax.random.normal(jax.random.fold_in(jax.random.key(0), k), x.shape)
+    x = jax.lax.cond(t > 0.5, lambda: c * x + z, lambda: x - jnp.log(t) * jnp.cos(total))
+    return x, total + c * jnp.sin(total)
+
+
+def test_it_is_the_plain_scan():
+    carry = (jnp.ones((3, 2)), jnp.zeros(()) + 0.3)
+    for a, b in zip(jax.jit(lambda c: scan_steps(body, c, ROWS))(carry), jax.jit(lambda c: plain(body, c, ROWS))(carry), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
+
+
+def test_gradients_pass_through_it():
+    def last(f, w):
+        return f(lambda c, r: jnp.tanh(c * w * jnp.exp(-r[1] * w)), jnp.ones(4), ROWS).sum()
+
+    a, b = (jax.grad(lambda w, f=f: last(f, w))(0.7) for f in (scan_steps, plain))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_the_loop_holds_no_scalar_arithmetic_of_the_row():
+    def costly(carry, row):
+        c = row[1]
+        for _ in range(30):
+            c = jnp.sin(c) + jnp.tanh(c)
+        return carry * c
+
+    jaxpr = jax.make_jaxpr(lambda c: scan_steps(costly, c, ROWS))(jnp.ones((3, 2)))
+    inner = next(e for e in jaxpr.jaxpr.eqns if e.primitive.name == "scan").params["jaxpr"]
+    assert [e.primitive.name for e in inner.jaxpr.eqns] == ["mul"]
+
+
+def test_side_effects_stay_in_the_loop():
+    seen = []
+
+    def body(carry, row):
+        jax.debug.callback(lambda k: seen.append(int(k)), row[0], ordered=True)
+        return carry + row[1]
+
+    jax.jit(lambda c: scan_steps(body, c, ROWS))(jnp.zeros((2, 2)))
+    jax.effects_barrier()
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_step_that_returns_something_else_is_named():
+    with pytest.raises(TypeError, match=r"record\)\[1\] is float32\[2\], not int32\[2\]"):
+        scan_steps(lambda c, r: (c[0], c[1].astype(jnp.int32)), (jnp.zeros(3), jnp.zeros(2)), ROWS)
+    with pytest.raises(TypeError, match="must return what it was given"):
+        scan_steps(lambda c, r: (c, c), jnp.zeros(3), ROWS)
