@@ -14,13 +14,21 @@ from experiments.snr_mismatch import summary
 from experiments.system import System, examples, labels_of, sampling_of, system
 from score_lab.evaluation import Reference, Table
 from score_lab.mismatch import DataMoments, Look, NormRecorder, first_look
+from score_lab.report import Page, save_film, save_loss, save_mismatch, save_samples
 from score_lab.samplers import StateRecorder, sample
 from score_lab.training import Loaded, load
+from score_lab.training.metrics import read_metrics
 
 __all__ = ["Gallery"]
 
-FILM = 8
+FILM = 4
 """Samples on the film."""
+READ_IT = (
+    "R is the variance of the sampler's states over the variance that the path has at the level which the network is told: 1 is what it was "
+    "trained on. Below 1 the states have lost variance, above 1 they have too much. The effective log-SNR is the level at which forward samples have "
+    "that variance, where total variance can tell a level at all.",
+    "The grey band is the same read-out on as many forward samples of the training data: what a sampler without any mismatch would show.",
+)
 
 
 class Gallery:
@@ -80,3 +88,24 @@ class Gallery:
             self.looks[f"{name}, {int(samples.nfe)} NFE"] = found
             print("  " + summary(f"{name} {int(samples.nfe)}", found), flush=True)
         self.film = self.draw(self.system(None, samplers["DDIM"][0], grid, 50), FILM, StateRecorder(FILM))
+
+    def write(self) -> Path:
+        """Pictures, the table as CSV and JSON, the samples, and the page; returns the page's file."""
+        at, path = self.workdir, self.loaded.denoiser.path
+        (at / "table.csv").write_text(self.table.csv())
+        (at / "table.json").write_text(self.table.json())
+        np.savez(at / "samples.npz", label=self.label, **self.samples)
+        own = type(path).__name__
+        panels = {f"{name} (trained on)" if name == own else name: x for name, x in self.samples.items()}
+        samples = save_samples(at / "samples.png", panels, self.label, title="one network, sampled on every path: a row per class")
+        film = save_film(at / "film.png", self.film.record, path, np.asarray(self.film.x), title="from noise to digit: states, and what the network makes of them")
+        looks = save_mismatch(at / "snr_mismatch.png", self.looks, own)
+        loss = save_loss(at / "loss.png", read_metrics(at))
+        page = Page("score_lab: digits", f"{self.loaded.step} steps of {self.loaded.config['network']['target']} on {own}; one network, any path, any sampler.")
+        page.section("Samples").picture(samples, "Samples by class, the same network on every path")
+        page.section("From noise to digit").picture(film, "DDIM, 50 steps: the state above, the network's prediction of the digit below")
+        page.section("What they are worth").table(self.table)
+        page.section("Do the states have the noise level that the network is told?", *READ_IT).picture(looks, "The SNR mismatch, call by call")
+        page.section("Loss").picture(loss, "Training and held-out loss")
+        page.commands([f"python -m experiments.digits --workdir {at}", f"python -m experiments.snr_mismatch --workdir {at} --sampler=DDIM --steps 5,10,50"])
+        return page.write(at / "report.html")

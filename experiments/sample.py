@@ -20,8 +20,8 @@ import numpy as np
 
 from experiments import overrides
 from experiments.launcher import launch
-from experiments.system import add_options, open_system
-from score_lab.report import save_samples
+from experiments.system import System, add_options, open_system
+from score_lab.report import save_samples, save_scatter
 from score_lab.samplers import sample_chunked
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     start = time.time()
     samples = sample_chunked(
         run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk,
-        progress=lambda done: print(f"\r{done}/{run.n} samples, {time.time() - start:.1f} s", end="", file=sys.stderr, flush=True),
+        progress=lambda done, n: print(f"\r{done}/{n} samples, {time.time() - start:.1f} s", end="", file=sys.stderr, flush=True),
     )  # fmt: skip
     print(file=sys.stderr)
     output = Path(args.output or Path(args.workdir) / "samples")
@@ -48,8 +48,15 @@ def main() -> None:
     print(f"{run.name}: {run.n} samples, {int(samples.nfe)} NFE each, {time.time() - start:.1f} s")
     if len(bad):
         print(f"not finite: {len(bad)} samples, the first at index {bad[0]}")
-    picture = save_samples(output / "samples.png", samples.x[:100], None if label is None else label[:100])
+    picture = save_picture(output / "samples.png", run, samples.x, label)
     print(f"wrote {output / 'samples.npz'}" + (f" and {picture}" if picture else ""))
+
+
+def save_picture(file: Path, run: System, x: np.ndarray, label: np.ndarray | None) -> Path | None:
+    """Images by class, or points in the plane; None for anything else."""
+    if x.ndim == 4 and x.shape[-1] in (1, 3):
+        return save_samples(file, {run.name: x}, label)
+    return save_scatter(file, {run.name: x}) if x.ndim == 2 and x.shape[1] == 2 else None
 
 
 if __name__ == "__main__":
