@@ -1,6 +1,6 @@
 """What the launchers share: a ``--config FILE[:VARIANT]`` with overrides, and one line and an exit status for whatever goes wrong.
 
-    0  done        1  the loss became infinite or NaN        2  a user's error, one line on stderr        130  stopped by Ctrl-C (143: by SIGTERM)
+    0 done      1 the loss became infinite or NaN      2 a user's error, one line on stderr      130 stopped by Ctrl-C (143: by SIGTERM)
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ FAILED, REFUSED = 1, 2
 
 
 def launch(main: Callable[[], int | None]) -> None:
-    """Runs ``main`` and exits: a ConfigError is one line and status 2, without a traceback."""
+    """Runs ``main`` and exits: a ConfigError is one line and status 2, a loss that is not finite one line and status 1, no traceback."""
     try:
         status = main() or 0
     except ConfigError as error:
         status = fail(str(error), REFUSED)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
+    except RuntimeError as error:
+        from score_lab.training import NonFiniteLoss
+
+        if not isinstance(error, NonFiniteLoss):
+            raise
+        status = fail(str(error), FAILED)
     sys.exit(status)
 
 
@@ -41,8 +47,8 @@ def fail(line: str, status: int) -> int:
 def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
     """The flags of a launcher: ``--config`` and what ``define`` adds.  Prints ``about`` and the flags, and exits with 0, for ``--help``.
 
-    ``--config.a.b=VALUE`` overrides a value of the configuration, of the same type; where it has no such value, it is set, and whoever builds that
-    section refuses it if it is misspelt.
+    ``--config.a.b=VALUE`` overrides a value of the configuration, of the same type; where it has no such value, it is set, and whoever
+    builds that section refuses it if it is misspelt.
 
     Raises ConfigError for unknown flags, a configuration that does not exist or has no such variant, and values of a wrong type.
     """
@@ -84,7 +90,8 @@ def split(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
 def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     argv = ["launcher", *words]
-    config_flags.DEFINE_config_file("config", None, "FILE or FILE:VARIANT, for example configs/digits.py:flow", flag_values=values, sys_argv=argv)
+    about = "FILE or FILE:VARIANT, for example configs/digits.py:flow"
+    config_flags.DEFINE_config_file("config", None, about, flag_values=values, sys_argv=argv)
     define(values)
     try:
         rest = values(argv)[1:]
@@ -93,7 +100,8 @@ def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> f
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         raise ConfigError(explain(error, words)) from None
     if rest:
-        raise ConfigError(f"command line: {rest[0]!r} is refused; allowed: --FLAG=VALUE{nearest(rest[0], [f'--{name}' for name in values])}")
+        near = nearest(rest[0], [f"--{name}" for name in values])
+        raise ConfigError(f"command line: {rest[0]!r} is refused; allowed: --FLAG=VALUE{near}")
     return values
 
 
@@ -126,8 +134,8 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     if isinstance(error, ConfigError):
         return text
     if isinstance(error, OSError):
-        file = next((w.partition("=")[2] or "".join(words[i + 1 : i + 2]) for i, w in enumerate(words) if w.partition("=")[0] == "--config"), None)
-        return f"--config: {file!r} is refused; allowed: a configuration file that can be read"
+        files = [w.partition("=")[2] or "".join(words[i + 1 : i + 2]) for i, w in enumerate(words) if w.partition("=")[0] == "--config"]
+        return f"--config: {files[-1] if files else None!r} is refused; allowed: a configuration file that can be read"
     if "Traceback (most recent call last)" in text:  # the configuration file raised: its last line says what, the one before where
         what = text.strip().splitlines()[-1].partition(": ")
         places = re.findall(r'File "([^"]+)", line (\d+), in get_config', text)
@@ -155,7 +163,10 @@ def help_text(about: str, values: flags.FlagValues) -> str:
 
 def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """``[("training.steps", 2000), ...]``."""
-    return [pair for name, value in tree.items() for pair in (flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)])]
+    pairs = []
+    for name, value in tree.items():
+        pairs += flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return pairs
 
 
 def set_xla_flag(flag: str) -> None:

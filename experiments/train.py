@@ -2,8 +2,8 @@
 
     python -m experiments.train --config configs/digits.py:flow --workdir runs/x --config.training.steps=500
 
-Ctrl-C saves and stops; the same command goes on from there, bit by bit.  The workdir says by itself what it is: config.json, checkpoints/, metrics.jsonl,
-events/ (tensorboard --logdir), and ``score_lab.load("runs/x").denoiser`` is the result in one line.
+Ctrl-C saves and stops; the same command goes on from there, bit by bit.  The workdir says by itself what it is: config.json, checkpoints/,
+metrics.jsonl, events/ (tensorboard --logdir), and ``score_lab.load("runs/x").denoiser`` is the result in one line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from experiments.launcher import FAILED, fail, launch, parse, set_xla_flag
+from experiments.launcher import launch, parse, set_xla_flag
 from score_lab.build import refuse
 
 
@@ -32,17 +32,14 @@ def main() -> int:
 
     import jax
 
-    from score_lab.training import NonFiniteLoss, train
+    from score_lab.training import train
     from score_lab.training.prepare import DETERMINISTIC
 
     if (values.config.get("training") or {}).get("deterministic"):
         set_xla_flag(DETERMINISTIC)
     if values.distributed:
         jax.distributed.initialize()
-    try:
-        trained = train(values.config, values.workdir)
-    except NonFiniteLoss as error:
-        return fail(str(error), FAILED)
+    trained = train(values.config, values.workdir)
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
 
 

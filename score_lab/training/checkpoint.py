@@ -1,10 +1,11 @@
 """Checkpoints, the only file that knows Orbax (its ``CheckpointManager``, v0).
 
     WORKDIR/config.json            what the run is: configuration, data, sigma_data, versions of the libraries
-    WORKDIR/checkpoints/STEP/      state: the TrainState;  host: {config, position, pending, ...} as JSON;  metrics: what "best" is chosen by
+    WORKDIR/checkpoints/STEP/      state: the TrainState;  host: {record, position, pending, step} as JSON;  metrics: for "best"
 
-Saving is asynchronous: the arrays are copied off the devices, files are written in the background and a checkpoint appears under its step only when whole.
-The newest ``keep`` and the best by held-out loss stay.  A checkpoint is compared with what is asked of it, leaf by leaf, before anything is read.
+Saving is asynchronous: the arrays are copied off the devices, files are written in the background and a checkpoint appears under its step
+only when whole. The newest ``keep`` and the best by held-out loss stay.  A checkpoint is compared with what is asked of it, leaf by leaf,
+before anything is read.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class Checkpoints:
         self._manager.save(step, args=args, metrics=figures, force=True)
 
     def restore(self, like: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
-        """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the first device.
+        """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the
+        first device.
 
         Raises ConfigError naming the first leaf in which the checkpoint differs.
         """
@@ -93,7 +95,8 @@ class Checkpoints:
         for name in [*asked, *(() if isinstance(like, dict) else there)]:
             if name not in keys and there.get(name) != asked.get(name):
                 saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
-                refuse("checkpoint", f"{name}: {saved}", f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})")
+                allowed = f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})"
+                refuse("checkpoint", f"{name}: {saved}", allowed)
 
     def wait(self) -> None:
         """Returns when everything saved is on the disk."""
@@ -129,7 +132,8 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
         record = json.loads(file.read_text())
         return {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"workdir: {str(file)!r} cannot be read ({type(error).__name__}: {error}); allowed: the file that the training run wrote") from None
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"workdir: {str(file)!r} cannot be read ({why}); allowed: the file that the training run wrote") from None
 
 
 def write_workdir(workdir: Path, record: Mapping[str, Any]) -> None:

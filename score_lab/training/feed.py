@@ -2,8 +2,8 @@
 
     batch b of the stream  ->  coupling(fold_in(key, b), x0)  over the global batch  ->  rows of this process  ->  Layout.place
 
-Update k (from 0) reads batch k, so the step says everything about randomness; the position of the data is that *behind the batches handed out*, whatever
-has been read ahead.
+Update k (from 0) reads batch k, so the step says everything about randomness; the position of the data is that *behind the batches handed
+out*, whatever has been read ahead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def open_source(config: Mapping[str, Any]) -> Any:
 
 
 def train_stream(parts: Parts, source: Any, layout: Layout, seed: int) -> Iterator[dict[str, Any]]:
-    """The endless iterator over global training batches: the rows of this process, or all of them where a coupling pairs the whole batch."""
+    """The endless iterator over training batches: the rows of this process, or all of them where a coupling pairs the global batch."""
     pipeline = data_options(parts.config)[1]
     shared = {} if parts.coupling is not None else {"process_index": layout.process, "process_count": layout.processes}
     return batches(source, "train", seed=seed, **pipeline, **shared)

@@ -3,8 +3,9 @@
     x_t = alpha x0 + sigma eps,   eps drawn from (key of the run, position of the example), the same at every evaluation
     l(log_snr) = mean ||x0_hat - x0||^2 / d  *  (alpha^2 sigma_data^2 + sigma^2) / (sigma_data^2 sigma^2)
 
-This is the loss of EDM's row F whatever row is trained: 1 is what the best linear denoiser of white data of standard deviation sigma_data reaches, 0 perfect.
-``eval/loss`` is the mean over the levels, which are evenly spaced in log-SNR within [-8, 8] as far as the network is trained.
+This is the loss of EDM's row F whatever row is trained: 1 is what the best linear denoiser of white data of standard deviation sigma_data
+reaches, 0 perfect. ``eval/loss`` is the mean over the levels, which are evenly spaced in log-SNR within [-8, 8] as far as the network is
+trained.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LIMIT = 8.0
 def levels_of(parts: Parts) -> np.ndarray:
     """The log-SNRs of an evaluation, (eval_levels,), descending in noise."""
     low, high = parts.log_snr_range
-    return np.linspace(max(low, -LIMIT), min(high, LIMIT), parts.options.eval_levels)
+    return np.linspace(max(low, -LIMIT), min(high, max(low + 1.0, LIMIT)), parts.options.eval_levels)
 
 
 def make_heldout(parts: Parts, source: Any, layout: Layout, key: Array) -> Callable[[TrainState], dict[str, float]]:

@@ -2,9 +2,9 @@
 
     for batches in feed:   state, figures = dispatch(state, batches);   every so often: metrics, held-out loss, callbacks, checkpoint
 
-The host waits for the devices only where something is reported.  At one step the order is metrics, held-out loss, callbacks, checkpoint, so that a
-checkpoint holds all that was reported up to it; a run resumed from it repeats the rest bit by bit.  Samplers and pictures are unknown here: they come as
-callbacks.
+The host waits for the devices only where something is reported.  At one step the order is metrics, held-out loss, callbacks, checkpoint, so
+that a checkpoint holds all that was reported up to it; a run resumed from it repeats the rest bit by bit.  Samplers and pictures are
+unknown here: they come as callbacks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = ()) 
       workdir: made if need be.
       callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
 
-    Raises ConfigError for a user's error, before anything is compiled or written, and NonFiniteLoss when the loss or the gradient is infinite or NaN.
+    Raises ConfigError for a user's error, before anything is compiled or written, and NonFiniteLoss when the loss or the gradient is
+    infinite or NaN.
     """
     plan = prepare(plain(config), Path(workdir), callbacks)
     keys = keys_of(plan.seed)

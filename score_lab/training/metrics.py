@@ -1,8 +1,8 @@
 """Where the figures of a run go: the terminal, ``metrics.jsonl`` and TensorBoard event files.
 
-A line of ``metrics.jsonl`` is one step: ``{"step": 500, "loss": 0.23, ..., "seconds": 12.3, "images_per_second": 5210.0}``, the means since the line before.
-All of it but the two figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run: lines beyond the checkpoint that a run
-resumes from are cut off when it opens the file.
+A line of ``metrics.jsonl`` is one step: ``{"step": 500, "loss": 0.23, ..., "seconds": 12.3, "images_per_second": 5210.0}``, the means since
+the line before. All of it but the two figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run:
+lines beyond the checkpoint that a run resumes from are cut off when it opens the file.
 """
 
 from __future__ import annotations

@@ -32,9 +32,10 @@ OWN = ("name", "learning_rate", "schedule", "warmup", "final", "clip")
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
 
-def learning_rate_schedule(learning_rate: float, steps: int, *, schedule: str = "constant", warmup: int = 0, final: float = 0.0) -> Callable:
-    """``rate(k)`` of the module for ``steps`` steps; ``final`` is the fraction of the rate left at the end of a linear or cosine decay.
-    """
+def learning_rate_schedule(
+    learning_rate: float, steps: int, *, schedule: str = "constant", warmup: int = 0, final: float = 0.0
+) -> Callable[[ArrayLike], Array]:
+    """``rate(k)`` of the module for ``steps`` steps; ``final`` is the fraction of the rate left at the end of a linear or cosine decay."""
 
     def rate(k: ArrayLike) -> Array:
         k = jnp.asarray(k, jnp.float32)
@@ -89,7 +90,8 @@ def _function(name: Any) -> Callable:
         return find(name, field="config.optimizer.name")
     names = optimizer_names()
     if name not in names:
-        refuse("config.optimizer.name", name, f"one of optax's {', '.join(names)}, or 'module:Name'", names if isinstance(name, str) else None)
+        allowed = f"one of optax's {', '.join(names)}, or 'module:Name'"
+        refuse("config.optimizer.name", name, allowed, names if isinstance(name, str) else None)
     return getattr(optax, name)
 
 

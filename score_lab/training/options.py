@@ -2,8 +2,9 @@
 
     config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, ...}
 
-``config.training`` is a ``TrainingOptions`` and ``config.denoiser`` a ``DenoiserOptions``; the other sections are specs for ``build`` (see parts.py).
-A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what was used.
+``config.training`` is a ``TrainingOptions`` and ``config.denoiser`` a ``DenoiserOptions``; the other sections are specs for ``build`` (see
+parts.py). A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what
+was used.
 """
 
 from __future__ import annotations
@@ -72,13 +73,13 @@ class TrainingOptions:
                 refuse("ema", self.ema, "decays in [0, 1), for example (0.999, 0.9999)")
         several = self.steps_per_dispatch
         if several != "auto" and not (isinstance(several, int) and several >= 1):
-            refuse("steps_per_dispatch", several, "'auto' or an int of at least 1", ["auto"])
+            refuse("steps_per_dispatch", several, "'auto' or an int of at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserOptions:
-    """``config.denoiser``: ``sigma_data``, a number or "data" (measured on the training split: root mean square about zero), and ``log_snr_min``,
-    the lowest log-SNR that is trained (None: the path's own end, or -10 for targets that say nothing of x0 there).
+    """``config.denoiser``: ``sigma_data``, a number or "data" (measured on the training split: root mean square about zero), and
+    ``log_snr_min``, the lowest log-SNR that is trained (None: the path's own end, or -10 for targets that say nothing of x0 there).
     """
 
     sigma_data: float | str = "data"
@@ -87,7 +88,7 @@ class DenoiserOptions:
     def check(self) -> None:
         """Raises ConfigError for a ``sigma_data`` that is neither positive nor "data"."""
         if self.sigma_data != "data" and not (not isinstance(self.sigma_data, str) and self.sigma_data > 0):
-            refuse("sigma_data", self.sigma_data, "a number > 0, or 'data'", ["data"])
+            refuse("sigma_data", self.sigma_data, "a number > 0, or 'data'")
 
 
 def plain(config: Any, field: str = "config") -> Any:

@@ -3,9 +3,10 @@
     global batch (G, ...)  =  processes x local devices D x microbatches A x m,      examples keep their global index
     dispatch(state, batches) -> (state, metrics (K,)),      batches: leaves (D, K, A, m, ...) for K steps
 
-The state is mapped with ``in_axes=None, out_axes=None``: it is replicated where it lies, nobody adds or strips a device axis, and its buffers are donated.
-K > 1 is a ``lax.scan`` of the same step.  XLA's CPU backend runs a convolution's weight gradient about 100 times slower inside a scan, so that there K is
-1 and microbatches are unrolled.  One device runs the same code: its price beside ``jax.jit`` is some microseconds a dispatch.
+The state is mapped with ``in_axes=None, out_axes=None``: it is replicated where it lies, nobody adds or strips a device axis, and its
+buffers are donated. K > 1 is a ``lax.scan`` of the same step.  XLA's CPU backend runs a convolution's weight gradient about 100 times
+slower inside a scan, so that there K is 1 and microbatches are unrolled.  One device runs the same code: its price beside ``jax.jit`` is
+some microseconds a dispatch.
 """
 
 from __future__ import annotations
@@ -88,11 +89,8 @@ def layout_of(batch_size: int, accumulate: int = 1, devices: int | None = None) 
     if batch_size % shares:
         refuse("config.data.batch_size", batch_size, f"a multiple of {shares}, the number of devices{_nearby(batch_size, shares)}")
     if batch_size // shares % accumulate:
-        refuse(
-            "config.training.accumulate",
-            accumulate,
-            f"a divisor of {batch_size // shares}, the examples of a batch on each device (config.data.batch_size = {batch_size} on {shares} devices)",
-        )
+        each = f"the examples of a batch on each device (config.data.batch_size = {batch_size} on {shares} devices)"
+        refuse("config.training.accumulate", accumulate, f"a divisor of {batch_size // shares}, {each}")
     return Layout(batch_size, accumulate, used, processes, jax.process_index())
 
 
@@ -132,7 +130,10 @@ def make_dispatch(parts: Parts) -> Callable:
 
 
 def in_flight(layout: Layout) -> int:
-    """How many dispatches may run ahead of the host.  Several devices on one CPU share a pool of threads, where queued collectives would deadlock."""
+    """How many dispatches may run ahead of the host.
+
+    Several devices on one CPU share a pool of threads, in which queued collectives would wait for each other forever.
+    """
     return 1 if layout.devices[0].platform == "cpu" and len(layout.devices) > 1 else 3
 
 

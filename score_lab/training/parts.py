@@ -1,7 +1,8 @@
 """config -> the parts of a run: path, target, network, objective, coupling, optimizer; and the one place where a denoiser is put together.
 
-The same function serves training, where ``params`` are traced, and loading, where they come from a checkpoint.  The denoiser of an objective with
-the class attributes ``level`` and ``two_time`` is built with them, on the learned path of an objective that has ``path(params)``.
+The same function serves training, where ``params`` are traced, and loading, where they come from a checkpoint.  The denoiser of an
+objective with the class attributes ``level`` and ``two_time`` is built with them, on the learned path of an objective that has
+``path(params)``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import optax
 
 from score_lab.build import build, refuse
 from score_lab.data import DataSpec
-from score_lab.denoiser import NetworkDenoiser, trained_range
+from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range
 from score_lab.paths.base import GaussianPath
 from score_lab.targets import Target
 from score_lab.training.optimizer import make_optimizer
@@ -66,7 +67,8 @@ class Parts:
         """The parts with the log_snr range of the path that ``params`` (concrete) have learned, where the objective learns one."""
         if not hasattr(self.objective, "path"):
             return self
-        return dataclasses.replace(self, log_snr_range=_range(self.path_of(params), self.target, self.objective, options_of(self.config)[1]))
+        log_snr_range = _range(self.path_of(params), self.target, self.objective, options_of(self.config)[1])
+        return dataclasses.replace(self, log_snr_range=log_snr_range)
 
     def denoiser(self, params: PyTree) -> NetworkDenoiser:
         """The network with ``params`` as a denoiser."""
@@ -146,8 +148,9 @@ def _range(path: GaussianPath, target: Target, objective: Any, options: Denoiser
     if hasattr(law, "log_snr_range"):
         law_low, law_high = law.log_snr_range(path)
         low, high = max(low, float(law_low)), min(high, float(law_high))
-    if not low < high:
-        refuse("config.denoiser.log_snr_min", options.log_snr_min, f"below {high:.4g}, the highest log-SNR that is trained on {type(path).__name__}")
+    if not low < min(high, LEVEL_LIMIT):
+        allowed = f"below {min(high, LEVEL_LIMIT):.4g}, the highest log-SNR that is trained on {type(path).__name__}"
+        refuse("config.denoiser.log_snr_min", options.log_snr_min, allowed)
     return low, high
 
 

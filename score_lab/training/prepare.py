@@ -24,7 +24,7 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """What ``config.training.deterministic`` adds to XLA_FLAGS; XLA reads it once, when JAX starts."""
 
 Callback = tuple[int, Callable]
-"""``(every, fn(denoiser, step) -> dict of metrics or None)``: called every so many steps and after the last one, with the first average's denoiser."""
+"""``(every, fn(denoiser, step) -> dict of metrics or None)``, called also after the last step, with the first average's denoiser."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +102,12 @@ def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) 
 def _check_data(workdir: Path, record: dict[str, Any] | None, spec: DataSpec) -> None:
     if record is not None and record["data"]["fingerprint"] != spec.fingerprint:
         raise ConfigError(
-            f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun {record['data']['fingerprint']}; "
-            f"allowed: the same data, or another workdir"
+            f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun "
+            f"{record['data']['fingerprint']}; allowed: the same data, or another workdir"
         )
 
 
 def _check_deterministic(options: TrainingOptions) -> None:
     if options.deterministic and jax.default_backend() == "gpu" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
-        refuse("config.training.deterministic", True, f"False, or True with XLA_FLAGS={DETERMINISTIC} set before JAX starts, as experiments.train does")
+        allowed = f"False, or True with XLA_FLAGS={DETERMINISTIC} set before JAX starts, as experiments.train does"
+        refuse("config.training.deterministic", True, allowed)

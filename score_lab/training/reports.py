@@ -54,7 +54,7 @@ class Reports:
             jax.block_until_ready(self._flying[-self._limit])
 
     def add(self, figures: dict[str, jax.Array], step: int) -> None:
-        """Takes the figures, (K,) each, of the dispatch that ended at ``step``.  The clock starts behind the first one, which was compiled."""
+        """Takes the figures, (K,) each, of the dispatch that ended at ``step``.  The clock starts behind the first, which was compiled."""
         self._flying.append(figures)
         if self._clock is None:
             jax.block_until_ready(figures)
@@ -93,8 +93,9 @@ class Reports:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(figures[name])]
         if bad:
             raise NonFiniteLoss(
-                f"{bad[0]} is {figures[bad[0]]} at step {self._fetched}: stopped, and nothing was saved since the last checkpoint in {self.plan.workdir}; try a lower "
-                f"config.optimizer.learning_rate, a longer config.optimizer.warmup, config.optimizer.clip=1.0, or config.network.dtype=float32 (in another workdir)"
+                f"{bad[0]} is {figures[bad[0]]} at step {self._fetched}: stopped; the checkpoints in {self.plan.workdir} are from before; "
+                f"try a lower config.optimizer.learning_rate, a longer config.optimizer.warmup, config.optimizer.clip=1.0, or "
+                f"config.network.dtype=float32, in another workdir"
             )
 
     def _time(self, step: int) -> dict[str, float]:

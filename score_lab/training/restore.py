@@ -46,8 +46,8 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
       ema: which average: its position in ``config.training.ema`` (an int), its decay (a float), or None for the parameters themselves.
       step: of the checkpoint; None is the newest, "best" the one with the lowest held-out loss.
 
-    Raises ConfigError for a directory that is no workdir or holds no such checkpoint or average, for a part of its configuration that cannot be imported, and
-    for a checkpoint of another network, naming the first parameter that differs.
+    Raises ConfigError for a directory that is no workdir or holds no such checkpoint or average, for a part of its configuration that
+    cannot be imported, and for a checkpoint of another network, naming the first parameter that differs.
     """
     workdir = Path(workdir)
     record = read_workdir(workdir)

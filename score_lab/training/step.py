@@ -4,10 +4,10 @@
     g  <- Optax's update (clipping first),      params <- params + g
     ema_d <- ema_d + (1 - d_k)(params - ema_d),      d_k = min(d, (1 + k)/(10 + k)) with ``ema_warmup``, else d
 
-``batch`` has leaves (A, m, ...): A microbatches of the m examples that this device holds of each.  Randomness is keyed by (key of the run, step, global
-index of the example), so that neither A nor the number of devices changes what is drawn: the update is that of the whole batch, up to the order of
-sums.  What an objective carries untrained is averaged over microbatches and devices, leaf by leaf (whole numbers, which all of them must agree on, are
-taken as they are).
+``batch`` has leaves (A, m, ...): A microbatches of the m examples that this device holds of each.  Randomness is keyed by (key of the run,
+step, global index of the example), so that neither A nor the number of devices changes what is drawn: the update is that of the whole
+batch, up to the order of sums.  What an objective carries untrained is averaged over microbatches and devices, leaf by leaf (whole numbers,
+which all of them must agree on, are taken as they are).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Ca
       axis: name of the mapped device axis over which gradients are summed; None for a step that is not mapped.
       unroll: unrolls the loop over microbatches (convolutions on CPU need it).
 
-    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate`` and the objective's own.
+    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate`` and the objective's
+    own.
     """
     gradient = _gradient(parts, unroll)
 

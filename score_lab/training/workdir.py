@@ -3,8 +3,8 @@
     empty or new                        a new run
     config.json, no checkpoint yet      a new run: nothing that was saved is lost
     config.json of the same run         continues at its newest checkpoint
-    config.json of another run          refused, naming what differs;  more ``training.steps`` alone is allowed where the learning rate does not depend on them
-    a file, or checkpoints of no run    refused
+    config.json of another run          refused, naming what differs;  more ``training.steps`` alone is allowed where the learning rate does
+    not depend on them a file, or checkpoints of no run    refused
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ def record_of(parts: Parts, versions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the run that ``workdir`` holds checkpoints of, or None for a new one; ConfigError where ``config`` may not run there."""
+    """The record of the run that ``workdir`` holds checkpoints of, or None for a new one; ConfigError where ``config`` may not run
+    there.
+    """
     if workdir.exists() and not workdir.is_dir():
         refuse("workdir", str(workdir), "a directory, or a name that is free: this is a file")
     saved = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
     if not saved:
         return None
     if not (workdir / "config.json").exists():
-        refuse("workdir", str(workdir), "a new or empty directory, or the workdir of a run: this one holds checkpoints, and no config.json that says of what")
+        allowed = "a new or empty directory, or the workdir of a run: this one holds checkpoints, and no config.json that says of what"
+        refuse("workdir", str(workdir), allowed)
     record = read_workdir(workdir)
     different = [c for c in changed(record["config"], dict(config)) if not c[0].startswith((*HARMLESS, *OTHERS))]
     if [c[0] for c in different] == ["config.training.steps"] and _longer(different[0], config):

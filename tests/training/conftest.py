@@ -15,8 +15,11 @@ CONFIG = {
     "objective": {"target": "Regression", "time_law": {"target": "UniformTime"}, "label_dropout": 0.3},
     "denoiser": {"sigma_data": "data"},
     "optimizer": {"name": "adam", "learning_rate": 1e-2, "schedule": "cosine", "warmup": 5, "clip": 1.0},
-    "training": {"steps": 20, "accumulate": 2, "ema": (0.9, 0.99), "log_every": 10, "eval_every": 10, "checkpoint_every": 10, "eval_levels": 2, "keep": 2},
-}
+    "training": {
+        "steps": 20, "accumulate": 2, "ema": (0.9, 0.99), "log_every": 10, "eval_every": 10, "checkpoint_every": 10,
+        "eval_levels": 2, "keep": 2,
+    },
+}  # fmt: skip
 
 
 def tiny(**changes):
@@ -48,7 +51,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
-    """Runs of one configuration compile the same programs; they are kept in a folder of this session, unless the user keeps them elsewhere."""
+    """Runs of one configuration compile the same programs; they are kept in a folder of this session, unless the user keeps them
+    elsewhere.
+    """
     if jax.config.jax_compilation_cache_dir:
         yield
         return

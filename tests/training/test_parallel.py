@@ -56,7 +56,8 @@ def test_steps_per_dispatch(config):
 def _inner(jaxpr):
     """(equation, the jaxprs in it)."""
     for equation in jaxpr.eqns:
-        subs = [getattr(p, "jaxpr", p) for value in equation.params.values() for p in (value if isinstance(value, (tuple, list)) else [value])]
+        values = [v for value in equation.params.values() for v in (value if isinstance(value, (tuple, list)) else [value])]
+        subs = [getattr(value, "jaxpr", value) for value in values]
         yield equation, [s for s in subs if hasattr(s, "eqns")]
 
 
@@ -66,7 +67,8 @@ def convolutions(jaxpr, looped=False):
     for equation, subs in _inner(jaxpr):
         if equation.primitive.name == "conv_general_dilated":
             total, inside = total + 1, inside + looped
-        rolled = equation.primitive.name == "while" or (equation.primitive.name == "scan" and equation.params["unroll"] < equation.params["length"])
+        scan = equation.primitive.name == "scan"
+        rolled = equation.primitive.name == "while" or (scan and equation.params["unroll"] < equation.params["length"])
         for sub in subs:
             more, more_inside = convolutions(sub, looped or rolled)
             total, inside = total + more, inside + more_inside

@@ -19,7 +19,8 @@ from score_lab.training.metrics import CLOCK, read_metrics
 def bits(tree):
     """Every leaf's bytes by name; keys by their words."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(k): np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x).tobytes() for k, x in leaves}
+    words = [jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x for _, x in leaves]
+    return {jax.tree_util.keystr(name): np.asarray(x).tobytes() for (name, _), x in zip(leaves, words, strict=True)}
 
 
 def lines(workdir):
@@ -35,7 +36,9 @@ class Kill(Exception):
 
 
 def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tmp_path):
-    """60 steps on four devices, dropout, labels dropped, two averages, two microbatches, ten steps a dispatch: 60 == 20, Ctrl-C, 30, kill, 60."""
+    """60 steps on four devices, dropout, labels dropped, two averages, two microbatches, ten steps a dispatch: 60 == 20, Ctrl-C, 30,
+    kill, 60.
+    """
     long = config(training__steps=60, training__log_every=20, training__checkpoint_every=30, training__eval_every=30)
 
     def callbacks(**acts):
@@ -68,8 +71,9 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
 def test_sigkill_of_the_launcher(tmp_path):
     """The same with a process that is really killed, through the launcher."""
     environment = network_guard.environment()
-    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.training.steps=600", "--config.training.accumulate=2"]
-    command += ["--config.training.checkpoint_every=100", "--config.network.width=16", "--config.network.dropout=0.1", "--config.data.batch_size=64"]
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.data.batch_size=64"]
+    command += [f"--config.training.{word}" for word in ("steps=600", "accumulate=2", "checkpoint_every=100")]
+    command += [f"--config.network.{word}" for word in ("width=16", "dropout=0.1")]
 
     def start(workdir):
         return subprocess.Popen([*command, f"--workdir={workdir}"], env=environment, stdout=subprocess.DEVNULL)

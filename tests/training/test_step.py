@@ -34,7 +34,8 @@ def micro(batch, count):
 def nonzero(state):
     """The state with parameters that are nowhere 0, so that no gradient is 0 by chance (the last layer of a network starts at 0)."""
     params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), state.params)
-    return type(state)(state.step + 4, state.key, params, tuple(jax.tree.map(jnp.copy, params) for _ in state.ema), state.opt_state, state.objective)
+    ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
+    return dataclasses.replace(state, step=state.step + 4, params=params, ema=ema)
 
 
 def double(tree):
@@ -69,7 +70,9 @@ def test_an_update_is_the_gradient_of_the_mean_over_the_batch(config, batch, x64
 
 
 def test_one_device_is_four(config, batch):
-    """Two steps in a dispatch, the whole batch on one device or two microbatches on each of four, Adam and clipping, to float32 rounding."""
+    """Two steps in a dispatch, the whole batch on one device or two microbatches on each of four, Adam and clipping, to float32
+    rounding.
+    """
     parts = build_parts(config(), SPEC, 0.7)
     dispatch = make_dispatch(parts)
     ends = []

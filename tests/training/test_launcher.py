@@ -1,0 +1,108 @@
+"""experiments.train from the command line: a user's error is one line and status 2, found before anything is compiled."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import network_guard
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import launcher, train
+from score_lab.training import NonFiniteLoss, load
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = f"--config={ROOT / 'configs' / 'toy.py'}"
+
+
+def run(monkeypatch, capsys, *words):
+    """(exit status, stderr) of ``python -m experiments.train`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    with pytest.raises(SystemExit) as caught:
+        launcher.launch(train.main)
+    return caught.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--config=configs/nothing.py"], "--config: 'configs/nothing.py' is refused; allowed: a configuration file that can be read"),
+        ([f"{TOY}:mons"], "configs/toy.py: 'mons' is refused; allowed: the variants moons, mixture, vp, ot (did you mean 'moons'?)"),
+        ([TOY, "--config.training.stepz=3"], "config.training.stepz: 3 is refused"),
+        ([TOY, "--config.trainig.steps=3"], "config.trainig: {'steps': 3} is refused"),
+        ([TOY, "--config.training.steps=many"], "config.training.steps: 'many' is refused"),
+        ([TOY, "--config.training.steps=0"], "config.training: steps: 0 is refused"),
+        ([TOY, "--config.training.steps"], "--config.training.steps: no value"),
+        ([TOY, "--config.optimizer.name=adamm"], "config.optimizer.name: 'adamm' is refused"),
+        ([TOY, "--config.network.widht=8"], "config.network.widht: 8 is refused"),
+        ([TOY, "--config.network.num_classes=2", "--config.data.name=mixture"], "config.network.num_classes: 2 is refused; allowed: 8"),
+        ([TOY, "--config.data.batch_size=510"], "config.data.batch_size: 510 is refused; allowed: a multiple of 4"),
+        ([TOY, "--config.path.target=LinearFlw"], "config.path.target: 'LinearFlw' is refused"),
+        ([TOY, "--config.coupling.target=MinibatchO"], "config.coupling.target: 'MinibatchO' is refused"),
+        ([TOY, "--config.seed.deeper=1"], "--config.seed.deeper"),
+        ([TOY, "--wrkdir=x"], "wrkdir"),
+        ([TOY, "more"], "command line: 'more' is refused"),
+        ([], "--config: None is refused; allowed: --config=FILE:VARIANT"),
+    ],
+)
+def test_refused(monkeypatch, capsys, tmp_path, words, message):
+    """Status 2, one line on stderr with the field, the value and what is allowed, and no workdir."""
+    status, err = run(monkeypatch, capsys, *words, f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_is_needed(monkeypatch, capsys):
+    """And asked for."""
+    status, err = run(monkeypatch, capsys, TOY)
+    assert (status, err) == (2, "error: --workdir: None is refused; allowed: --workdir=DIRECTORY, see --help\n")
+
+
+def test_overrides(tmp_path):
+    """Values of the configuration's type, tuples, fields that the configuration leaves out, sections that are None."""
+    words = [TOY, "--config.training.ema=(0.9,0.99)", "--config.optimizer.learning_rate=1", "--config.training.accumulate", "4"]
+    words += ["--config.coupling.target=MinibatchOT", "--config.network.dropout=0.1"]
+    config = launcher.parse("about", ["train", *words], train.define).config
+    assert isinstance(config, ConfigDict) and config.training.ema == (0.9, 0.99) and config.training.accumulate == 4
+    assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
+    assert config.coupling.target == "MinibatchOT" and config.network.dropout == 0.1
+
+
+def test_help(monkeypatch, capsys):
+    """What it does, its flags, and every value of the configuration with the flag that overrides it; status 0."""
+    monkeypatch.setattr(sys, "argv", ["train", TOY, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        launcher.launch(train.main)
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "--workdir: the directory of the run" in out and "--config.training.steps=1500" in out and "python -m experiments.train" in out
+
+
+def test_status_of_a_loss_that_is_not_finite(capsys):
+    """1, and one line; other errors keep their traceback."""
+
+    def nan():
+        raise NonFiniteLoss("loss is nan at step 3")
+
+    with pytest.raises(SystemExit) as caught:
+        launcher.launch(nan)
+    assert caught.value.code == 1 and capsys.readouterr().err == "error: loss is nan at step 3\n"
+
+    def bug():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        launcher.launch(bug)
+
+
+def test_the_commands_themselves(tmp_path):
+    """In processes of their own: a refusal without a traceback, then a run of a few steps that loads."""
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py", f"--workdir={tmp_path / 'run'}"]
+    environment = network_guard.environment()
+    refused = subprocess.run([*command, "--config.network.width=0"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "Traceback" not in refused.stderr
+    small = ["--config.network.width=8", "--config.training.steps=4", "--config.optimizer.warmup=1", "--config.training.deterministic=True"]
+    done = subprocess.run([*command, *small, "--config.training.log_every=2"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4" in done.stdout and "0:00 left" in done.stdout
+    assert load(tmp_path / "run").step == 4
