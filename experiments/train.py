@@ -32,6 +32,7 @@ def main() -> int:
 
     import jax
 
+    from experiments.sampling import check_sampling
     from score_lab.training import NonFiniteLoss, train
     from score_lab.training.prepare import DETERMINISTIC
 
@@ -40,7 +41,7 @@ def main() -> int:
     if values.distributed:
         jax.distributed.initialize()
     try:
-        trained = train(values.config, values.workdir)
+        trained = train(values.config, values.workdir, checks=[check_sampling])
     except NonFiniteLoss as error:
         return fail(str(error), FAILED)
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
