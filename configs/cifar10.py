@@ -12,11 +12,15 @@ Data: `tfds build cifar10 --file_format=array_record` once, on any machine with 
 
 from ml_collections import ConfigDict
 
+from score_lab.build import refuse
+
 VARIANTS = ("ddpm", "iddpm", "vp", "ve", "edm", "flow")
 
 
 def get_config(variant: str = "edm") -> ConfigDict:
     """The configuration of one of VARIANTS."""
+    if variant not in VARIANTS:
+        refuse("configs/cifar10.py", variant, f"the variants {', '.join(VARIANTS)}", VARIANTS)
     config = ConfigDict()
     config.seed = 0
     config.data = {"target": "TFDS", "name": "cifar10", "flip": True, "batch_size": 256}
@@ -27,21 +31,14 @@ def get_config(variant: str = "edm") -> ConfigDict:
     config.optimizer = {"name": "adam", "learning_rate": 2e-4, "schedule": "constant", "warmup": 5000, "clip": 1.0}
     config.training = {"steps": 400_000, "ema": (0.9999, 0.999), "log_every": 100, "eval_every": 5000, "checkpoint_every": 10_000, "deterministic": False}
     config.sampling = {"sampler": {"target": "Heun"}, "grid": {"target": "Karras", "num_steps": 18}, "n": 64, "seed": 0}
-    {"ddpm": _ddpm, "iddpm": _iddpm, "vp": _vp, "ve": _ve, "edm": _edm, "flow": _flow}.get(variant, _unknown(variant))(config)
+    {"ddpm": _ddpm, "iddpm": _iddpm, "vp": _vp, "ve": _ve, "edm": _edm, "flow": _flow}[variant](config)
     return config
-
-
-def _unknown(variant: str):
-    def refuse(config: ConfigDict) -> None:
-        raise ValueError(f"configs/cifar10.py: {variant!r} is refused; allowed: {', '.join(VARIANTS)}")
-
-    return refuse
 
 
 def _ddpm(config: ConfigDict) -> None:
     config.path = {"target": "ddpm_table", "betas": "linear", "T": 1000}
     config.target = {"target": "Eps"}
-    config.objective = {"target": "Regression", "time_law": {"target": "DiscreteTable", "T": 1000}, "weighting": {"target": "Simple"}}
+    config.objective = {"target": "Regression", "time_law": {"target": "DiscreteTable", "num_levels": 1000}, "weighting": {"target": "Simple"}}
     config.network.update({"multipliers": (1, 2, 2, 2), "blocks": 2, "dropout": 0.1, "scale_shift": False, "resample_blocks": False})
     config.sampling.sampler = {"target": "DDPM", "variance": "beta"}
     config.sampling.grid = {"target": "UniformTime", "num_steps": 1000}
@@ -50,9 +47,7 @@ def _ddpm(config: ConfigDict) -> None:
 def _iddpm(config: ConfigDict) -> None:
     _ddpm(config)
     config.path = {"target": "ddpm_table", "betas": "cosine", "T": 4000}
-    config.objective = {
-        "target": "LearnedVariance", "num_steps": 4000, "time_law": {"target": "DiscreteTable", "T": 4000}, "weighting": {"target": "Simple"},
-    }  # fmt: skip
+    config.objective = {"target": "LearnedVariance", "num_levels": 4000, "vlb_weight": 1e-3, "bins": 256, "weighting": {"target": "Simple"}}
     config.network.update({"scale_shift": True, "resample_blocks": True, "learned_variance": True})
     config.sampling.sampler = {"target": "DDPM", "variance": "learned"}
 
@@ -78,7 +73,7 @@ def _ve(config: ConfigDict) -> None:
 def _edm(config: ConfigDict) -> None:
     config.path = {"target": "EDM", "sigma_max": 80.0}
     config.target = {"target": "F", "sigma_data": 0.5}
-    config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "mean": -1.2, "std": 1.2}}
+    config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "P_mean": -1.2, "P_std": 1.2}}
     config.sampling.clip = True  # the grid reaches sigma = 80, far outside the law's 99.9 %: the network is told its highest trained level there
 
 

@@ -9,11 +9,15 @@ Data: `tfds build imagenet_resized/64x64 --file_format=array_record` once, on an
 
 from ml_collections import ConfigDict
 
+from score_lab.build import refuse
+
 VARIANTS = ("adm", "dit", "cosine")
 
 
 def get_config(variant: str = "adm") -> ConfigDict:
     """The configuration of one of VARIANTS."""
+    if variant not in VARIANTS:
+        refuse("configs/imagenet64.py", variant, f"the variants {', '.join(VARIANTS)}", VARIANTS)
     config = ConfigDict()
     config.seed = 0
     config.data = {"target": "TFDS", "name": "imagenet_resized/64x64", "train": "train", "test": "validation", "flip": True, "batch_size": 1024}
@@ -28,7 +32,7 @@ def get_config(variant: str = "adm") -> ConfigDict:
     if variant == "adm":
         config.path = {"target": "EDM", "sigma_max": 80.0}
         config.target = {"target": "F", "sigma_data": 0.5}
-        config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "mean": -1.2, "std": 1.2}, "label_dropout": 0.1}
+        config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "P_mean": -1.2, "P_std": 1.2}, "label_dropout": 0.1}
         config.sampling.clip = True
     elif variant == "dit":
         config.network = {"target": "DiT", "patch": 4, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000, "dtype": "bfloat16"}
@@ -44,6 +48,4 @@ def get_config(variant: str = "adm") -> ConfigDict:
             "label_dropout": 0.1,
         }  # fmt: skip
         config.sampling.update({"sampler": {"target": "DDIM"}, "grid": {"target": "UniformTime", "num_steps": 100}})
-    else:
-        raise ValueError(f"configs/imagenet64.py: {variant!r} is refused; allowed: {', '.join(VARIANTS)}")
     return config

@@ -10,14 +10,13 @@ Writes into the workdir what experiments.train does, and table.csv, table.json, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
 
 from experiments import overrides
-from experiments.launcher import launch, read_config
+from experiments.launcher import FAILED, fail, launch, read_config
 
 PATHS = {
     "LinearFlow": {"target": "LinearFlow"},
@@ -37,9 +36,9 @@ LOOKS = (("DDIM", 10), ("DDIM", 50), ("Heun", 10), ("Euler-Maruyama", 50))
 """Sampler and steps of the look at the mismatch."""
 
 
-def main() -> None:
+def main() -> int:
     """Trains, samples, measures, draws; says what to open at the end."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.digits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = overrides.Parser("digits", __doc__)
     parser.add_argument("--workdir", default="runs/digits", help="where everything is written")
     parser.add_argument("--config", help="configs/digits.py:flow by default (:tiny with --short); any configuration of labelled images")
     parser.add_argument("--n", type=int, help="samples in a cell of the table (1000; 200 with --short)")
@@ -53,13 +52,17 @@ def main() -> None:
     config = read_config(args.config or f"configs/digits.py:{'tiny' if args.short else 'flow'}")
     start, workdir = time.time(), Path(args.workdir)
 
-    from experiments.gallery import Gallery
-    from score_lab.training import train
+    from experiments.gallery import Gallery, check_labelled
+    from experiments.sampling import check_sampling
+    from score_lab.training import NonFiniteLoss, train
 
     say("training", config)
-    trained = train(config, workdir)
+    try:
+        trained = train(config, workdir, checks=[check_sampling, check_labelled])
+    except NonFiniteLoss as error:
+        return fail(str(error), FAILED)
     if trained.stopped:
-        sys.exit(130)
+        return 130
     gallery = Gallery.open(workdir, n, short=args.short)
     gallery.sample_table(PATHS, SAMPLERS, GRID)
     gallery.look_at_mismatch(SAMPLERS, LOOKS, GRID)
@@ -67,6 +70,7 @@ def main() -> None:
     print(f"\n{time.time() - start:.0f} s.  Open {workdir / 'report.html'} (or the pictures beside it).  Then try:")
     print(f"  python -m experiments.sample --workdir {workdir} --labels 3 --guidance.scale=2 --sampler=DDIM --sampler.eta=1 --steps 100")
     print(f"  python -m experiments.snr_mismatch --workdir {workdir} --path=VP --sampler=DDIM --steps 5,10,20,50")
+    return 0
 
 
 def say(what: str, config) -> None:

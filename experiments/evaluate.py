@@ -9,7 +9,6 @@ example; for points in a few dimensions the energy distance to held-out data.  W
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
 
 def main() -> None:
     """Parses the command line, samples, measures and writes."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = overrides.Parser("evaluate", __doc__)
     add_options(parser)
     args, changes = overrides.parse(parser, sys.argv[1:])
     args.n = 1000 if args.n is None else args.n

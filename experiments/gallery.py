@@ -12,14 +12,15 @@ import numpy as np
 
 from experiments.snr_mismatch import summary
 from experiments.system import System, examples, labels_of, sampling_of, system
+from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table
 from score_lab.mismatch import DataMoments, Look, NormRecorder, first_look
 from score_lab.report import Page, save_film, save_loss, save_mismatch, save_samples
 from score_lab.samplers import StateRecorder, sample
-from score_lab.training import Loaded, load
+from score_lab.training import Loaded, Parts, load
 from score_lab.training.metrics import read_metrics
 
-__all__ = ["Gallery"]
+__all__ = ["Gallery", "check_labelled"]
 
 FILM = 4
 """Samples on the film."""
@@ -31,6 +32,14 @@ READ_IT = (
 )
 
 
+def check_labelled(parts: Parts) -> None:
+    """Refuses data that are no labelled images, and a network that is not told their labels."""
+    if len(parts.spec.shape) != 3 or not parts.spec.num_classes:
+        refuse("config.data.target", parts.config["data"]["target"], f"labelled images: these have shape {parts.spec.shape} and {parts.spec.num_classes} classes")
+    if not getattr(parts.network, "num_classes", parts.spec.num_classes):
+        refuse("config.network.num_classes", 0, f"{parts.spec.num_classes}, the classes of the data: the table asks for samples by label")
+
+
 class Gallery:
     """A trained workdir with its data, and what was found so far."""
 
@@ -40,7 +49,7 @@ class Gallery:
         self.reference = Reference.fit(*self.train, *self.test)
         self.moments = DataMoments.of(self.train[0])
         self.table = Table(self.reference.criteria(), self.reference.describe())
-        self.label = labels_of(loaded.parts.network.num_classes, n, None, False)["label"]
+        self.label = labels_of(loaded.parts.network.num_classes, n)["label"]
         self.samples: dict[str, np.ndarray] = {}
         self.looks: dict[str, Look] = {}
         self.film: Any = None

@@ -1,7 +1,7 @@
 """Command lines of the launchers that read a workdir: fixed options, and ``--sampler.eta=1``-like overrides of its ``sampling`` section.
 
-``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name; ``--sampler.FIELD=VALUE`` sets a field of it.
-Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
+``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name; ``--sampler.FIELD=VALUE`` then sets a field of it,
+in whatever order the two are given.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
 """
 
 from __future__ import annotations
@@ -9,11 +9,36 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
-from score_lab.build import ConfigError, nearest
+from score_lab.build import ConfigError, nearest, refuse
 
 PARTS = ("path", "sampler", "grid", "guidance")
+NESTED = ("variable", "grid")
+"""Fields that are parts themselves, so that a bare name is one: ``--sampler.variable=Kappa``."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a launcher: whole names only, and one line for whatever is wrong (a ConfigError)."""
+
+    def __init__(self, name: str, about: str):
+        super().__init__(prog=f"python -m experiments.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigError for what argparse refuses."""
+        option, value = re.match(r"argument ([^:]+): ", message), re.search(r"invalid (\w+) value: (.*)", message)
+        if option and value:
+            kind = {"int": "a whole number", "float": "a number"}.get(value[1], value[1])
+            raise ConfigError(f"{option[1]}: {value[2]} is refused; allowed: {kind}")
+        if option and "expected one argument" in message:
+            raise ConfigError(f"{option[1]}: no value; allowed: {option[1]}=VALUE")
+        absent = re.match(r"the following arguments are required: (.*)", message)
+        if absent:
+            name = absent[1].split(",")[0]
+            raise ConfigError(f"{name}: None is refused; allowed: {name}=VALUE, {self._option_string_actions[name].help}")
+        raise ConfigError(f"command line: {message}; allowed: what --help says")
 
 
 def literal(text: str) -> Any:
@@ -26,14 +51,14 @@ def literal(text: str) -> Any:
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tuple[argparse.Namespace, list[tuple[str, Any]]]:
     """The parser's own options, and the overrides ``[("sampler.eta", 1), ...]``; ConfigError for anything else, with the nearest name."""
-    args, rest = parser.parse_known_args(argv)
+    args, words = parser.parse_known_args(argv)
     known = [option for action in parser._actions for option in action.option_strings] + [f"--{part}" for part in PARTS]
-    overrides, words = [], list(rest)
+    overrides = []
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name[2:].split(".")[0] not in PARTS:
-            raise ConfigError(f"command line: {word!r} is refused; allowed: {', '.join(known)} and fields as --sampler.eta=1{nearest(name, known)}")
+            raise ConfigError(f"command line: {word!r} is refused; allowed: {', '.join(known)}, and fields as --sampler.eta=1{nearest(name, known)}")
         if not equals:
             if not words or words[0].startswith("--"):
                 raise ConfigError(f"{name}: no value; allowed: {name}=VALUE")
@@ -42,23 +67,27 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tup
     return args, overrides
 
 
-def apply(sampling: dict[str, Any], overrides: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A copy of the ``sampling`` section with the overrides in their order."""
-    sampling = copy.deepcopy(sampling)
+def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A copy of the ``sampling`` section with the overrides: whole parts first, then fields.
+
+    ``bases[part]`` is what a field of a part that the section lacks is set on (``--path.beta_max=10``: the path of training).  ConfigError for a field of
+    something that has none.
+    """
+    sampling = copy.deepcopy(dict(sampling))
+    for part, value in overrides:
+        if "." not in part:
+            sampling[part] = None if value in (None, "none") else {"target": value}
     for name, value in overrides:
         part, *fields = name.split(".")
-        if not fields:
-            sampling[part] = None if value in (None, "none", "None") else {"target": value}
-            if part == "grid" and isinstance(value, str) and value != "Times":
-                sampling[part].setdefault("num_steps", 50)
-            continue
-        node = sampling.setdefault(part, None) or {}
-        sampling[part] = node
-        for field in fields[:-1]:
-            child = node.get(field)
-            node[field] = {"target": child} if isinstance(child, str) else dict(child or {})
-            node = node[field]
-        if fields[-1] in ("variable", "grid") and isinstance(value, str):
-            value = {"target": value}
-        node[fields[-1]] = value
+        if fields:
+            node = sampling[part] = sampling.get(part) or copy.deepcopy(dict((bases or {}).get(part) or {}))
+            for field in fields[:-1]:
+                child = node.get(field)
+                if isinstance(child, str):
+                    child = {"target": child}
+                if not (child is None or isinstance(child, Mapping)):
+                    refuse(f"--{name}", value, f"a field of a part, and {field} is {child!r}")
+                node[field] = dict(child or {})
+                node = node[field]
+            node[fields[-1]] = {"target": value} if fields[-1] in NESTED and isinstance(value, str) else value
     return sampling

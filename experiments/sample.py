@@ -9,7 +9,6 @@ draws the same ones.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -27,7 +26,7 @@ from score_lab.samplers import sample_chunked
 
 def main() -> None:
     """Parses the command line, samples and writes."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = overrides.Parser("sample", __doc__)
     add_options(parser)
     parser.add_argument("--output", help="where to write; WORKDIR/samples by default")
     args, changes = overrides.parse(parser, sys.argv[1:])

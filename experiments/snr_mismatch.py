@@ -9,7 +9,6 @@ variance amounts to where it can be told.  Intervals are over trajectories.  Wri
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -48,7 +47,7 @@ def summary(name: str, found: Look) -> str:
 
 def main() -> None:
     """Parses the command line, samples with the recorder, reads, prints and writes."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.snr_mismatch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = overrides.Parser("snr_mismatch", __doc__)
     add_options(parser)
     args, changes = overrides.parse(parser, sys.argv[1:])
     args.n = 512 if args.n is None else args.n

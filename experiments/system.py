@@ -6,22 +6,17 @@ import argparse
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import overrides
+from experiments.sampling import build_sampling, check_guidance, completed, options_of, section_of, with_steps
 from score_lab.build import build, refuse
 from score_lab.data import DataSpec
 from score_lab.data.source import gather
-from score_lab.guidance import CFG
-from score_lab.targets import loses_signal
 from score_lab.training import Loaded, load
 from score_lab.training.options import data_options
 
 __all__ = ["System", "add_options", "examples", "labels_of", "open_system", "open_workdir", "system"]
-
-DEFAULT = {"sampler": {"target": "Heun"}, "grid": {"target": "UniformLogSNR", "num_steps": 25}, "n": 64, "seed": 0}
-"""Where a configuration has no ``sampling`` section."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", help="all (default), one, or some as 3,8; -1 is no label")
     parser.add_argument("--steps", help="num_steps of the grid (snr_mismatch takes several: 10,50)")
     parser.add_argument("--clip", action="store_true", help="feed the nearest trained level outside the trained log-SNR range")
-    parser.add_argument("--chunk", type=int, default=256, help="samples in one compiled call")
+    parser.add_argument("--chunk", type=int, help="samples in one compiled call")
     parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
     parser.epilog = "parts: --path=VP --sampler=DDIM --sampler.eta=0.5 --grid=Karras --grid.num_steps=20 --guidance.scale=2 (any field, any import path)"
@@ -62,21 +57,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> System:
     """The workdir's denoiser and its ``sampling`` section with the command line on top; ConfigError names what does not fit."""
+    for name, least in (("n", 1), ("chunk", 1), ("seed", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            refuse(f"--{name}", value, f"a whole number, at least {least}")
     loaded = open_workdir(args)
-    sampling = overrides.apply(sampling_of(loaded), changes)
+    given = {name: getattr(args, name) for name in ("n", "seed", "chunk") if getattr(args, name) is not None}
+    before = sampling_of(loaded)
+    sampling = overrides.apply(before, changes, {"path": loaded.config["path"]}) | given | ({"clip": True} if args.clip else {})
+    sampling["grid"] = completed(sampling["grid"] or {}, before["grid"])
     if args.steps is not None:
-        sampling["grid"] = sampling["grid"] | {"num_steps": whole("--steps", args.steps)}
-    if args.clip:
-        sampling["clip"] = True
-    run = system(loaded, sampling)
-    n = int(sampling.get("n", 64)) if args.n is None else args.n
-    for name, value in (("--n", n), ("--chunk", args.chunk)):
-        if value < 1:
-            refuse(name, value, "at least 1")
+        sampling["grid"] = with_steps(sampling["grid"], whole("--steps", args.steps))
+    run, options = system(loaded, sampling), options_of(sampling)
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
-    cond = labels_of(classes, n, args.labels, isinstance(run.denoiser, CFG))
-    seed = int(sampling.get("seed", 0)) if args.seed is None else args.seed
-    return dataclasses.replace(run, cond=cond, n=n, seed=seed, chunk=min(args.chunk, n))
+    cond = labels_of(classes, options.n, args.labels)
+    return dataclasses.replace(run, cond=cond, n=options.n, seed=options.seed, chunk=min(options.chunk, options.n))
 
 
 def open_workdir(args: argparse.Namespace) -> Loaded:
@@ -89,48 +84,24 @@ def open_workdir(args: argparse.Namespace) -> Loaded:
 def whole(name: str, text: str) -> int:
     """A whole number from the command line."""
     value = overrides.literal(str(text))
-    return value if isinstance(value, int) else refuse(name, text, "a whole number")
+    return value if type(value) is int else refuse(name, text, "a whole number")
 
 
 def sampling_of(loaded: Loaded) -> dict[str, Any]:
     """The configuration's ``sampling`` section over the defaults, every part a dict."""
-    section = DEFAULT | dict(loaded.config.get("sampling") or {})
-    for part in overrides.PARTS:
-        if isinstance(section.get(part), str):
-            section[part] = {"target": section[part]}
-    return section
+    return section_of(loaded.config)
 
 
 def system(loaded: Loaded, sampling: dict[str, Any]) -> System:
-    """Builds the system that ``sampling`` describes around ``loaded.denoiser``."""
-    denoiser, clip = loaded.denoiser, bool(sampling.get("clip") or False)
-    if sampling.get("path"):
-        denoiser = denoiser.on(build(sampling["path"], "score_lab.paths", "sampling.path"), clip=clip)
-    else:
-        denoiser = dataclasses.replace(denoiser, clip=clip)
-    sampler = build(sampling["sampler"], "score_lab.samplers", "sampling.sampler")
-    grid = build(_started(sampling["grid"], denoiser), "score_lab.samplers", "sampling.grid")
-    if sampling.get("guidance"):
-        spec = {"target": "CFG"} | dict(sampling["guidance"])
-        denoiser = build(spec, "score_lab.guidance", "sampling.guidance", denoiser=denoiser)
+    """The system that ``sampling`` describes around ``loaded.denoiser``, checked."""
+    check_guidance(sampling, loaded.parts)
+    denoiser, sampler, grid = build_sampling(sampling, loaded.denoiser)
     return System(denoiser, sampler, grid, sampling, loaded.spec, step=loaded.step, ema=loaded.ema)
 
 
-def _started(spec: dict[str, Any], denoiser: Any) -> dict[str, Any]:
-    """A network that says nothing of x0 at zero SNR is started at its lowest trained log-SNR, where the grid does not say otherwise."""
-    low = denoiser.log_snr_range[0]
-    trained_on = denoiser.path if denoiser.trained_on is None else denoiser.trained_on
-    end = float(denoiser.path.log_snr(jnp.ones(())))
-    if spec["target"] in ("UniformTime", "UniformLogSNR") and end < low and loses_signal(denoiser.target, trained_on):
-        return {"start": low} | dict(spec)
-    return dict(spec)
-
-
-def labels_of(classes: int, n: int, asked: str | None, guided: bool) -> dict[str, np.ndarray] | None:
+def labels_of(classes: int, n: int, asked: str | None = None) -> dict[str, np.ndarray] | None:
     """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels (``classes`` 0)."""
     if not classes:
-        if guided:
-            refuse("sampling.guidance", "classifier-free guidance", "a network that was trained with labels; this one has none")
         return None if asked in (None, "all") else refuse("--labels", asked, "nothing: the network was trained without labels")
     chosen = list(range(classes)) if asked in (None, "all") else [whole("--labels", v) for v in str(asked).split(",")]
     for label in chosen:

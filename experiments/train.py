@@ -32,6 +32,7 @@ def main() -> int:
 
     import jax
 
+    from experiments.sampling import check_sampling
     from score_lab.training import train
     from score_lab.training.prepare import DETERMINISTIC
 
@@ -39,7 +40,7 @@ def main() -> int:
         set_xla_flag(DETERMINISTIC)
     if values.distributed:
         jax.distributed.initialize()
-    trained = train(values.config, values.workdir)
+    trained = train(values.config, values.workdir, checks=[check_sampling])
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
 
 

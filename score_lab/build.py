@@ -39,8 +39,11 @@ def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = N
     raise ConfigError(" ".join(f"{field}: {value!r} is refused; allowed: {allowed}{hint}".split()))
 
 
-def find(name: Any, room: str | None = None, field: str = "target") -> Any:
-    """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``."""
+def find(name: Any, room: str | None = None, field: str = "target", needs: tuple[str, ...] = ()) -> Any:
+    """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``.
+
+    A ConfigError for a name that is not there lists those with the methods ``needs`` (or whose results have them).
+    """
     if not isinstance(name, str):
         refuse(field, name, "a string 'module:Name'")
     module_name, colon, attribute = name.partition(":")
@@ -57,12 +60,13 @@ def find(name: Any, room: str | None = None, field: str = "target") -> Any:
         refuse(field, name, f"a module that can be imported; {missing!r} cannot")
     names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
     if not hasattr(module, attribute):
+        names = [n for n in names if _makes(getattr(module, n, None), needs)]
         public = ", ".join(sorted(names))
         refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'{nearest(attribute, names)}")
     return getattr(module, attribute)
 
 
-def build(spec: Any, room: str | None = None, field: str = "config", **context: Any) -> Any:
+def build(spec: Any, room: str | None = None, field: str = "config", needs: tuple[str, ...] = (), **context: Any) -> Any:
     """Builds what ``spec`` describes and checks it on the host.
 
     Args:
@@ -70,6 +74,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", **context: 
         already, which is returned.  Nested dicts with a ``target`` and fields whose annotation is a data class are built first.
       room: the package in which bare names are looked up, for example ``"score_lab.paths"``.
       field: what error messages call the spec, for example ``"config.path"``.
+      needs: methods without which the object is of another kind than asked for.
       context: keyword arguments handed over by the caller where the target takes them; ``spec`` wins.
 
     Returns the object, after ``object.check()`` where it has one.
@@ -83,9 +88,10 @@ def build(spec: Any, room: str | None = None, field: str = "config", **context: 
     spec = dict(spec.items())
     if "target" not in spec:
         refuse(f"{field}.target", None, "the name or import path of what is to be built")
-    target = find(spec.pop("target"), room, f"{field}.target")
-    if not callable(target):
-        refuse(f"{field}.target", target, "a class or function")
+    name = spec.pop("target")
+    target = find(name, room, f"{field}.target", needs)
+    if not callable(target) or getattr(target, "_is_protocol", False):
+        refuse(f"{field}.target", name, "a class or function that makes one, which this is not")
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kwargs = {k: v for k, v in context.items() if k in parameters}
@@ -101,11 +107,23 @@ def build(spec: Any, room: str | None = None, field: str = "config", **context: 
         refuse(f"{field}.{missing[0]}", None, f"a value: {target.__name__} cannot be built without it")
     try:
         built = target(**kwargs)
+        lacking = [n for n in needs if not callable(getattr(built, n, None))]
+        if lacking:
+            refuse("target", name, f"what has {', '.join(needs)}: {target.__name__} gives no {lacking[0]}")
         if hasattr(built, "check"):
             built.check()
+    except NotImplementedError:
+        refuse(f"{field}.target", name, f"a class that writes what {target.__name__} leaves open")
     except ConfigError as error:
-        raise ConfigError(f"{field}: {error}") from None
+        raise ConfigError(f"{field}.{error}" if str(error).startswith("target: ") else f"{field}: {error}") from None
     return built
+
+
+def _makes(target: Any, needs: tuple[str, ...]) -> bool:
+    """Whether ``target`` is a class with the methods ``needs``, or a function annotated to return one."""
+    made = target if isinstance(target, type) else _hints(target).get("return")
+    there = {n for c in getattr(made, "__mro__", ()) for n in vars(c)}  # hasattr would find the methods of type itself
+    return not needs or (set(needs) <= there and not getattr(made, "_is_protocol", False))
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -121,6 +139,8 @@ def _value(value: Any, hint: Any, room: str | None, field: str) -> Any:
         if "target" in value:
             return build(value, room, field)
         part = next((p for p in _parts(hint) if dataclasses.is_dataclass(p)), None)
+        if _allowed(hint):
+            refuse(field, dict(value.items()), _names(_allowed(hint)))
         return dict(value.items()) if part is None else build({"target": f"{part.__module__}:{part.__qualname__}", **value}, room, field)
     if isinstance(value, list):
         value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
@@ -131,7 +151,12 @@ def _value(value: Any, hint: Any, room: str | None, field: str) -> Any:
         return float(value)
     if int in allowed and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    refuse(field, value, " or ".join("None" if a is type(None) else a.__name__ for a in allowed))
+    refuse(field, value, _names(allowed))
+
+
+def _names(allowed: tuple[type, ...]) -> str:
+    """``int or None``."""
+    return " or ".join("None" if a is type(None) else a.__name__ for a in allowed)
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:

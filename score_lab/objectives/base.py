@@ -28,7 +28,8 @@ class Objective(Protocol):
     """What is trained.  A data class of hyper-parameters; the class may say of itself what the trainer must build or avoid:
 
     ``level = "angle"`` (the denoiser is told a level that is smooth to both ends), ``two_time = True`` (and a second one, of ``s``),
-    ``forward_mode = True`` (it uses ``jax.jvp``, which cuDNN's attention does not have); ``path(params)`` where it learns the path.
+    ``forward_mode = True`` (it uses ``jax.jvp``, which cuDNN's attention does not have), ``learned_variance = True``
+    (the network's second head is trained); ``path(params)`` where it learns the path.
     """
 
     def init(self, key: Array, spec: PyTree) -> tuple[PyTree, PyTree]:

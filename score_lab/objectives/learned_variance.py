@@ -45,6 +45,7 @@ class LearnedVariance:
     weighting: Weighting | None = leaf(default=Simple())
     label_dropout: float = static(default=0.0)
     low_discrepancy: bool = True
+    learned_variance = True
 
     @property
     def time_law(self) -> DiscreteTable:

@@ -64,7 +64,7 @@ def sample(
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
     steps = grid if isinstance(grid, Steps) else grid.steps(denoiser.path)
     if not _traced((denoiser, sampler, steps)):
-        _check(denoiser, sampler, steps, denoiser.path)
+        check_run(denoiser, sampler, steps, denoiser.path)
         denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))
     key = jax.random.key(0) if key is None else key
     noise = jax.tree_util.Partial(noise) if jax.tree_util.all_leaves([noise]) and callable(noise) else noise
@@ -147,7 +147,7 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(m, int | np.integer) and m >= 1 for m in value)
 
 
-def _check(denoiser: Denoiser, sampler: Sampler, steps: Steps, path: GaussianPath) -> None:
+def check_run(denoiser: Denoiser, sampler: Sampler, steps: Steps, path: GaussianPath) -> None:
     """Refuses on the host: a grid that does not descend, a sampler or denoiser that refuses it, levels outside the trained range."""
     steps.check()
     if steps.renoises and sampler.memory:

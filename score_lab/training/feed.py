@@ -28,7 +28,7 @@ __all__ = ["Feed", "open_source", "train_stream"]
 
 def open_source(config: Mapping[str, Any]) -> Any:
     """The data source that ``config.data`` names; ConfigError where it is misspelt or the data are absent."""
-    return build(data_options(config)[0], "score_lab.data", "config.data")
+    return build(data_options(config)[0], "score_lab.data", "config.data", needs=("preprocess",))
 
 
 def train_stream(parts: Parts, source: Any, layout: Layout, seed: int) -> Iterator[dict[str, Any]]:

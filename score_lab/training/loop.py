@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,21 @@ class Trained:
         return denoiser_of(self.parts, self.state)
 
 
-def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = ()) -> Trained:
+def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), checks: Sequence[Callable[[Parts], None]] = ()) -> Trained:
     """Trains what ``config`` describes in ``workdir``, or goes on with the run that is there.
 
     Args:
       config: a ConfigDict or dict (options.py).
       workdir: made if need be.
       callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
+      checks: called with the parts before anything is compiled or written; they may raise ConfigError.
 
     Raises ConfigError for a user's error, before anything is compiled or written, and NonFiniteLoss when the loss or the gradient is
     infinite or NaN.
     """
     plan = prepare(plain(config), Path(workdir), callbacks)
+    for check in checks:
+        check(plan.parts)
     keys = keys_of(plan.seed)
     with contextlib.ExitStack() as stack:
         if plan.lead and plan.record is None:

@@ -88,11 +88,11 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
     """The parts of the plain ``config`` for data of ``spec``; nothing is compiled.  Raises ConfigError naming the field."""
     check_sections(config)
     options, denoiser_options = options_of(config)
-    path = build(config["path"], "score_lab.paths", "config.path")
-    target = build(config["target"], "score_lab.targets", "config.target", sigma_data=sigma_data)
-    objective = build(config["objective"], "score_lab.objectives", "config.objective")
+    path = build(config["path"], "score_lab.paths", "config.path", needs=("alpha", "sigma", "time_of"))
+    target = build(config["target"], "score_lab.targets", "config.target", needs=("row",), sigma_data=sigma_data)
+    objective = build(config["objective"], "score_lab.objectives", "config.objective", needs=("init", "loss"))
     network = _network(config, spec, objective)
-    coupling = build(config["coupling"], "score_lab.objectives", "config.coupling") if config.get("coupling") else None
+    coupling = build(config["coupling"], "score_lab.objectives", "config.coupling", needs=("__call__",)) if config.get("coupling") else None
     optimizer, schedule = make_optimizer(config["optimizer"], options.steps)
     parts = Parts(
         config=config,
@@ -110,7 +110,6 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
         log_snr_range=_range(path, target, objective, denoiser_options),
     )
     _check_labels(parts)
-    _check_objective(objective)
     parts.denoiser({"network": None, "objective": None} if not hasattr(objective, "path") else _host_init(parts)).check()
     return parts
 
@@ -131,11 +130,13 @@ def measure_sigma_data(source: Any, most: int = 10_000) -> float:
 def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any) -> Network:
     """The network, told of two times and of forward-mode derivatives where the objective needs them, and able to take the data's shape."""
     two_time = {"two_time": True} if getattr(objective, "two_time", False) else {}
-    network = build(config["network"], "score_lab.networks", "config.network", **two_time)
+    network = build(config["network"], "score_lab.networks", "config.network", needs=("init", "apply"), **two_time)
     if two_time and getattr(network, "two_time", True) is False:
         refuse("config.network.two_time", False, f"True: {type(objective).__name__} trains a network that is told two times")
     if getattr(objective, "forward_mode", False) and getattr(network, "attention", "xla") != "xla":
         network = dataclasses.replace(network, attention="xla")
+    if getattr(objective, "learned_variance", False) and getattr(network, "learned_variance", True) is False:
+        refuse("config.network.learned_variance", False, f"True: {type(objective).__name__} trains a variance too")
     if hasattr(network, "check_shape"):
         network.check_shape(spec.shape)
     return network
@@ -164,13 +165,6 @@ def _check_labels(parts: Parts) -> None:
     rate = getattr(parts.objective, "label_dropout", 0.0)
     if rate and not (there if asked is None else asked):
         refuse("config.objective.label_dropout", rate, "0: the network is unconditional (config.network.num_classes = 0)")
-
-
-def _check_objective(objective: Any) -> None:
-    """Refuses an object that is no objective before it is traced."""
-    for name in ("init", "loss"):
-        if not callable(getattr(objective, name, None)):
-            refuse("config.objective.target", type(objective).__name__, f"an objective, which has init and loss: {name} is missing")
 
 
 def _host_init(parts: Parts) -> PyTree:

@@ -1,0 +1,140 @@
+"""The ``sampling`` section of a configuration, and the denoiser, sampler and grid that it describes, checked before anything is compiled.
+
+    config.sampling = {sampler, grid, path, guidance, n, seed, chunk, clip}
+
+``sampler`` and ``grid`` are specifications ``{"target": ..., **fields}``; ``path`` (None: the path of training) is what is sampled on; ``guidance`` (None: none) is
+classifier-free guidance unless it names another target; the rest is ``SamplingOptions``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from experiments.overrides import PARTS
+from score_lab.build import build, find, nearest, refuse
+from score_lab.samplers.loop import check_run
+from score_lab.targets import loses_signal
+from score_lab.training import Parts
+
+__all__ = ["SamplingOptions", "build_sampling", "check_guidance", "check_sampling", "completed", "options_of", "section_of", "with_steps"]
+
+DEFAULT = {"sampler": {"target": "Heun"}, "grid": {"target": "UniformLogSNR", "num_steps": 25}}
+"""Where a configuration does not say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """The numbers of ``config.sampling``.
+
+    Attributes:
+      n: samples.
+      seed: of the samples: sample i depends on it and i alone.
+      chunk: samples in one compiled call.
+      clip: outside the trained log-SNR range the nearest trained level is fed to the network, in place of an error.
+    """
+
+    n: int = 64
+    seed: int = 0
+    chunk: int = 256
+    clip: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigError naming the first field out of its range."""
+        for name, least in (("n", 1), ("chunk", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                refuse(name, getattr(self, name), f"a whole number, at least {least}")
+
+
+def section_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config["sampling"]`` over the defaults, every part a dict or None; ConfigError for a key that nobody reads."""
+    known = (*PARTS, *(field.name for field in dataclasses.fields(SamplingOptions)))
+    section = DEFAULT | dict(config.get("sampling") or {})
+    for name, value in section.items():
+        if name not in known:
+            refuse(f"config.sampling.{name}", value, f"{', '.join(known)}{nearest(name, known)}")
+    return section | {part: {"target": section[part]} for part in PARTS if isinstance(section.get(part), str)}
+
+
+def options_of(section: Mapping[str, Any]) -> SamplingOptions:
+    """The checked numbers of a section."""
+    numbers = {name: value for name, value in section.items() if name not in PARTS}
+    return build({"target": f"{__name__}:SamplingOptions", **numbers}, field="config.sampling")
+
+
+def build_sampling(section: Mapping[str, Any], denoiser: Any) -> tuple[Any, Any, Any]:
+    """``(denoiser, sampler, grid)``: the network on its path with guidance; ConfigError for parts that do not exist or do not go together."""
+    clip = options_of(section).clip
+    if section.get("path"):
+        denoiser = denoiser.on(build(section["path"], "score_lab.paths", "sampling.path", needs=("alpha", "sigma", "time_of")), clip=clip)
+    else:
+        denoiser = dataclasses.replace(denoiser, clip=clip)
+    for part in ("sampler", "grid"):
+        if not section[part]:
+            refuse(f"sampling.{part}", section[part], f"the name of a {part} in score_lab.samplers, or 'my_package.my_module:Name'")
+    sampler = build(section["sampler"], "score_lab.samplers", "sampling.sampler", needs=("init", "step"))
+    grid = build(_started(section["grid"], denoiser), "score_lab.samplers", "sampling.grid", needs=("steps",))
+    if section.get("guidance"):
+        spec = {"target": "CFG"} | dict(section["guidance"])
+        denoiser = build(spec, "score_lab.guidance", "sampling.guidance", needs=("__call__", "on"), denoiser=denoiser)
+    check_run(denoiser, sampler, grid.steps(denoiser.path), denoiser.path)
+    return denoiser, sampler, grid
+
+
+def check_sampling(parts: Parts) -> None:
+    """Refuses a ``config.sampling`` that could not be sampled with the network that ``parts`` is going to train."""
+    section = section_of(parts.config)
+    check_guidance(section, parts)
+    if not hasattr(parts.objective, "path"):  # a learned path is not known yet
+        build_sampling(section, parts.denoiser({"network": None, "objective": None}))
+
+
+def check_guidance(section: Mapping[str, Any], parts: Parts) -> None:
+    """Refuses guidance of a network without labels, or of one that has never seen an example without its label."""
+    spec = section.get("guidance")
+    if not spec or spec.get("target", "CFG") != "CFG" or spec.get("scale", 1.0) == 1.0:
+        return
+    if not getattr(parts.network, "num_classes", parts.spec.num_classes):
+        refuse("sampling.guidance.scale", spec["scale"], "1 (no guidance): the network has no labels (config.network.num_classes = 0)")
+    if getattr(parts.objective, "label_dropout", None) == 0.0:
+        refuse("sampling.guidance.scale", spec["scale"], "1 (no guidance): the network has only seen labelled examples (config.objective.label_dropout = 0)")
+
+
+def with_steps(grid: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
+    """``grid`` with that many steps; of a grid around a grid (Churn), the inner one.  ConfigError for a grid that has no num_steps."""
+    if isinstance(grid.get("grid"), Mapping):
+        return {**grid, "grid": with_steps(grid["grid"], num_steps)}
+    if not _counts(grid):
+        refuse("--steps", num_steps, f"nothing: {grid.get('target')} has no num_steps")
+    return {**grid, "num_steps": num_steps}
+
+
+def completed(grid: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """``grid``, named on the command line, with as many steps as the grid that it replaces where nothing says how many."""
+    if isinstance(grid.get("grid"), Mapping):
+        return {**grid, "grid": completed(grid["grid"], before)}
+    while isinstance(before.get("grid"), Mapping):
+        before = before["grid"]
+    return {"num_steps": before.get("num_steps", DEFAULT["grid"]["num_steps"]), **grid} if _counts(grid) else dict(grid)
+
+
+def _counts(grid: Mapping[str, Any]) -> bool:
+    """Whether the grid that is named has a ``num_steps``."""
+    if "target" not in grid:
+        return False  # refused when it is built
+    target = find(grid["target"], "score_lab.samplers", "sampling.grid.target")
+    return callable(target) and "num_steps" in inspect.signature(target).parameters
+
+
+def _started(spec: dict[str, Any], denoiser: Any) -> dict[str, Any]:
+    """A network that says nothing of x0 at zero SNR is started at its lowest trained log-SNR, where the grid does not say otherwise."""
+    low = denoiser.log_snr_range[0]
+    trained_on = denoiser.path if denoiser.trained_on is None else denoiser.trained_on
+    end = float(denoiser.path.log_snr(jnp.ones(())))
+    if spec.get("target") in ("UniformTime", "UniformLogSNR") and end < low and loses_signal(denoiser.target, trained_on):
+        return {"start": low} | dict(spec)
+    return dict(spec)
