@@ -1,0 +1,169 @@
+"""From a folder outside the repository: an objective, a sampler and a path, one file each and one config, without a change here.
+
+tests/extension/my_package is what a researcher would write.  The tests copy it elsewhere, prove each part against its definition, and
+take it through the launchers: trained, checkpointed, loaded, sampled.
+"""
+
+import dataclasses
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_lab.data import Toy
+from score_lab.denoiser import NetworkDenoiser
+from score_lab.evaluation import energy_distance
+from score_lab.objectives import Context
+from score_lab.paths import LinearFlow
+from score_lab.samplers import Euler, UniformTime, sample
+from score_lab.targets import Velocity
+from score_lab.training import load
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMITS = {"meanflow": 60, "adams": 40, "parabola": 15}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of the researcher's, on the import path, with my_package in it."""
+    home = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(Path(__file__).parent / "extension" / "my_package", home / "my_package", ignore=shutil.ignore_patterns("__pycache__"))
+    sys.path.insert(0, str(home))
+    yield home
+    sys.path.remove(str(home))
+    for name in [n for n in sys.modules if n.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def parts(folder):
+    """The modules, imported from the folder."""
+    return {name: importlib.import_module(f"my_package.{name}") for name in LIMITS}
+
+
+def test_each_part_is_one_short_file(parts, folder):
+    for name, most in LIMITS.items():
+        file = Path(parts[name].__file__)
+        assert file.parent == folder / "my_package"
+        assert len(file.read_text().splitlines()) <= most
+
+
+def test_the_path_keeps_the_contract(x64, parts):
+    path = parts["parabola"].Parabola(1.5)
+    path.check()
+    t = jnp.linspace(0.0, 1.0, 41)
+    np.testing.assert_allclose(path.time_of(path.log_snr(t)), t, rtol=1e-9)
+    np.testing.assert_allclose(path.alpha_dot(t), -1.5 * np.sqrt(t), rtol=1e-12)
+
+
+def test_two_steps_of_adams_bashforth_are_exact_for_slopes_linear_in_time(x64, parts):
+    """x' = a + b t on unequal steps: every step after Euler's is exact."""
+    sampler, a, b = parts["adams"].AdamsBashforth2(), -0.7, 1.3
+    times = [1.0, 0.9, 0.55, 0.5, 0.0]
+
+    @dataclasses.dataclass
+    class Slope:
+        velocity: jax.Array
+
+    x = jnp.zeros((2, 3))
+    carry = sampler.init(x, dataclasses.make_dataclass("Steps", ["start"])(jnp.asarray(1.0)), LinearFlow())
+    for k, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+        before = x
+        x, carry, _ = sampler.step(lambda x, t: Slope(jnp.full_like(x, a + b * t)), x, jnp.asarray(t), jnp.asarray(s), None, carry)
+        exact = (s - t) * a + 0.5 * b * (s**2 - t**2)
+        euler = (s - t) * (a + b * t)
+        np.testing.assert_allclose(x - before, exact if k else euler, rtol=1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class AverageVelocity:
+    """Of N(0, c^2) data on the linear flow, times a parameter: u(z, r, t) = (z - z_r) / (t - r).
+
+    z_r = z sqrt(V_r / V_t),  V = (1 - t)^2 c^2 + t^2.
+    """
+
+    c: float
+
+    def apply(self, params, x, level, cond=None, *, level_s=None, key=None):
+        t, r = (self.c * jnp.tan(a) / (1 + self.c * jnp.tan(a)) for a in (level, level_s))  # from atan2(sigma, c alpha)
+        V_t, V_r = ((1 - t) ** 2 * self.c**2 + t**2 for t in (t, r))
+        slope = ((1 + self.c**2) * (t + r) - 2 * self.c**2) / (V_t * (1 + jnp.sqrt(V_r / V_t)))  # (1 - sqrt(V_r / V_t)) / (t - r)
+        return params * (slope * jnp.sqrt(V_t))[:, None] * x  # the network is fed z / sqrt(V_t)
+
+
+def denoiser_of(objective, c):
+    told = {"level": objective.level, "two_time": objective.two_time}
+    return NetworkDenoiser(jnp.asarray(1.0), AverageVelocity(c), LinearFlow(), Velocity(), sigma_data=c, **told)
+
+
+def test_meanflows_loss_is_zero_at_the_exact_average_velocity(x64, parts):
+    n, c = 32, 0.6
+    objective = parts["meanflow"].MeanFlow(p=0.0)
+    index, denoiser = jnp.arange(n), denoiser_of(objective, c)
+    ctx = Context(denoiser=denoiser, path=LinearFlow(), key=jax.random.key(3), batch_size=n)
+    t, r = objective.times(ctx, index)
+    assert bool((r <= t).all()) and 4 <= int((r < t).sum()) <= n - 4
+    z = jax.random.normal(jax.random.key(1), (n, 2))
+    v = (((1 + c**2) * t - c**2) / ((1 - t) ** 2 * c**2 + t**2))[:, None] * z  # the marginal velocity, V'/(2V) z
+    batch = {"x0": z - t[:, None] * v, "noise": z + (1 - t)[:, None] * v, "index": index}
+
+    def total(scale):
+        loss, _, _ = objective.loss(dataclasses.replace(ctx, denoiser=dataclasses.replace(denoiser, params=scale)), {}, {}, batch)
+        return loss.sum(), loss
+
+    slope = jax.jit(jax.grad(total, has_aux=True))
+    gradient, loss = slope(jnp.asarray(1.0))
+    assert float(loss.max()) < 1e-24 and abs(float(gradient)) < 1e-10
+    wrong, loss = slope(jnp.asarray(1.1))
+    assert float(loss.min()) > 1e-6 and float(wrong) > 0
+
+
+def test_one_step_of_the_exact_average_velocity_is_the_whole_way(x64, parts):
+    c, x_T = 0.6, jax.random.normal(jax.random.key(5), (7, 2))
+    denoiser = denoiser_of(parts["meanflow"].MeanFlow(), c)
+    for steps in (1, 3):
+        done = sample(denoiser, Euler(), UniformTime(steps), x_T=x_T, key=jax.random.key(0))
+        np.testing.assert_allclose(done.x, c * x_T, rtol=1e-9)
+        assert int(done.nfe) == steps
+
+
+def launch(folder, module, *args):
+    env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-m", module, *args], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def train(folder, variant, *args):
+    launch(folder, "experiments.train", f"--config=my_package/config.py:{variant}", f"--workdir=runs/{variant}", *args)
+    return folder / "runs" / variant
+
+
+def test_meanflow_from_outside_beats_one_step_of_a_flow(folder):
+    """Trained by the launcher at equal size and budget, loaded from the checkpoint, sampled in one step."""
+    toy = Toy(name="mixture")
+    weights, means, std = toy.components()
+    rng = np.random.default_rng(0)
+    fresh = means[rng.choice(len(means), 2000, p=weights)] + std * rng.standard_normal((2000, 2))
+    distance = {}
+    for variant in ("meanflow", "flow"):
+        loaded = load(train(folder, variant))
+        assert loaded.step == 400 and loaded.denoiser.two_time == (variant == "meanflow")
+        x = sample(loaded.denoiser, Euler(), UniformTime(1), (2000, 2), jax.random.key(0)).x
+        distance[variant] = energy_distance(np.asarray(x), fresh)
+    assert distance["meanflow"].high <= 0.25 * distance["flow"].low, distance
+
+
+def test_a_path_and_a_sampler_from_outside_go_through_the_launchers(folder):
+    workdir = train(folder, "parabola", "--config.training.steps=300")
+    launch(folder, "experiments.sample", f"--workdir={workdir}", "--n=500")
+    made = np.load(workdir / "samples" / "samples.npz")
+    assert made["x"].shape == (500, 2) and int(made["nfe"]) == 20 and "AdamsBashforth2" in str(made["made_by"])
+    radius = np.linalg.norm(made["x"], axis=1)
+    assert abs(np.median(radius) - 1.0) < 0.15  # the ring
