@@ -4,9 +4,8 @@ from score_lab.mismatch.inversion import VarianceCurve
 from score_lab.mismatch.look import FLAGS, Look, Reading, first_look, forward_record, read
 from score_lab.mismatch.moments import DataMoments
 from score_lab.mismatch.record import NormRecord, NormRecorder, Recorders
-from score_lab.mismatch.states import StateRecord, StateRecorder
 
 __all__ = [
-    "FLAGS", "DataMoments", "Look", "NormRecord", "NormRecorder", "Reading", "Recorders", "StateRecord", "StateRecorder", "VarianceCurve",
+    "FLAGS", "DataMoments", "Look", "NormRecord", "NormRecorder", "Reading", "Recorders", "VarianceCurve",
     "first_look", "forward_record", "read",
 ]  # fmt: skip

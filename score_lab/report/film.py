@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 
 from score_lab.build import refuse
 from score_lab.mismatch.inversion import on_host
-from score_lab.mismatch.states import StateRecord
 from score_lab.paths.base import GaussianPath
 from score_lab.report.samples import to_rgb
 from score_lab.report.style import GREY, INK, figure, save
+from score_lab.samplers import StateRecord
 
 __all__ = ["draw_film", "save_film"]
 
@@ -29,7 +29,7 @@ def draw_film(
     ``columns`` of the network calls, evenly chosen and always the first and the last; ``final`` (n, h, w, c), the finished samples, in a
     last column.
     """
-    record = record.kept()
+    record = record.in_order()
     states, predicted = np.asarray(record.x_t), np.asarray(record.x0)
     if states.ndim != 5 or len(states) < 1:
         refuse("film", states.shape, "a record of images (calls, samples, height, width, channels)")
@@ -85,8 +85,8 @@ def save_film(
     file: str | Path, record: StateRecord, path: GaussianPath, final: np.ndarray | None = None, *,
     samples: int = 4, columns: int = 12, title: str = "",
 ) -> Path:  # fmt: skip
-    """``draw_film`` as a picture of its own."""
-    count = min(samples, np.asarray(record.x_t).shape[1])
+    """``draw_film`` as a picture of its own; ConfigError if ``record`` does not hold images."""
+    count = min(samples, np.shape(record.x_t)[2])
     fig = figure(1.1 + 0.62 * (columns + 1), 0.8 + 1.35 * count)
     ax = fig.subplots()
     draw_film(ax, record, path, final, samples=samples, columns=columns)

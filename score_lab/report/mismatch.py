@@ -102,7 +102,7 @@ def _level_panel(ax: Axes, looks: Mapping[str, Look], null: Reading, difference:
     if not any(len(v) for v in readable):
         text = "the variance tells no level\nanywhere on this path"
         ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=GREY)
-        ax.set_xlim(*_reach(looks))
+        ax.set(xlim=_reach(looks), yticks=[])
         return
     _level_band(ax, null, GREY, difference, alpha=0.35)
     for k, look in enumerate(looks.values()):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from score_lab.mismatch.states import StateRecord
 from score_lab.paths.base import GaussianPath
 from score_lab.report.film import draw_film
 from score_lab.report.samples import draw_samples
 from score_lab.report.style import figure, save
+from score_lab.samplers import StateRecord
 
 __all__ = ["save_overview"]
 

@@ -9,7 +9,7 @@ from score_lab.build import ConfigError
 from score_lab.denoiser import Prediction
 from score_lab.guidance import CFG
 from score_lab.linear import combine
-from score_lab.mismatch import NormRecorder, Recorders, StateRecorder
+from score_lab.mismatch import NormRecorder, Recorders
 from score_lab.paths import EDM, VP, LinearFlow
 from score_lab.samplers import DDIM, Churn, Euler, Heun, Kappa, Karras, UniformLogSNR, UniformTime, sample
 from score_lab.types import leaf, pytree_dataclass
@@ -101,22 +101,3 @@ def test_a_time_per_example_is_refused():
     bad = Prediction.of(x, jnp.array([0.5, 0.4]), LinearFlow(), x0=x)
     with pytest.raises(ConfigError, match="one time"):
         recorder.update(recorder.init(1, 1, x), jnp.int32(0), 0, bad, jnp.asarray(True))
-
-
-def test_states_of_the_first_trajectories_are_kept():
-    path, grid = LinearFlow(), UniformTime(3)
-    x_T = jnp.arange(8.0).reshape(4, 2)
-    out = sample(Gaussian(path), Euler(), grid, x_T=x_T, recorder=StateRecorder(2))
-    record = out.record.kept()
-    assert record.x_t.shape == record.x0.shape == (3, 2, 2)
-    np.testing.assert_allclose(record.x_t[0], x_T[:2])
-    t, x = record.t[:, None, None], record.x_t
-    np.testing.assert_allclose(record.x0, (1 - t) * 0.25 / ((1 - t) ** 2 * 0.25 + t**2) * x, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(np.asarray(out.x)[:2], record.x0[-1], rtol=1e-5, atol=1e-6)  # Euler's last step lands on the prediction
-
-
-def test_states_of_a_skipped_call_are_left_out():
-    out = sample(Gaussian(EDM()), Heun(Kappa()), Karras(3, sigma_max=40.0), (3, 2), jax.random.key(0), recorder=StateRecorder(1))
-    assert np.isnan(np.asarray(out.record.x_t)[-1]).all() and out.record.kept().x_t.shape == (5, 1, 2)
-    with pytest.raises(ConfigError, match="1 to 3"):
-        sample(Gaussian(EDM()), Heun(Kappa()), Karras(3), (3, 2), jax.random.key(0), recorder=StateRecorder(4))

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from score_lab.build import ConfigError
-from score_lab.mismatch import StateRecord
 from score_lab.paths import EDM, LinearFlow
 from score_lab.report import draw_film, draw_samples, save_film, save_loss, save_overview, save_samples, save_scatter
 from score_lab.report.samples import tile, to_rgb
 from score_lab.report.style import figure
+from score_lab.samplers import StateRecord
 
 
 def images(n, c=1, value=0.0):
@@ -63,7 +63,12 @@ def film(path, kappa=(4.0, 1.0, 0.25)):
     t = np.asarray(path.time_of_kappa(np.array(kappa, np.float32)))
     norm = np.asarray(path.norm(t))[:, None, None, None, None]
     x_t = norm * np.array([1.0, -1.0])[None, :, None, None, None] * np.ones((3, 2, 4, 4, 1))
-    return StateRecord(t=t, x_t=x_t, x0=0.5 * np.ones((3, 2, 4, 4, 1)), made=np.array([True, False, True]))
+    return record_of(t, x_t, 0.5 * np.ones((3, 2, 4, 4, 1)), np.array([True, False, True]))
+
+
+def record_of(t, x_t, x0, made):
+    """Steps of one call."""
+    return StateRecord(*(v[:, None] for v in (x_t, x0, t, t, t, made)))
 
 
 @pytest.mark.parametrize("path", [EDM(), LinearFlow()], ids=["EDM", "LinearFlow"])
@@ -84,7 +89,7 @@ def test_film_scales_the_states_and_leaves_skipped_calls_out(path):
 def test_a_film_needs_images_and_the_overview_holds_one(tmp_path):
     with pytest.raises(ConfigError, match="images"):
         points = np.ones((2, 3, 2))
-        save_film(tmp_path / "x.png", StateRecord(t=np.ones(2), x_t=points, x0=points, made=np.ones(2, bool)), EDM())
+        save_film(tmp_path / "x.png", record_of(np.ones(2), points, points, np.ones(2, bool)), EDM())
     one = save_film(tmp_path / "film.png", film(EDM()), EDM(), title="noise to data")
     both = save_overview(tmp_path / "o.png", {"a": images(4), "b": images(4)}, np.arange(4), film(EDM()), EDM(), samples=2)
     assert size(both)[0] > size(one)[0]
