@@ -6,6 +6,6 @@ from score_lab.mismatch.moments import DataMoments
 from score_lab.mismatch.record import NormRecord, NormRecorder, Recorders
 
 __all__ = [
-    "FLAGS", "DataMoments", "Look", "NormRecord", "NormRecorder", "Reading", "Recorders", "VarianceCurve", "first_look", "forward_record",
-    "read",
+    "FLAGS", "DataMoments", "Look", "NormRecord", "NormRecorder", "Reading", "Recorders", "VarianceCurve",
+    "first_look", "forward_record", "read",
 ]  # fmt: skip

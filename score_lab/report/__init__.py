@@ -1,1 +1,13 @@
-"""score_lab.report"""
+"""Pictures and the page that holds them; every function writes one file and returns its path."""
+
+from score_lab.report.curves import save_loss, save_scatter
+from score_lab.report.film import draw_film, save_film
+from score_lab.report.mismatch import save_mismatch
+from score_lab.report.overview import save_overview
+from score_lab.report.page import Page, versions
+from score_lab.report.samples import draw_samples, save_samples
+
+__all__ = [
+    "Page", "draw_film", "draw_samples", "save_film", "save_loss", "save_mismatch", "save_overview", "save_samples", "save_scatter",
+    "versions",
+]  # fmt: skip
