@@ -20,7 +20,8 @@ from score_lab.build import refuse
 def define(values: flags.FlagValues) -> None:
     """The flags of this launcher."""
     flags.DEFINE_string("workdir", None, "the directory of the run, made if need be", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "one of several processes: jax.distributed.initialize() first", flag_values=values)
+    about = "one of several processes: auto where the cluster says which, else HOST:PORT,COUNT,INDEX of process 0, their number, and this one's"
+    flags.DEFINE_string("distributed", None, about, flag_values=values)
 
 
 def main() -> int:
@@ -30,18 +31,31 @@ def main() -> int:
         if values[name].value is None:
             refuse(f"--{name}", None, f"--{name}={'FILE:VARIANT' if name == 'config' else 'DIRECTORY'}, see --help")
 
-    import jax
-
     from experiments.sampling import check_sampling
     from score_lab.training import train
     from score_lab.training.prepare import DETERMINISTIC
 
-    if (values.config.get("training") or {}).get("deterministic"):
+    training = values.config.get("training") or {}
+    if training.get("deterministic"):
         set_xla_flag(DETERMINISTIC)
-    if values.distributed:
-        jax.distributed.initialize()
+    join(values.distributed or ("auto" if training.get("distributed") else None))
     trained = train(values.config, values.workdir, checks=[check_sampling])
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
+
+
+def join(distributed: str | None) -> None:
+    """Joins the other processes of the run; there are none unless they are asked for."""
+    import jax
+
+    if distributed is None:
+        return
+    if distributed == "auto":
+        jax.distributed.initialize()
+        return
+    address, *numbers = distributed.split(",")
+    if len(numbers) != 2 or ":" not in address or not all(number.isdigit() for number in numbers):
+        refuse("--distributed", distributed, "auto, or HOST:PORT,COUNT,INDEX")
+    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
 
 
 if __name__ == "__main__":

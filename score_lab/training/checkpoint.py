@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_lab.build import ConfigError, refuse
 from score_lab.types import PyTree
@@ -69,6 +70,8 @@ class Checkpoints:
         ocp = self._ocp
         if jax.default_backend() == "cpu":
             state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
+        if jax.process_count() > 1:
+            state = jax.tree.map(_global, state)
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(dict(host)))
         figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
         self._manager.save(step, args=args, metrics=figures, force=True)
@@ -81,11 +84,13 @@ class Checkpoints:
         """
         ocp = self._ocp
         self.check(like, step)
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        several = jax.process_count() > 1
+        sharding = _everywhere() if several else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype), like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
         restored = self._manager.restore(step, args=ocp.args.Composite(state=item, host=ocp.args.JsonRestore()))
-        return restored["state"], restored["host"]
+        state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"]) if several else restored["state"]
+        return state, restored["host"]
 
     def check(self, like: PyTree, step: int) -> None:
         """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
@@ -142,6 +147,19 @@ def write_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
     new = workdir / "config.json.new"
     new.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(new, workdir / "config.json")
+
+
+def _everywhere() -> jax.sharding.NamedSharding:
+    """Of an array that every device of every process holds."""
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("device",)), jax.P())
+
+
+def _global(x: jax.Array) -> jax.Array:
+    """What every process holds alike as the one array that Orbax saves once."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_global(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+    local = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, _everywhere(), local)
 
 
 def _metric(metrics: Mapping[str, float]) -> float:

@@ -83,6 +83,8 @@ def layout_of(batch_size: int, accumulate: int = 1, devices: int | None = None) 
     local = jax.local_devices()
     if devices is not None and devices > len(local):
         refuse("config.training.devices", devices, f"at most {len(local)}, the local devices there are, or None for all")
+    if devices is not None and jax.process_count() > 1:
+        refuse("config.training.devices", devices, "None where there are several processes: all devices of each are used")
     used = tuple(local[: devices or len(local)])
     processes = jax.process_count()
     shares = len(used) * processes
