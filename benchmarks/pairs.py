@@ -30,7 +30,9 @@ class Ratio:
         return self.bound is None or self.low <= self.bound
 
 
-def interleaved(name: str, a: Callable[[], None], b: Callable[[], None], pairs: int = 20, warmup: int = 2, bound: float | None = None) -> Ratio:
+def interleaved(
+    name: str, a: Callable[[], None], b: Callable[[], None], pairs: int = 20, warmup: int = 2, bound: float | None = None
+) -> Ratio:
     """Times ``a()`` and ``b()`` in turn, each of which blocks until its work is done; which goes first alternates."""
     for _ in range(warmup):
         a()
@@ -43,7 +45,9 @@ def interleaved(name: str, a: Callable[[], None], b: Callable[[], None], pairs: 
             times[k, which] = time.perf_counter() - start
     ratios = np.sort(times[:, 0] / times[:, 1])
     rank = max(int(np.floor(0.5 * (pairs - 1.96 * np.sqrt(pairs)))), 0)
-    return Ratio(name, *map(float, np.median(times, axis=0)), float(np.median(ratios)), float(ratios[rank]), float(ratios[-1 - rank]), pairs, bound)
+    return Ratio(
+        name, *map(float, np.median(times, axis=0)), float(np.median(ratios)), float(ratios[rank]), float(ratios[-1 - rank]), pairs, bound
+    )
 
 
 def table(rows: list[Ratio], unit: str = "ms", scale: float = 1e3) -> str:

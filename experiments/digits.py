@@ -1,4 +1,5 @@
-"""The whole of score_lab in five minutes: train one network on handwritten digits, sample it on three paths with five samplers, measure, and look.
+"""The whole of score_lab in five minutes: train one network on handwritten digits, sample it on three paths with five samplers, measure,
+and look.
 
     make digits
     python -m experiments.digits --workdir runs/digits
@@ -45,7 +46,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a small network and few samples: two minutes")
     args, changes = overrides.parse(parser, sys.argv[1:])
     if changes:
-        raise overrides.ConfigError(f"command line: '--{changes[0][0]}' is refused; allowed: the options of --help (experiments.sample overrides parts)")
+        raise overrides.ConfigError(
+            f"command line: '--{changes[0][0]}' is refused; allowed: the options of --help (experiments.sample overrides parts)"
+        )
     n = (200 if args.short else 1000) if args.n is None else args.n
     if n < 100:
         raise overrides.ConfigError(f"--n: {n} is refused; allowed: at least 100, below which no interval says anything")
@@ -76,7 +79,10 @@ def main() -> int:
 def say(what: str, config) -> None:
     """One line about what begins."""
     size = {k: v for k, v in config.network.to_dict().items() if k != "target"}
-    print(f"{what}: {config.network.target} {json.dumps(size)} on {config.path.target}, {config.training.steps} steps of {config.data.batch_size}", flush=True)
+    print(
+        f"{what}: {config.network.target} {json.dumps(size)} on {config.path.target}, {config.training.steps} steps of {config.data.batch_size}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python -m experiments.evaluate --workdir runs/flow
     python -m experiments.evaluate --workdir runs/flow --path=VP --sampler=DPMSolverPP2M --grid=UniformLogSNR --steps 20 --n 1000
 
-Label agreement by a classifier fitted on the training split, Frechet distance over the floor FD(train, test), within-class variance and distance to the nearest training
-example; for points in a few dimensions the energy distance to held-out data.  Writes evaluation.csv and evaluation.json into the workdir.
+Label agreement by a classifier fitted on the training split, Frechet distance over the floor FD(train, test), within-class variance and
+distance to the nearest training example; for points in a few dimensions the energy distance to held-out data.  Writes evaluation.csv and
+evaluation.json into the workdir.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from score_lab.samplers import sample_chunked
 
 def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
     """The columns for ``run``'s samples, and the NFE spent on each."""
-    samples = sample_chunked(run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk)
+    samples = sample_chunked(
+        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk
+    )
     if reference is None:
         return {"energy": energy_distance(samples.x, test)}, int(samples.nfe)
     return reference.measure(samples.x, run.cond["label"] if run.cond else None), int(samples.nfe)
@@ -42,7 +45,10 @@ def main() -> None:
     reference = Reference.fit(x, label, x_test, label_test) if images else None
     measures, nfe = measure(run, reference, x_test)
     table = Table(reference.criteria() if images else (), reference.describe() if images else ())
-    table.add({"path": type(run.denoiser.path).__name__, "sampler": type(run.sampler).__name__, "NFE": nfe, "n": run.n, "seed": run.seed}, measures)
+    table.add(
+        {"path": type(run.denoiser.path).__name__, "sampler": type(run.sampler).__name__, "NFE": nfe, "n": run.n, "seed": run.seed},
+        measures,
+    )
     print(table.text())
     output = Path(args.workdir)
     (output / "evaluation.csv").write_text(table.csv())

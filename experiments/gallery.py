@@ -15,7 +15,7 @@ from experiments.system import System, examples, labels_of, sampling_of, system
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table
 from score_lab.mismatch import DataMoments, Look, NormRecorder, first_look
-from score_lab.report import Page, save_film, save_loss, save_mismatch, save_samples
+from score_lab.report import Page, save_film, save_loss, save_mismatch, save_overview, save_samples
 from score_lab.samplers import StateRecorder, sample
 from score_lab.training import Loaded, Parts, load
 from score_lab.training.metrics import read_metrics
@@ -35,7 +35,11 @@ READ_IT = (
 def check_labelled(parts: Parts) -> None:
     """Refuses data that are no labelled images, and a network that is not told their labels."""
     if len(parts.spec.shape) != 3 or not parts.spec.num_classes:
-        refuse("config.data.target", parts.config["data"]["target"], f"labelled images: these have shape {parts.spec.shape} and {parts.spec.num_classes} classes")
+        refuse(
+            "config.data.target",
+            parts.config["data"]["target"],
+            f"labelled images: these have shape {parts.spec.shape} and {parts.spec.num_classes} classes",
+        )
     if not getattr(parts.network, "num_classes", parts.spec.num_classes):
         refuse("config.network.num_classes", 0, f"{parts.spec.num_classes}, the classes of the data: the table asks for samples by label")
 
@@ -61,7 +65,13 @@ class Gallery:
 
     def system(self, path: dict | None, sampler: dict, grid: dict, steps: int) -> System:
         """The system of a cell: the one network on ``path`` (None: its own)."""
-        sampling = sampling_of(self.loaded) | {"path": path, "sampler": sampler, "grid": grid | {"num_steps": steps}, "clip": True, "guidance": None}
+        sampling = sampling_of(self.loaded) | {
+            "path": path,
+            "sampler": sampler,
+            "grid": grid | {"num_steps": steps},
+            "clip": True,
+            "guidance": None,
+        }
         return system(self.loaded, sampling)
 
     def draw(self, run: System, n: int, recorder: Any = None, seed: int = 0):
@@ -84,12 +94,17 @@ class Gallery:
             left = (time.time() - start) / (k + 1) * (len(cells) - k - 1)
             print(f"\rsampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
-        print(f"\none network, trained on {type(self.loaded.denoiser.path).__name__}, sampled on every path\n\n{self.table.text()}\n", flush=True)
+        print(
+            f"\none network, trained on {type(self.loaded.denoiser.path).__name__}, sampled on every path\n\n{self.table.text()}\n",
+            flush=True,
+        )
 
     def look_at_mismatch(self, samplers: dict, looks: tuple, grid: dict) -> None:
         """The variance ratio and effective log-SNR per network call on the network's own path, and the film of the second look."""
         n = min(256 if self.short else 512, self.n, len(self.train[0]))
-        print(f"the SNR mismatch, call by call, {n} trajectories on {type(self.loaded.denoiser.path).__name__} (R: variance of the states over the path's)")
+        print(
+            f"the SNR mismatch, call by call, {n} trajectories on {type(self.loaded.denoiser.path).__name__} (R: variance of the states over the path's)"
+        )
         for name, steps in looks:
             run = self.system(None, samplers[name][0], grid, steps)
             samples = self.draw(run, n, NormRecorder(self.moments.mean))
@@ -107,14 +122,28 @@ class Gallery:
         own = type(path).__name__
         panels = {f"{name} (trained on)" if name == own else name: x for name, x in self.samples.items()}
         samples = save_samples(at / "samples.png", panels, self.label, title="one network, sampled on every path: a row per class")
-        film = save_film(at / "film.png", self.film.record, path, np.asarray(self.film.x), title="from noise to digit: states, and what the network makes of them")
+        final = np.asarray(self.film.x)
+        film = save_film(
+            at / "film.png", self.film.record, path, final, title="from noise to digit: states, and what the network makes of them"
+        )
+        save_overview(at / "overview.png", panels, self.label, self.film.record, path, final)
         looks = save_mismatch(at / "snr_mismatch.png", self.looks, own)
         loss = save_loss(at / "loss.png", read_metrics(at))
-        page = Page("score_lab: digits", f"{self.loaded.step} steps of {self.loaded.config['network']['target']} on {own}; one network, any path, any sampler.")
+        page = Page(
+            "score_lab: digits",
+            f"{self.loaded.step} steps of {self.loaded.config['network']['target']} on {own}; one network, any path, any sampler.",
+        )
         page.section("Samples").picture(samples, "Samples by class, the same network on every path")
         page.section("From noise to digit").picture(film, "DDIM, 50 steps: the state above, the network's prediction of the digit below")
         page.section("What they are worth").table(self.table)
-        page.section("Do the states have the noise level that the network is told?", *READ_IT).picture(looks, "The SNR mismatch, call by call")
+        page.section("Do the states have the noise level that the network is told?", *READ_IT).picture(
+            looks, "The SNR mismatch, call by call"
+        )
         page.section("Loss").picture(loss, "Training and held-out loss")
-        page.commands([f"python -m experiments.digits --workdir {at}", f"python -m experiments.snr_mismatch --workdir {at} --sampler=DDIM --steps 5,10,50"])
+        page.commands(
+            [
+                f"python -m experiments.digits --workdir {at}",
+                f"python -m experiments.snr_mismatch --workdir {at} --sampler=DDIM --steps 5,10,50",
+            ]
+        )
         return page.write(at / "report.html")

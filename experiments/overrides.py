@@ -1,7 +1,7 @@
 """Command lines of the launchers that read a workdir: fixed options, and ``--sampler.eta=1``-like overrides of its ``sampling`` section.
 
-``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name; ``--sampler.FIELD=VALUE`` then sets a field of it,
-in whatever order the two are given.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
+``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name; ``--sampler.FIELD=VALUE``
+then sets a field of it, in whatever order the two are given.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tup
 def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A copy of the ``sampling`` section with the overrides: whole parts first, then fields.
 
-    ``bases[part]`` is what a field of a part that the section lacks is set on (``--path.beta_max=10``: the path of training).  ConfigError for a field of
-    something that has none.
+    ``bases[part]`` is what a field of a part that the section lacks is set on (``--path.beta_max=10``: the path of training).  ConfigError
+    for a field of something that has none.
     """
     sampling = copy.deepcopy(dict(sampling))
     for part, value in overrides:

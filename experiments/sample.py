@@ -1,10 +1,10 @@
 """Draws samples from a trained workdir, by any sampler on any path.
 
     python -m experiments.sample --workdir runs/flow
-    python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2 --n 64
+    python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2
 
-Writes samples.npz (x, label, nfe and how they were made) and samples.png into --output.  Sample i depends on --seed and i alone: another --n or --chunk
-draws the same ones.
+Writes samples.npz (x, label, nfe and how they were made) and samples.png into --output.  Sample i depends on --seed and i alone: another
+--n or --chunk draws the same ones.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python -m experiments.snr_mismatch --workdir runs/flow
     python -m experiments.snr_mismatch --workdir runs/flow --path=VP --sampler=DDIM --steps 5,10,50 --n 1000
 
-For every network call: the variance of the sampler's states over the path's own (1: what the network was trained on), and the log-SNR that this
-variance amounts to where it can be told.  Intervals are over trajectories.  Writes snr_mismatch.csv and snr_mismatch.png into the workdir.
+For every network call: the variance of the sampler's states over the path's own (1: what the network was trained on), and the log-SNR that
+this variance amounts to where it can be told.  Intervals are over trajectories.  Writes snr_mismatch.csv and snr_mismatch.png into the
+workdir.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def main() -> None:
         runs.append(open_system(args, changes))
     x, _ = examples(open_workdir(args), "train")
     if not FEWEST <= args.n <= len(x):
-        raise overrides.ConfigError(f"--n: {args.n} is refused; allowed: {FEWEST} to {len(x)}, the training examples that make as many forward samples")
+        raise overrides.ConfigError(
+            f"--n: {args.n} is refused; allowed: {FEWEST} to {len(x)}, the training examples that make as many forward samples"
+        )
 
     moments, found, rows = DataMoments.of(x), {}, []
     for run in runs:

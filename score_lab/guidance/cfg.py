@@ -1,9 +1,11 @@
 """Classifier-free guidance: a denoiser around a denoiser.
 
     D_w = D_u + w (D_c - D_u)                                       (Ho & Salimans 2022, eq. 6, with w = 1 + their w: 1 is no guidance)
-    rescaled:  D = phi D_w std(D_c) / std(D_w) + (1 - phi) D_w      (Lin et al. 2024, eq. 15-16, on x0; std over all dimensions of one sample)
+    rescaled:  D = phi D_w std(D_c) / std(D_w) + (1 - phi) D_w      (Lin et al. 2024, eq. 15-16, on x0; std over all dimensions of one
+    sample)
 
-on x0, which on eps, v and velocity is the same combination.  Only levels with log_snr in ``interval`` are guided (Kynkaanniemi et al. 2024).
+on x0, which on eps, v and velocity is the same combination.  Only levels with log_snr in ``interval`` are guided (Kynkaanniemi et al.
+2024).
 The two passes are one batched call; it counts two evaluations, one outside the interval, and at scale 1 no second pass is made at all.
 """
 
@@ -33,8 +35,8 @@ def unconditional(cond: Cond) -> Cond:
 class CFG(Wrapper):
     """``D_u + scale (D_c - D_u)`` on x0.
 
-    Fields: the conditional ``denoiser``; ``scale`` (1: none); ``low``, ``high``: the log-SNR interval that is guided; ``rescale`` phi in [0, 1];
-    ``everywhere`` says that the interval is all of them (set by ``specialise``), so that no program for levels outside is compiled.
+    Fields: the conditional ``denoiser``; ``scale`` (1: none); ``low``, ``high``: the log-SNR interval that is guided; ``rescale`` phi in
+    [0, 1]; ``everywhere`` says that the interval is all of them (set by ``specialise``), so that no program for levels outside is compiled.
     ``.parts`` of the prediction are the conditional and the unconditional one.
     """
 
