@@ -14,13 +14,14 @@ import sys
 from absl import flags
 
 from experiments.launcher import launch, parse, set_xla_flag
+from experiments.preview import preview
 from score_lab.build import refuse
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags of this launcher."""
     flags.DEFINE_string("workdir", None, "the directory of the run, made if need be", flag_values=values)
-    about = "one of several processes: auto where the cluster says which, else HOST:PORT,COUNT,INDEX of process 0, their number, and this one's"
+    about = "one of several processes: auto where the cluster says which, else HOST:PORT,COUNT,INDEX (of process 0, of all, of this one)"
     flags.DEFINE_string("distributed", None, about, flag_values=values)
 
 
@@ -33,13 +34,14 @@ def main() -> int:
 
     from experiments.sampling import check_sampling
     from score_lab.training import train
+    from score_lab.training.options import plain
     from score_lab.training.prepare import DETERMINISTIC
 
     training = values.config.get("training") or {}
     if training.get("deterministic"):
         set_xla_flag(DETERMINISTIC)
     join(values.distributed or ("auto" if training.get("distributed") else None))
-    trained = train(values.config, values.workdir, checks=[check_sampling])
+    trained = train(values.config, values.workdir, preview(plain(values.config), values.workdir), checks=[check_sampling])
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
 
 

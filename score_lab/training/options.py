@@ -18,7 +18,7 @@ from score_lab.build import build, nearest, refuse
 __all__ = ["DenoiserOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "plain"]
 
 NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "training")
-KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "sampling")
+KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,3 +91,33 @@ def test_sigkill_of_the_launcher(tmp_path):
     whole, again = (load(tmp_path / name, ema=None) for name in ("whole", "broken"))
     assert bits(whole.denoiser.params) == bits(again.denoiser.params)
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    """Two processes of two devices each write the run that one process of four writes, and go on from each other's checkpoints."""
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.network.width=16"]
+    command += ["--config.data.batch_size=64", "--config.optimizer.warmup=5"]
+    command += [f"--config.training.{word}" for word in ("steps=60", "log_every=20", "checkpoint_every=20", "keep=9")]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def start(workdir, devices, *words):
+        environment = network_guard.environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+        return subprocess.Popen([*command, f"--workdir={workdir}", *words], env=environment, stdout=subprocess.DEVNULL)
+
+    def together(workdir):
+        processes = [start(workdir, 2, f"--distributed=localhost:{port},2,{index}") for index in range(2)]
+        assert [process.wait(300) for process in processes] == [0, 0]
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert start(one, 4).wait(300) == 0
+    together(two)
+    whole = bits(load(two).denoiser.params)
+    for step in (40, 60):
+        shutil.rmtree(two / "checkpoints" / str(step))
+    together(two)
+    assert bits(load(two).denoiser.params) == whole
+    for a, b in zip(lines(one), lines(two), strict=True):
+        np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=1e-4)
