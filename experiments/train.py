@@ -40,7 +40,7 @@ def main() -> int:
     training = values.config.get("training") or {}
     if training.get("deterministic"):
         set_xla_flag(DETERMINISTIC)
-    join(values.distributed or ("auto" if training.get("distributed") else None))
+    join(values.distributed)
     trained = train(values.config, values.workdir, preview(plain(values.config), values.workdir), checks=[check_sampling])
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
 

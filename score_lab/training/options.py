@@ -39,7 +39,6 @@ class TrainingOptions:
       devices: local devices used; None is all.
       prefetch: dispatches' batches made ahead in the background.
       deterministic: on a GPU, ask XLA for deterministic operations, without which a resumed run is equal only to rounding.
-      distributed: a run of several processes, ``jax.distributed.initialize()`` first (the launcher does it).
     """
 
     steps: int
@@ -56,7 +55,6 @@ class TrainingOptions:
     devices: int | None = None
     prefetch: int = 2
     deterministic: bool = False
-    distributed: bool = False
 
     def check(self) -> None:
         """Raises ConfigError naming the first field out of its range."""

@@ -20,7 +20,7 @@ from score_lab.training.parts import Parts
 
 __all__ = ["check_workdir", "record_of"]
 
-HARMLESS = ("config.training.log_every", "config.training.keep", "config.training.prefetch", "config.training.distributed")
+HARMLESS = ("config.training.log_every", "config.training.keep", "config.training.prefetch")
 OTHERS = ("config.sampling", "config.preview")
 """What may differ between the runs that make one workdir: it decides nothing of what is trained."""
 

@@ -1,0 +1,165 @@
+"""Every configuration of the repository is built as it is written, trains one step at small shapes, and has no key that nobody reads."""
+
+import contextlib
+import copy
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from experiments.sampling import SamplingOptions, check_sampling
+from score_lab.build import ConfigError
+from score_lab.networks.base import count_parameters
+from score_lab.training.feed import Feed, train_stream
+from score_lab.training.options import DenoiserOptions, TrainingOptions, plain
+from score_lab.training.parallel import layout_of
+from score_lab.training.prepare import prepare
+from score_lab.training.state import abstract_state
+from score_lab.training.step import make_step
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ("digits", "toy", "cifar10", "imagenet64")
+MODULES = {name: importlib.import_module(f"configs.{name}") for name in FILES}
+CONFIGS = [(name, variant) for name in FILES for variant in MODULES[name].VARIANTS]
+
+PUBLISHED = {
+    ("cifar10", "ddpm"): 35.7e6,  # Ho et al. 2020, appendix B
+    ("cifar10", "edm"): 55.7e6,  # Karras et al. 2022, table 7 (DDPM++)
+    ("imagenet64", "adm"): 296e6,  # Dhariwal & Nichol 2021, table 4
+    ("imagenet64", "dit"): 130e6,  # Peebles & Xie 2023, table 1: DiT-B
+}
+"""Parameters of the networks that these configurations are named after."""
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch, tmp_path_factory):
+    """The data of every configuration: digits built below a temporary directory, TFDS's own mock for the rest."""
+    home = tmp_path_factory.getbasetemp() / "config_data"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(home))
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(tfds.testing.mock_data(num_examples=8))
+
+
+def written(name, variant):
+    """The plain configuration as its file has it."""
+    return plain(MODULES[name].get_config(variant))
+
+
+def plan_of(config, tmp_path):
+    """What ``experiments.train`` makes of it before anything is compiled."""
+    plan = prepare(config, tmp_path / "new")
+    check_sampling(plan.parts)
+    return plan
+
+
+@pytest.mark.parametrize(("name", "variant"), CONFIGS)
+def test_is_built_as_it_is_written(name, variant, data, tmp_path):
+    if name in ("cifar10", "imagenet64"):
+        data()
+    config = written(name, variant)
+    parts = plan_of(config, tmp_path).parts
+    params, _ = jax.eval_shape(parts.init, jax.random.key(0))
+    count = count_parameters(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert count == pytest.approx(PUBLISHED.get((name, variant), count), rel=0.12)
+    assert parts.batch_size == config["data"]["batch_size"] and not (tmp_path / "new").exists()
+
+
+def small(config):
+    """The same configuration with a small network, a small batch and, where the network allows it, small images."""
+    config = copy.deepcopy(config)
+    network = config["network"]
+    network.update({"DiT": {"width": 16, "depth": 1, "heads": 2}, "MLP": {"width": 8, "depth": 1}, "UNet": {"width": 8, "blocks": 1}}[network["target"]])
+    if network.get("head_width"):
+        network["head_width"] = 8
+    if config["data"]["target"] == "TFDS" and config["network"].get("attention_at", [16]) == [16]:
+        config["data"]["size"] = 16
+    config["data"]["batch_size"] = 4
+    config["training"]["eval_examples"] = 4
+    return config
+
+
+@pytest.mark.parametrize(("name", "variant"), CONFIGS)
+def test_takes_a_step_at_small_shapes(name, variant, data, tmp_path):
+    """One update of random parameters on a batch that the feed placed: every parameter of the network has a gradient, finite, and is averaged."""
+    if name in ("cifar10", "imagenet64"):
+        data()
+    plan = plan_of(small(written(name, variant)), tmp_path)
+    parts, layout = plan.parts, layout_of(4, 1, devices=1)
+    key = jax.random.key(0)
+    with Feed(train_stream(parts, plan.source, layout, 0), layout, [1], 0, parts.coupling, key, 1) as feed:
+        batch = jax.tree.map(lambda x: x[0, 0], next(iter(feed))[0])
+    assert ("noise" in batch) == (parts.coupling is not None) and ("cond" in batch) == bool(parts.spec.num_classes)
+
+    state = random_state(parts, key)
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    after, metrics = jax.jit(make_step(parts)).lower(state, batch).compile(compiler_options=quick)(state, batch)
+    assert int(after.step) == 1 and len(after.ema) == len(parts.options.ema) > 0
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert ("vlb" in metrics) == (variant == "iddpm") and metrics["grad_norm"] > 0
+    still = [jax.tree_util.keystr(k) for k, moment in first_moments(after.opt_state) if not np.asarray(moment).any()]
+    assert not still
+
+
+def random_state(parts, key):
+    """A state whose parameters are all random (a fresh network's last layer is 0, which leaves the gradients of the others 0)."""
+    rng = np.random.default_rng(0)
+    state = abstract_state(parts)
+    params = jax.tree.map(lambda p: jnp.asarray(0.1 * rng.standard_normal(p.shape), p.dtype), state.params)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), (state.step, state.opt_state, state.objective))
+    return dataclasses.replace(state, step=zeros[0], key=key, params=params, ema=tuple(params for _ in state.ema), opt_state=zeros[1], objective=zeros[2])
+
+
+def first_moments(opt_state):
+    """Adam's averages of the gradients of the network, by name: 0 only where a gradient was exactly 0."""
+    leaves = jax.tree_util.tree_flatten_with_path(opt_state)[0]
+    return [(path, leaf) for path, leaf in leaves if any(getattr(k, "name", None) == "mu" for k in path)]
+
+
+def keys_of(tree, prefix=()):
+    """The path of every key below a section: ("path",), ("path", "target"), ..."""
+    for name, value in tree.items():
+        yield (*prefix, name)
+        if isinstance(value, dict):
+            yield from keys_of(value, (*prefix, name))
+
+
+def distinct_keys():
+    """One configuration for each (path of a key, what the section around it builds)."""
+    found = {}
+    for name, variant in CONFIGS:
+        config = written(name, variant)
+        for path in keys_of(config):
+            around = config
+            for part in path[:-1]:
+                around = around[part]
+            found.setdefault((path, around.get("target")), (name, variant))
+    return found
+
+
+def test_a_misspelt_key_is_refused_in_every_section(data, tmp_path):
+    """Whoever builds a section refuses what it does not read, so that no key of a configuration is one that nobody reads."""
+    data()
+    for (path, _), (name, variant) in distinct_keys().items():
+        config = small(written(name, variant))
+        around = config
+        for part in path[:-1]:
+            around = around[part]
+        around[f"{path[-1]}_"] = copy.deepcopy(around[path[-1]])
+        with pytest.raises(ConfigError) as caught:
+            plan_of(config, tmp_path)
+        said = str(caught.value)
+        assert f"{'.'.join(path)}_: " in said and "; allowed: " in said and "\n" not in said, (name, variant, said)
+
+
+@pytest.mark.parametrize("options", [TrainingOptions, DenoiserOptions, SamplingOptions])
+def test_every_option_is_read_by_somebody(options):
+    source = "\n".join(p.read_text() for folder in ("score_lab", "experiments") for p in sorted((ROOT / folder).rglob("*.py")) if p.name != "options.py")
+    unread = [f.name for f in dataclasses.fields(options) if not re.search(rf"(options|denoiser)\w*(\(\w+\))?\.{f.name}\b|\"{f.name}\"", source)]
+    assert not unread
