@@ -1,11 +1,11 @@
 """CIFAR-10 (TFDS, array_record): the field's reference configurations.  Meant for an accelerator.
 
     python -m experiments.train --config configs/cifar10.py:ddpm --workdir runs/ddpm      # Ho et al. 2020: DDPM table, eps, simple loss
-    python -m experiments.train --config configs/cifar10.py:iddpm --workdir runs/iddpm    # Nichol & Dhariwal 2021: cosine table, learned variance
+    python -m experiments.train --config configs/cifar10.py:iddpm --workdir runs/iddpm    # Nichol & Dhariwal 2021: learned variance
     python -m experiments.train --config configs/cifar10.py:vp   --workdir runs/vp        # Song et al. 2021: VP SDE, NCSN++-like U-Net
     python -m experiments.train --config configs/cifar10.py:ve   --workdir runs/ve        # Song et al. 2021: VE SDE, likelihood weighting
     python -m experiments.train --config configs/cifar10.py:edm  --workdir runs/edm       # Karras et al. 2022
-    python -m experiments.train --config configs/cifar10.py:flow --workdir runs/flow      # Lipman et al. 2023 / Tong et al. 2024 (minibatch OT)
+    python -m experiments.train --config configs/cifar10.py:flow --workdir runs/flow      # Tong et al. 2024, minibatch OT
 
 Data: `tfds build cifar10 --file_format=array_record` once, on any machine with TensorFlow; `--config.data.data_dir=DIR` says where it is.
 """
@@ -29,7 +29,14 @@ def get_config(variant: str = "edm") -> ConfigDict:
     }  # fmt: skip
     config.denoiser = {"sigma_data": 0.5}
     config.optimizer = {"name": "adam", "learning_rate": 2e-4, "schedule": "constant", "warmup": 5000, "clip": 1.0}
-    config.training = {"steps": 400_000, "ema": (0.9999, 0.999), "log_every": 100, "eval_every": 5000, "checkpoint_every": 10_000, "deterministic": False}
+    config.training = {
+        "steps": 400_000,
+        "ema": (0.9999, 0.999),
+        "log_every": 100,
+        "eval_every": 5000,
+        "checkpoint_every": 10_000,
+        "deterministic": False,
+    }
     config.sampling = {"sampler": {"target": "Heun"}, "grid": {"target": "Karras", "num_steps": 18}, "n": 64, "seed": 0}
     {"ddpm": _ddpm, "iddpm": _iddpm, "vp": _vp, "ve": _ve, "edm": _edm, "flow": _flow}[variant](config)
     return config
@@ -38,7 +45,11 @@ def get_config(variant: str = "edm") -> ConfigDict:
 def _ddpm(config: ConfigDict) -> None:
     config.path = {"target": "ddpm_table", "betas": "linear", "T": 1000}
     config.target = {"target": "Eps"}
-    config.objective = {"target": "Regression", "time_law": {"target": "DiscreteTable", "num_levels": 1000}, "weighting": {"target": "Simple"}}
+    config.objective = {
+        "target": "Regression",
+        "time_law": {"target": "DiscreteTable", "num_levels": 1000},
+        "weighting": {"target": "Simple"},
+    }
     config.network.update({"multipliers": (1, 2, 2, 2), "blocks": 2, "dropout": 0.1, "scale_shift": False, "resample_blocks": False})
     config.sampling.sampler = {"target": "DDPM", "variance": "beta"}
     config.sampling.grid = {"target": "UniformTime", "num_steps": 1000}
@@ -64,7 +75,12 @@ def _vp(config: ConfigDict) -> None:
 def _ve(config: ConfigDict) -> None:
     config.path = {"target": "VE", "sigma_min": 0.01, "sigma_max": 50.0}
     config.target = {"target": "Eps"}
-    config.objective = {"target": "Regression", "time_law": {"target": "UniformTime"}, "weighting": {"target": "Likelihood"}, "per_log_snr": True}
+    config.objective = {
+        "target": "Regression",
+        "time_law": {"target": "UniformTime"},
+        "weighting": {"target": "Likelihood"},
+        "per_log_snr": True,
+    }
     config.network.update({"rescale_skip": True, "dropout": 0.1})
     config.sampling.sampler = {"target": "EulerMaruyama", "increment": "exact"}
     config.sampling.grid = {"target": "UniformTime", "num_steps": 1000}
@@ -74,7 +90,9 @@ def _edm(config: ConfigDict) -> None:
     config.path = {"target": "EDM", "sigma_max": 80.0}
     config.target = {"target": "F", "sigma_data": 0.5}
     config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "P_mean": -1.2, "P_std": 1.2}}
-    config.sampling.clip = True  # the grid reaches sigma = 80, far outside the law's 99.9 %: the network is told its highest trained level there
+    config.sampling.clip = (
+        True  # the grid reaches sigma = 80, far outside the law's 99.9 %: the network is told its highest trained level there
+    )
 
 
 def _flow(config: ConfigDict) -> None:

@@ -1,11 +1,11 @@
 """scikit-learn's 1797 handwritten digits: minutes on two CPU cores.
 
-    python -m experiments.train --config configs/digits.py:flow --workdir runs/flow       # linear flow, EDM's F row: the default of `make digits`
-    python -m experiments.train --config configs/digits.py:vp   --workdir runs/vp         # VP, v-prediction
-    python -m experiments.train --config configs/digits.py:edm  --workdir runs/edm        # EDM's path, row and noise law
-    python -m experiments.train --config configs/digits.py:tiny --workdir runs/tiny       # a quarter of a minute, for trying things; its digits are rough
-    python -m experiments.train --config configs/digits.py:flow --workdir runs/wide --config.network.width=192 --config.training.steps=4000
-    python -m experiments.sample --workdir runs/flow --path=VP --sampler=DPMSolverPP2M --grid=UniformLogSNR --grid.num_steps=20
+python -m experiments.train --config configs/digits.py:flow --workdir runs/flow       # linear flow, EDM's F row: what `make digits` runs
+python -m experiments.train --config configs/digits.py:vp   --workdir runs/vp         # VP, v-prediction
+python -m experiments.train --config configs/digits.py:edm  --workdir runs/edm        # EDM's path, row and noise law
+python -m experiments.train --config configs/digits.py:tiny --workdir runs/tiny       # seconds, for trying things; rough digits
+python -m experiments.train --config configs/digits.py:flow --workdir runs/wide --config.network.width=192 --config.training.steps=4000
+python -m experiments.sample --workdir runs/flow --path=VP --sampler=DPMSolverPP2M --grid=UniformLogSNR --steps 20
 """
 
 from ml_collections import ConfigDict
@@ -42,7 +42,11 @@ def get_config(variant: str = "flow") -> ConfigDict:
         config.sampling.grid = {"target": "UniformLogSNR", "num_steps": 20}
     elif variant == "edm":
         config.path = {"target": "EDM", "sigma_max": 80.0}
-        config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "P_mean": -0.8, "P_std": 1.6}, "label_dropout": 0.1}
+        config.objective = {
+            "target": "Regression",
+            "time_law": {"target": "LogNormalSigma", "P_mean": -0.8, "P_std": 1.6},
+            "label_dropout": 0.1,
+        }
         config.sampling.sampler = {"target": "Heun"}
         config.sampling.grid = {"target": "Karras", "num_steps": 18}
         config.sampling.clip = True  # the grid reaches sigma = 0.002 and 80, just outside the law's 99.8 %

@@ -2,7 +2,7 @@
 
     python -m experiments.train --config configs/imagenet64.py:adm --workdir runs/adm        # ADM U-Net, EDM's path, row and law
     python -m experiments.train --config configs/imagenet64.py:dit --workdir runs/dit        # DiT-B/4, linear flow, logit-normal times
-    python -m experiments.train --config configs/imagenet64.py:cosine --workdir runs/cosine  # ADM U-Net, shifted cosine path, v with sigmoid weighting
+    python -m experiments.train --config configs/imagenet64.py:cosine --workdir runs/cosine  # cosine path, v, sigmoid weighting
 
 Data: `tfds build imagenet_resized/64x64 --file_format=array_record` once, on any machine with TensorFlow.
 """
@@ -20,32 +20,45 @@ def get_config(variant: str = "adm") -> ConfigDict:
         refuse("configs/imagenet64.py", variant, f"the variants {', '.join(VARIANTS)}", VARIANTS)
     config = ConfigDict()
     config.seed = 0
-    config.data = {"target": "TFDS", "name": "imagenet_resized/64x64", "train": "train", "test": "validation", "flip": True, "batch_size": 1024}
+    config.data = {
+        "target": "TFDS",
+        "name": "imagenet_resized/64x64",
+        "train": "train",
+        "test": "validation",
+        "flip": True,
+        "batch_size": 1024,
+    }
     config.denoiser = {"sigma_data": 0.5}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "schedule": "constant", "warmup": 10_000, "clip": 1.0}
     config.training = {"steps": 1_000_000, "ema": (0.9999, 0.9995), "log_every": 100, "eval_every": 10_000, "checkpoint_every": 10_000}
     config.network = {
-        "target": "UNet", "width": 192, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention_at": (32, 16, 8), "head_width": 64, "dropout": 0.1,
-        "num_classes": 1000, "dtype": "bfloat16",
+        "target": "UNet", "width": 192, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention_at": (32, 16, 8), "head_width": 64,
+        "dropout": 0.1, "num_classes": 1000, "dtype": "bfloat16",
     }  # fmt: skip
     config.sampling = {"sampler": {"target": "Heun"}, "grid": {"target": "Karras", "num_steps": 40}, "n": 64, "seed": 0}
     if variant == "adm":
         config.path = {"target": "EDM", "sigma_max": 80.0}
         config.target = {"target": "F", "sigma_data": 0.5}
-        config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "P_mean": -1.2, "P_std": 1.2}, "label_dropout": 0.1}
+        config.objective = {
+            "target": "Regression",
+            "time_law": {"target": "LogNormalSigma", "P_mean": -1.2, "P_std": 1.2},
+            "label_dropout": 0.1,
+        }
         config.sampling.clip = True
     elif variant == "dit":
         config.network = {"target": "DiT", "patch": 4, "width": 768, "depth": 12, "heads": 12, "num_classes": 1000, "dtype": "bfloat16"}
         config.path = {"target": "LinearFlow"}
         config.target = {"target": "Velocity"}
         config.objective = {"target": "Regression", "time_law": {"target": "LogitNormal"}, "label_dropout": 0.1}
-        config.sampling.update({"sampler": {"target": "Euler", "variable": {"target": "T"}}, "grid": {"target": "UniformTime", "num_steps": 50}, "clip": True})
+        config.sampling.update(
+            {"sampler": {"target": "Euler", "variable": {"target": "T"}}, "grid": {"target": "UniformTime", "num_steps": 50}, "clip": True}
+        )
     elif variant == "cosine":
         config.path = {"target": "Cosine", "shift": 0.0}
         config.target = {"target": "V"}
         config.objective = {
-            "target": "Regression", "time_law": {"target": "UniformTime"}, "weighting": {"target": "Sigmoid", "bias": 2.0}, "per_log_snr": True,
-            "label_dropout": 0.1,
+            "target": "Regression", "time_law": {"target": "UniformTime"}, "weighting": {"target": "Sigmoid", "bias": 2.0},
+            "per_log_snr": True, "label_dropout": 0.1,
         }  # fmt: skip
         config.sampling.update({"sampler": {"target": "DDIM"}, "grid": {"target": "UniformTime", "num_steps": 100}})
     return config

@@ -1,10 +1,10 @@
 """Points in the plane, a small MLP, seconds on one CPU core: for trying an idea, and for the tests.
 
-    python -m experiments.train --config configs/toy.py:moons   --workdir runs/moons      # two moons, linear flow, EDM's F row
-    python -m experiments.train --config configs/toy.py:mixture --workdir runs/mixture    # eight Gaussians on a ring, the density known
-    python -m experiments.train --config configs/toy.py:vp      --workdir runs/moons_vp   # two moons, VP, v-prediction
-    python -m experiments.train --config configs/toy.py:ot      --workdir runs/moons_ot   # two moons, pairs by minibatch optimal transport
-    python -m experiments.train --config configs/toy.py:moons --workdir runs/averages --config.training.ema='(0.99,0.999)'
+python -m experiments.train --config configs/toy.py:moons   --workdir runs/moons      # two moons, linear flow, EDM's F row
+python -m experiments.train --config configs/toy.py:mixture --workdir runs/mixture    # eight Gaussians on a ring, the density known
+python -m experiments.train --config configs/toy.py:vp      --workdir runs/moons_vp   # two moons, VP, v-prediction
+python -m experiments.train --config configs/toy.py:ot      --workdir runs/moons_ot   # two moons, pairs by minibatch optimal transport
+python -m experiments.train --config configs/toy.py:moons --workdir runs/averages --config.training.ema='(0.99,0.999)'
 """
 
 from ml_collections import ConfigDict

@@ -80,7 +80,8 @@ def say(what: str, config) -> None:
     """One line about what begins."""
     size = {k: v for k, v in config.network.to_dict().items() if k != "target"}
     print(
-        f"{what}: {config.network.target} {json.dumps(size)} on {config.path.target}, {config.training.steps} steps of {config.data.batch_size}",
+        f"{what}: {config.network.target} {json.dumps(size)} on {config.path.target}, "
+        f"{config.training.steps} steps of {config.data.batch_size}",
         flush=True,
     )
 

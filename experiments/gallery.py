@@ -26,8 +26,8 @@ FILM = 4
 """Samples on the film."""
 READ_IT = (
     "R is the variance of the sampler's states over the variance that the path has at the level which the network is told: 1 is what it was "
-    "trained on. Below 1 the states have lost variance, above 1 they have too much. The effective log-SNR is the level at which forward samples have "
-    "that variance, where total variance can tell a level at all.",
+    "trained on. Below 1 the states have lost variance, above 1 they have too much. The effective log-SNR is the level at which forward "
+    "samples have that variance, where total variance can tell a level at all.",
     "The grey band is the same read-out on as many forward samples of the training data: what a sampler without any mismatch would show.",
 )
 
@@ -77,7 +77,8 @@ class Gallery:
     def draw(self, run: System, n: int, recorder: Any = None, seed: int = 0):
         """``n`` samples of all classes in turn, in one compiled call."""
         return sample(
-            run.denoiser, run.sampler, run.grid, (n, *self.loaded.spec.shape), jax.random.key(seed), cond={"label": self.label[:n]}, recorder=recorder
+            run.denoiser, run.sampler, run.grid, (n, *self.loaded.spec.shape), jax.random.key(seed),
+            cond={"label": self.label[:n]}, recorder=recorder,
         )  # fmt: skip
 
     def sample_table(self, paths: dict, samplers: dict, grid: dict) -> None:
@@ -103,7 +104,8 @@ class Gallery:
         """The variance ratio and effective log-SNR per network call on the network's own path, and the film of the second look."""
         n = min(256 if self.short else 512, self.n, len(self.train[0]))
         print(
-            f"the SNR mismatch, call by call, {n} trajectories on {type(self.loaded.denoiser.path).__name__} (R: variance of the states over the path's)"
+            f"the SNR mismatch, call by call, {n} trajectories on {type(self.loaded.denoiser.path).__name__} "
+            "(R: variance of the states over the path's)"
         )
         for name, steps in looks:
             run = self.system(None, samplers[name][0], grid, steps)

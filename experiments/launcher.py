@@ -1,6 +1,6 @@
 """What the launchers share: a ``--config FILE[:VARIANT]`` with overrides, and one line and an exit status for whatever goes wrong.
 
-    0 done      1 the loss became infinite or NaN      2 a user's error, one line on stderr      130 stopped by Ctrl-C (143: by SIGTERM)
+0 done      1 the loss became infinite or NaN      2 a user's error, one line on stderr      130 stopped by Ctrl-C (143: by SIGTERM)
 """
 
 from __future__ import annotations

@@ -24,7 +24,12 @@ class Parser(argparse.ArgumentParser):
     """The parser of a launcher: whole names only, and one line for whatever is wrong (a ConfigError)."""
 
     def __init__(self, name: str, about: str):
-        super().__init__(prog=f"python -m experiments.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(
+            prog=f"python -m experiments.{name}",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError for what argparse refuses."""
@@ -58,7 +63,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tup
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name[2:].split(".")[0] not in PARTS:
-            raise ConfigError(f"command line: {word!r} is refused; allowed: {', '.join(known)}, and fields as --sampler.eta=1{nearest(name, known)}")
+            raise ConfigError(
+                f"command line: {word!r} is refused; allowed: {', '.join(known)}, and fields as --sampler.eta=1{nearest(name, known)}"
+            )
         if not equals:
             if not words or words[0].startswith("--"):
                 raise ConfigError(f"{name}: no value; allowed: {name}=VALUE")

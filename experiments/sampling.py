@@ -2,8 +2,8 @@
 
     config.sampling = {sampler, grid, path, guidance, n, seed, chunk, clip}
 
-``sampler`` and ``grid`` are specifications ``{"target": ..., **fields}``; ``path`` (None: the path of training) is what is sampled on; ``guidance`` (None: none) is
-classifier-free guidance unless it names another target; the rest is ``SamplingOptions``.
+``sampler`` and ``grid`` are specifications ``{"target": ..., **fields}``; ``path`` (None: the path of training) is what is sampled on;
+``guidance`` (None: none) is classifier-free guidance unless it names another target; the rest is ``SamplingOptions``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def options_of(section: Mapping[str, Any]) -> SamplingOptions:
 
 
 def build_sampling(section: Mapping[str, Any], denoiser: Any) -> tuple[Any, Any, Any]:
-    """``(denoiser, sampler, grid)``: the network on its path with guidance; ConfigError for parts that do not exist or do not go together."""
+    """``(denoiser, sampler, grid)``: the network on its path with guidance; ConfigError for parts that do not exist or do not go
+    together.
+    """
     clip = options_of(section).clip
     if section.get("path"):
         denoiser = denoiser.on(build(section["path"], "score_lab.paths", "sampling.path", needs=("alpha", "sigma", "time_of")), clip=clip)
@@ -101,7 +103,11 @@ def check_guidance(section: Mapping[str, Any], parts: Parts) -> None:
     if not getattr(parts.network, "num_classes", parts.spec.num_classes):
         refuse("sampling.guidance.scale", spec["scale"], "1 (no guidance): the network has no labels (config.network.num_classes = 0)")
     if getattr(parts.objective, "label_dropout", None) == 0.0:
-        refuse("sampling.guidance.scale", spec["scale"], "1 (no guidance): the network has only seen labelled examples (config.objective.label_dropout = 0)")
+        refuse(
+            "sampling.guidance.scale",
+            spec["scale"],
+            "1 (no guidance): the network has only seen labelled examples (config.objective.label_dropout = 0)",
+        )
 
 
 def with_steps(grid: Mapping[str, Any], num_steps: int) -> dict[str, Any]:

@@ -30,7 +30,8 @@ FEWEST = 32
 def look(run: System, moments: DataMoments, x0: np.ndarray) -> tuple[str, Look]:
     """The name and the reading of one run, beside its null on as many forward samples."""
     samples = sample(
-        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, recorder=NormRecorder(moments.mean)
+        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed),
+        cond=run.cond, recorder=NormRecorder(moments.mean),
     )  # fmt: skip
     return f"{type(run.sampler).__name__} {int(samples.nfe)}", first_look(samples.record, run.denoiser.path, moments, x0)
 
@@ -42,7 +43,8 @@ def summary(name: str, found: Look) -> str:
     blind = int((r.flag != "ok").sum())
     return (
         f"{name:18s} last call: R = {r.ratio[-1]:.3f} [{r.low[-1]:.3f}, {r.high[-1]:.3f}], null {null.ratio[-1]:.3f}; largest at log-SNR "
-        f"{r.log_snr[worst]:6.2f}: R = {r.ratio[worst]:.3f} [{r.low[worst]:.3f}, {r.high[worst]:.3f}]; level unreadable at {blind} of {len(r.ratio)} calls"
+        f"{r.log_snr[worst]:6.2f}: R = {r.ratio[worst]:.3f} [{r.low[worst]:.3f}, {r.high[worst]:.3f}]; "
+        f"level unreadable at {blind} of {len(r.ratio)} calls"
     )
 
 

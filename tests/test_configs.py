@@ -75,7 +75,11 @@ def small(config):
     """The same configuration with a small network, a small batch and, where the network allows it, small images."""
     config = copy.deepcopy(config)
     network = config["network"]
-    network.update({"DiT": {"width": 16, "depth": 1, "heads": 2}, "MLP": {"width": 8, "depth": 1}, "UNet": {"width": 8, "blocks": 1}}[network["target"]])
+    network.update(
+        {"DiT": {"width": 16, "depth": 1, "heads": 2}, "MLP": {"width": 8, "depth": 1}, "UNet": {"width": 8, "blocks": 1}}[
+            network["target"]
+        ]
+    )
     if network.get("head_width"):
         network["head_width"] = 8
     if config["data"]["target"] == "TFDS" and config["network"].get("attention_at", [16]) == [16]:
@@ -87,7 +91,7 @@ def small(config):
 
 @pytest.mark.parametrize(("name", "variant"), CONFIGS)
 def test_takes_a_step_at_small_shapes(name, variant, data, tmp_path):
-    """One update of random parameters on a batch that the feed placed: every parameter of the network has a gradient, finite, and is averaged."""
+    """One update on a batch that the feed placed: every parameter of the network has a finite gradient, and is averaged."""
     if name in ("cifar10", "imagenet64"):
         data()
     plan = plan_of(small(written(name, variant)), tmp_path)
@@ -113,7 +117,9 @@ def random_state(parts, key):
     state = abstract_state(parts)
     params = jax.tree.map(lambda p: jnp.asarray(0.1 * rng.standard_normal(p.shape), p.dtype), state.params)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), (state.step, state.opt_state, state.objective))
-    return dataclasses.replace(state, step=zeros[0], key=key, params=params, ema=tuple(params for _ in state.ema), opt_state=zeros[1], objective=zeros[2])
+    return dataclasses.replace(
+        state, step=zeros[0], key=key, params=params, ema=tuple(params for _ in state.ema), opt_state=zeros[1], objective=zeros[2]
+    )
 
 
 def first_moments(opt_state):
@@ -160,6 +166,10 @@ def test_a_misspelt_key_is_refused_in_every_section(data, tmp_path):
 
 @pytest.mark.parametrize("options", [TrainingOptions, DenoiserOptions, SamplingOptions])
 def test_every_option_is_read_by_somebody(options):
-    source = "\n".join(p.read_text() for folder in ("score_lab", "experiments") for p in sorted((ROOT / folder).rglob("*.py")) if p.name != "options.py")
-    unread = [f.name for f in dataclasses.fields(options) if not re.search(rf"(options|denoiser)\w*(\(\w+\))?\.{f.name}\b|\"{f.name}\"", source)]
+    source = "\n".join(
+        p.read_text() for folder in ("score_lab", "experiments") for p in sorted((ROOT / folder).rglob("*.py")) if p.name != "options.py"
+    )
+    unread = [
+        f.name for f in dataclasses.fields(options) if not re.search(rf"(options|denoiser)\w*(\(\w+\))?\.{f.name}\b|\"{f.name}\"", source)
+    ]
     assert not unread
