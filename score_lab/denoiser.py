@@ -4,11 +4,13 @@
     x0, eps  from  y = a x0 + b eps  and  x_t = alpha x0 + sigma eps     (targets.solve)
 
 The network is fed unit variance and a noise level that is a function of log_snr alone, never a raw t of one particular path.  So a network
-trained on one path can be sampled on any other at equal log_snr: ``denoiser.on(path)``.  Its output is read through the row it was trained on.
+trained on one path can be sampled on any other at equal log_snr: ``denoiser.on(path)``.  Its output is read through the row it was
+trained on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -30,8 +32,9 @@ LEVEL_LIMIT = 20.0
 class Prediction:
     """Everything that one network call says about ``x_t``: the pair (x0, eps), consistent with ``x_t = alpha x0 + sigma eps``.
 
-    ``fed`` is the level that the network was told (log_snr, clipped), ``raw`` its output, ``aux`` what came beside it, ``nfe`` the evaluations
-    spent per sample (a guided prediction spends two), ``parts`` the predictions that a guided one was made of.
+    ``fed`` is the log-SNR that the network was told (clipped as it was, also where it is told the angle), ``raw`` its output, ``aux`` what
+    came beside it, ``nfe`` the evaluations spent per sample (a guided prediction spends two), ``parts`` the predictions that a guided one
+    was made of.
     """
 
     x_t: PyTree = leaf()
@@ -46,8 +49,15 @@ class Prediction:
     parts: tuple = leaf(default=())
 
     @classmethod
-    def of(cls, x_t: PyTree, t: Time, path: GaussianPath, *, x0=None, eps=None, raw=None, target: Target | None = None, **rest) -> Prediction:
-        """A prediction from x0, from eps, or from a raw output ``y`` in ``target``'s row: how wrappers and analytic denoisers make one."""
+    def of(
+        cls, x_t: PyTree, t: Time, path: GaussianPath, *, x0=None, eps=None, raw=None, target: Target | None = None, **rest
+    ) -> Prediction:
+        """A prediction from x0, from eps, or from a raw output ``y`` in ``target``'s row: how wrappers and analytic denoisers make one.
+
+        Both x0 and eps are taken as given.  Raises ValueError if there is none of the three, or ``raw`` without its ``target``.
+        """
+        if x0 is None and eps is None and (raw is None or target is None):
+            raise ValueError("Prediction.of needs x0, eps, or raw with its target")
         t = jnp.asarray(t)
         alpha, sigma = path.alpha(t), path.sigma(t)
         one, zero = jnp.ones_like(alpha), jnp.zeros_like(alpha)
@@ -73,8 +83,12 @@ class Prediction:
 
     @property
     def velocity(self) -> PyTree:
-        """``alpha' x0 + sigma' eps = dx/dt`` of the probability-flow ODE."""
-        return combine((self.path.alpha_dot(self.t), self.x0), (self.path.sigma_dot(self.t), self.eps))
+        """``alpha' x0 + sigma' eps = dx/dt`` of the probability-flow ODE.
+
+        Where sigma' diverges (VP at sigma = 0) eps is 0, and so is its part of the velocity, as it is of the score.
+        """
+        sigma_dot = self.path.sigma_dot(self.t)
+        return combine((self.path.alpha_dot(self.t), self.x0), (jnp.where(jnp.isinf(sigma_dot), 0.0, sigma_dot), self.eps))
 
     @property
     def v(self) -> PyTree:
@@ -99,10 +113,11 @@ class Denoiser(Protocol):
 class NetworkDenoiser:
     """A trained (or training) network as a denoiser.
 
-    Fields: ``params`` and the ``network`` they belong to; ``path`` the states are on; ``target`` the row that the output is; ``trained_on`` the path whose
-    row that was (None: ``path``); ``sigma_data`` of the data; ``log_snr_range`` (low, high) on which it was trained; ``level`` is ``"log_snr"`` (clipped
-    to +-20) or ``"angle"`` = atan2(sigma, sigma_data alpha), smooth to both ends, for objectives that differentiate through time; ``two_time``
-    networks are also told the level of ``s``; ``clip`` feeds the nearest trained level in place of an error outside ``log_snr_range``.
+    Fields: ``params`` and the ``network`` they belong to; ``path`` the states are on; ``target`` the row that the output is; ``trained_on``
+    the path whose row that was (None: ``path``); ``sigma_data`` of the data; ``log_snr_range`` (low, high) on which it was trained;
+    ``level`` is ``"log_snr"`` (clipped to +-20) or ``"angle"`` = atan2(sigma, sigma_data alpha), smooth to both ends, for objectives that
+    differentiate through time; ``two_time`` networks are also told the level of ``s``; ``clip`` feeds the nearest trained level in place of
+    an error outside ``log_snr_range``.
     """
 
     params: PyTree = leaf()
@@ -117,17 +132,22 @@ class NetworkDenoiser:
     trained_on: GaussianPath | None = leaf(default=None)
 
     def level_of(self, t: Time, batch: int | None = None) -> Array:
-        """What the network is told of ``t``, (batch,): log_snr clipped to +-20 (and to the trained range if ``clip``), or the angle."""
-        path, t = self.path, jnp.asarray(t)
+        """What the network is told of ``t``, (batch,): log_snr clipped to +-20, or the angle; if ``clip``, of the nearest trained level."""
+        t = jnp.asarray(t)
         if self.level == "angle":
-            level = jnp.arctan2(path.sigma(t), self.sigma_data * path.alpha(t))
+            level = jnp.arctan2(self.path.sigma(t), self.sigma_data * self.path.alpha(t))
+            if self.clip:
+                least, most = (jnp.arctan(jnp.exp(-0.5 * jnp.asarray(v)) / self.sigma_data) for v in reversed(self.log_snr_range))
+                level = _between(level, least, most)
         else:
-            level = jnp.clip(path.log_snr(t), *self._limits())
+            level = self.fed(t)
         return jnp.broadcast_to(level, (batch,)) if batch is not None and level.ndim == 0 else level
 
-    def _limits(self) -> tuple[float, float]:
+    def fed(self, t: Time) -> Time:
+        """The log-SNR of which the network is told at ``t``: clipped to +-20 (not the angle's) and, if ``clip``, to the trained range."""
+        limit = np.inf if self.level == "angle" else LEVEL_LIMIT
         low, high = self.log_snr_range if self.clip else (-np.inf, np.inf)
-        return max(low, -LEVEL_LIMIT), min(high, LEVEL_LIMIT)
+        return _between(self.path.log_snr(jnp.asarray(t)), max(low, -limit), min(high, limit))
 
     def row(self, t: Time) -> tuple[Time, Time]:
         """The row of the network's output at the log-SNR of ``t``, on the path that it was trained on."""
@@ -141,22 +161,18 @@ class NetworkDenoiser:
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         n = batch_of(x_t)
         c_in = 1.0 / jnp.hypot(alpha * self.sigma_data, sigma)
-        fed = self.level_of(t, n)
+        level = self.level_of(t, n)
         level_s = self.level_of(jnp.asarray(s), n) if self.two_time and s is not None else None
-        out = self.network.apply(self.params, combine((c_in, x_t)), fed, cond, level_s=level_s, key=key)
+        out = self.network.apply(self.params, combine((c_in, x_t)), level, cond, level_s=level_s, key=key)
         y, aux = out if isinstance(out, tuple) else (out, None)
         row, one, zero = self.row(t), jnp.ones_like(alpha), jnp.zeros_like(alpha)
         x0, eps = (convert(y, x_t, row, wanted, alpha, sigma) for wanted in ((one, zero), (zero, one)))
-        return Prediction(x_t=x_t, t=t, path=self.path, x0=x0, eps=eps, raw=y, aux=aux, fed=fed if t.ndim else fed[0])
+        return Prediction(x_t=x_t, t=t, path=self.path, x0=x0, eps=eps, raw=y, aux=aux, fed=self.fed(t))
 
     def on(self, path: GaussianPath, clip: bool | None = None) -> NetworkDenoiser:
         """The same network for states of ``path`` at equal log-SNR; ``clip`` as in the class."""
         trained_on = self.path if self.trained_on is None else self.trained_on
-        return self._replace(path=path, trained_on=trained_on, clip=self.clip if clip is None else clip)
-
-    def _replace(self, **changes) -> NetworkDenoiser:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return type(self)(**(fields | changes))
+        return dataclasses.replace(self, path=path, trained_on=trained_on, clip=self.clip if clip is None else clip)
 
     def check(self) -> None:
         """Refuses, by name, a target that says nothing of x0 on levels where it would be used, and unknown level names."""
@@ -172,12 +188,22 @@ class NetworkDenoiser:
 
 
 def trained_range(path: GaussianPath, target: Target, log_snr_min: float | None = None) -> tuple[float, float]:
-    """The log-SNRs of a bounded time law on ``path``: from ``log_snr_min`` (default -10 for targets that lose x0 there, else the path's end) to the path's t = 0."""
+    """The log-SNRs of a bounded time law on ``path``: from ``log_snr_min`` to the path's t = 0.
+
+    ``log_snr_min`` is by default -10 for targets that lose x0 at the path's end, else that end.  Raises ConfigError for one above t = 0's.
+    """
     ends = path.log_snr(jnp.array([1.0, 0.0]))
     low, high = float(ends[0]), float(ends[1])
     if log_snr_min is None:
         log_snr_min = -10.0 if loses_signal(target, path) else -np.inf
+    if not log_snr_min < high:
+        refuse("denoiser.log_snr_min", log_snr_min, f"below {high:.4g}, the log-SNR of {type(path).__name__} at t = 0")
     return max(low, float(log_snr_min)), high
+
+
+def _between(value: Array, low: Any, high: Any) -> Array:
+    """``value`` clipped; its derivative outside is 0 also where the value and its slope are infinite (jnp.clip: NaN)."""
+    return jnp.where(value < low, low, jnp.where(value > high, high, value))
 
 
 def check_levels(denoiser: Any, log_snr: np.ndarray, field: str = "grid") -> None:
@@ -188,6 +214,6 @@ def check_levels(denoiser: Any, log_snr: np.ndarray, field: str = "grid") -> Non
     slack = 1e-4 * (1 + max(abs(v) for v in (low, high) if np.isfinite(v))) if np.isfinite((low, high)).any() else 0.0
     if log_snr.min() < low - slack or log_snr.max() > high + slack:
         raise ConfigError(
-            f"{field}: log-SNR from {log_snr.min():.4g} to {log_snr.max():.4g} leaves the range [{low:.4g}, {high:.4g}] that the network was trained on; "
-            f"allowed: a grid inside it, or clip=True to feed the nearest trained level"
+            f"{field}: log-SNR from {log_snr.min():.4g} to {log_snr.max():.4g} leaves the range [{low:.4g}, {high:.4g}] that the network "
+            f"was trained on; allowed: a grid inside it, or clip=True to feed the nearest trained level"
         )

@@ -5,14 +5,16 @@ With ``x_t = alpha x0 + sigma eps``, ``y = a x0 + b eps`` and ``det = a sigma - 
     z = ((c sigma - d alpha) y + (a d - b c) x_t) / det
 
 and the first coefficient squared is the loss re-weighting between the two.  ``det = 0`` is where a target has lost half of the
-information: eps and score at alpha = 0 (no x0 left), x0 at sigma = 0 (no eps left).  At exactly det = 0 the lost half comes back as 0, its prior mean:
-the correct posterior mean of eps at sigma = 0.  Of x0 at alpha = 0 it would be wrong, so such a configuration is refused when it is built.
+information: eps and score at alpha = 0 (no x0 left), x0 at sigma = 0 (no eps left).  At exactly det = 0 the lost half comes back as 0,
+its prior mean: the correct posterior mean of eps at sigma = 0.  Of x0 at alpha = 0 it would be wrong, so such a configuration is refused
+when it is built.
 """
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 
 from score_lab.build import refuse
@@ -80,10 +82,10 @@ class Velocity:
 
 @pytree_dataclass
 class F:
-    """EDM's preconditioned output on any path: row ``(sigma / (sigma_data sqrt V), -alpha sigma_data / sqrt V)``, ``V = alpha^2 sigma_data^2 + sigma^2``.
+    """EDM's preconditioned output on any path (Karras et al. 2022, eq. 7-8).
 
-    Unit variance and unit effective weight at every level, finite at both ends, a function of log_snr alone (Karras et al. 2022, eq. 7-8, on any path).
-    ``det = sqrt(V) / sigma_data``.
+    Row ``(sigma / (sigma_data sqrt V), -alpha sigma_data / sqrt V)``, ``V = alpha^2 sigma_data^2 + sigma^2``; det = sqrt(V) / sigma_data.
+    Unit variance and unit effective weight at every level, finite at both ends, a function of log_snr alone.
     """
 
     sigma_data: float = 0.5
@@ -101,33 +103,44 @@ class F:
 
 
 def solve(row: Row, wanted: Row, alpha: Time, sigma: Time) -> tuple[Time, Time]:
-    """The two coefficients of ``z = p y + q x_t`` for ``y`` in ``row`` and ``z`` in ``wanted``; both 0 where det is 0.
+    """The two coefficients of ``z = p y + q x_t`` for ``y`` in ``row`` and a finite ``wanted`` row.
 
-    A row with an infinite entry (score at sigma = 0, velocity where the path's derivative diverges) is scaled first: ``y`` then counts in units of
-    its largest entry, and the coefficient of ``y`` is 0 where that is infinite.
+    A row with an infinite entry (score at sigma = 0, velocity where the path's derivative diverges) is scaled first: ``y`` then counts in
+    units of its largest entry, and its coefficient is 0 where that is infinite.  Where det is 0, ``y`` counts for nothing, and x_t for the
+    half that is left: ``x0 = x_t / alpha`` at sigma = 0, ``eps = x_t / sigma`` at alpha = 0, the other half 0.
     """
-    (a, b), (c, d) = row, wanted
-    scale = jnp.maximum(jnp.abs(a), jnp.abs(b))
-    infinite = jnp.isinf(scale)
-    unit = jnp.where(infinite, 1.0, scale)
-    a, b = (jnp.where(infinite, jnp.sign(v) * jnp.isinf(v), v / unit) for v in (a, b))
+    (a, b, scale), (c, d) = _unit_row(row), wanted
     det = a * sigma - b * alpha
     safe = jnp.where(det == 0, 1.0, det)
-    p = jnp.where(infinite, 0.0, (c * sigma - d * alpha) / (safe * unit))
+    p = (c * sigma - d * alpha) / safe / scale
     q = (a * d - b * c) / safe
     lost = jnp.where(alpha > sigma, c, d) / jnp.maximum(alpha, sigma)  # sigma = 0: x0 = x_t / alpha; alpha = 0: eps = x_t / sigma
     return jnp.where(det == 0, 0.0, p), jnp.where(det == 0, lost, q)
 
 
+def _unit_row(row: Row) -> tuple[Time, Time, Time]:
+    """The row in units of its largest entry, (a, b, entry): entries of size at most 1 also where that is infinite; a row of zeros stays."""
+    a, b = row
+    scale = jnp.maximum(jnp.abs(a), jnp.abs(b))
+    infinite = jnp.isinf(scale)
+    unit = jnp.where(infinite | (scale == 0), 1.0, scale)
+    a, b = (jnp.where(infinite, jnp.sign(v) * jnp.isinf(v), v / unit) for v in (a, b))
+    return a, b, jnp.where(infinite, jnp.inf, unit)
+
+
 def convert(y: PyTree, x_t: PyTree, row: Row, wanted: Row, alpha: Time, sigma: Time) -> PyTree:
-    """``z = c x0 + d eps`` from ``y = a x0 + b eps`` and ``x_t = alpha x0 + sigma eps``; rows and levels scalar or ``(batch,)``."""
+    """``z = c x0 + d eps`` from ``y = a x0 + b eps`` and ``x_t = alpha x0 + sigma eps``; rows and levels scalar or ``(batch,)``.
+
+    In x_t's precision: a bfloat16 network's output does not cost the prediction its float32.
+    """
     p, q = solve(row, wanted, alpha, sigma)
+    y = jax.tree.map(lambda output, state: output.astype(state.dtype), y, x_t)
     return combine((p, y), (q, x_t))
 
 
 def condition_number(row: Row, alpha: Time, sigma: Time) -> Time:
     """Frobenius condition number ``2 / |det|`` of the 2x2 system with both rows scaled to length 1: >= 2, inf where information is lost."""
-    a, b = row
+    a, b, _ = _unit_row(row)
     length = jnp.hypot(a, b) * jnp.hypot(alpha, sigma)
     return 2.0 * length / jnp.abs(a * sigma - b * alpha)
 
@@ -135,7 +148,6 @@ def condition_number(row: Row, alpha: Time, sigma: Time) -> Time:
 def loses_signal(target: Target, path: GaussianPath) -> bool:
     """Whether the target says nothing of x0 at the path's noise end (eps and score at zero terminal SNR)."""
     end = jnp.ones(())
-    a, b = target.row(path, end)
+    a, b, _ = _unit_row(target.row(path, end))
     alpha, sigma = path.alpha(end), path.sigma(end)
-    det = a * sigma - b * alpha
-    return bool((alpha <= 1e-6 * sigma) & (jnp.abs(det) <= 1e-6 * jnp.maximum(jnp.hypot(a, b), 1e-30) * sigma))
+    return bool((alpha <= 1e-6 * sigma) & (jnp.abs(a * sigma - b * alpha) <= 1e-6 * sigma))

@@ -21,6 +21,11 @@ def _sin(t: Time) -> Time:
     return jnp.sin(0.5 * jnp.pi * t)
 
 
+def _time(log_tangent: Time) -> Time:
+    """``t`` with ``ln tan(pi t / 2) = log_tangent``; exactly 1 at infinity, where pi / 2 in floating point may round to more."""
+    return jnp.where(jnp.isposinf(log_tangent), 1.0, jnp.minimum((2.0 / jnp.pi) * jnp.arctan(jnp.exp(log_tangent)), 1.0))
+
+
 @pytree_dataclass
 class Trigonometric(GaussianPath):
     """``alpha = cos(pi t / 2)``, ``sigma = sin(pi t / 2)``."""
@@ -35,7 +40,7 @@ class Trigonometric(GaussianPath):
 
     def time_of(self, log_snr: Time) -> Time:
         """``(2 / pi) atan(exp(-log_snr / 2))``."""
-        return (2.0 / jnp.pi) * jnp.arctan(jnp.exp(-0.5 * jnp.asarray(log_snr)))
+        return _time(-0.5 * jnp.asarray(log_snr))
 
     def drift(self, t: Time) -> Time:
         """``-(pi / 2) tan(pi t / 2)``; -inf at t = 1."""
@@ -79,7 +84,7 @@ class Cosine(GaussianPath):
 
     def time_of(self, log_snr: Time) -> Time:
         """``(2 / pi) atan(exp((shift - log_snr) / 2))``."""
-        return (2.0 / jnp.pi) * jnp.arctan(jnp.exp(0.5 * (self.shift - jnp.asarray(log_snr))))
+        return _time(0.5 * (self.shift - jnp.asarray(log_snr)))
 
     def diffusion_squared(self, t: Time) -> Time:
         """``-sigma^2 dlog_snr/dt = pi (sigma^2 / sin cos)``, written without the 0/0 at t = 0."""
