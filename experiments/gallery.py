@@ -25,9 +25,9 @@ __all__ = ["Gallery", "check_labelled"]
 FILM = 4
 """Samples on the film."""
 READ_IT = (
-    "R is the variance of the sampler's states over the variance that the path has at the level which the network is told: 1 is what it was "
-    "trained on. Below 1 the states have lost variance, above 1 they have too much. The effective log-SNR is the level at which forward "
-    "samples have that variance, where total variance can tell a level at all.",
+    "R is the variance of the sampler's states over the variance that the path has at the level that the network is told: 1 is what it was "
+    "trained on. Below 1 the states have lost variance, above 1 they have too much. The effective log-SNR is the level at which "
+    "forward samples have that variance, where total variance can tell a level at all.",
     "The grey band is the same read-out on as many forward samples of the training data: what a sampler without any mismatch would show.",
 )
 
