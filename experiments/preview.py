@@ -52,9 +52,11 @@ def preview(config: Mapping[str, Any], workdir: str | Path) -> list[tuple[int, C
     shape, section = open_source(config).spec.shape, section_of(config)
 
     def draw(denoiser: Any, step: int) -> None:
+        if jax.process_index():
+            return  # every process has the whole denoiser, and one of them draws
         classes = getattr(denoiser.network, "num_classes", 0)
         denoiser, sampler, grid = build_sampling(section, denoiser)
-        cond = jax.tree.map(jnp.asarray, labels_of(classes, options.n, None, False))
+        cond = jax.tree.map(jnp.asarray, labels_of(classes, options.n, None))
         key = jax.random.key(section.get("seed", 0))
         samples = sample(denoiser, sampler, grid, (options.n, *shape), key, cond=cond)
         folder = Path(workdir) / "previews"

@@ -155,7 +155,7 @@ def test_what_may_differ(config, trained, tmp_path):
         ({"network__target": "DiT"}, r"DiT"),
         ({"path": None}, r"config.path: None.*a run needs"),
         ({"networks": {"target": "MLP"}}, r"config.networks: .*did you mean 'network'"),
-        ({"objective": {"target": "score_lab.paths:VP"}}, r"config.objective.target: 'VP'.*init is missing"),
+        ({"objective": {"target": "score_lab.paths:VP"}}, r"config.objective.target: 'score_lab.paths:VP'.*VP gives no init"),
         ({"denoiser__sigma_data": -1.0}, r"config.denoiser: sigma_data: -1.0"),
         ({"denoiser__log_snr_min": 30.0}, r"config.denoiser.log_snr_min: 30.0"),
         ({"target": {"target": "Eps"}, "denoiser": {"sigma_data": 1.0, "log_snr_min": float("-inf")}}, r"says nothing of x0 at t = 1"),
