@@ -39,7 +39,8 @@ class Likelihood:
 
 
 def log_likelihood(
-    denoiser: Denoiser, x: Array, key: Array | None = None, *, cond: Cond = None, index: Any = None, start: float = 10.0, end: float | None = None,
+    denoiser: Denoiser, x: Array, key: Array | None = None, *,
+    cond: Cond = None, index: Any = None, start: float = 10.0, end: float | None = None,
     divergence: str = "exact", rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096,
 ) -> Likelihood:  # fmt: skip
     """``ln p(x)`` of states ``x`` (n, *shape) under the model's density at log-SNR ``start``.
