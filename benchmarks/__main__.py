@@ -26,8 +26,8 @@ def main() -> int:
         for name in chosen:
             if name not in NAMES:
                 raise ConfigError(f"--only: {name!r} is refused; allowed: {', '.join(NAMES)}{nearest(name, NAMES)}")
-        if args.pairs < 5:
-            raise ConfigError(f"--pairs: {args.pairs} is refused; allowed: at least 5")
+        if args.pairs < 20:
+            raise ConfigError(f"--pairs: {args.pairs} is refused; allowed: at least 20")
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""CIFAR-10 (TFDS, array_record): the field's reference configurations.  Meant for an accelerator.
+"""CIFAR-10 (TFDS, array_record): after the field's reference systems.  Meant for an accelerator.
 
     python -m experiments.train --config configs/cifar10.py:ddpm --workdir runs/ddpm      # Ho et al. 2020: DDPM table, eps, simple loss
     python -m experiments.train --config configs/cifar10.py:iddpm --workdir runs/iddpm    # Nichol & Dhariwal 2021: learned variance
@@ -52,6 +52,7 @@ def _ddpm(config: ConfigDict) -> None:
     }
     config.network.update({"multipliers": (1, 2, 2, 2), "blocks": 2, "dropout": 0.1, "scale_shift": False, "resample_blocks": False})
     config.sampling.sampler = {"target": "DDPM", "variance": "beta"}
+    config.sampling.guidance = {"target": "ClipX0"}
     config.sampling.grid = {"target": "UniformTime", "num_steps": 1000}
 
 
@@ -88,11 +89,9 @@ def _ve(config: ConfigDict) -> None:
 
 def _edm(config: ConfigDict) -> None:
     config.path = {"target": "EDM", "sigma_max": 80.0}
-    config.target = {"target": "F", "sigma_data": 0.5}
+    config.target = {"target": "F"}
     config.objective = {"target": "Regression", "time_law": {"target": "LogNormalSigma", "P_mean": -1.2, "P_std": 1.2}}
-    config.sampling.clip = (
-        True  # the grid reaches sigma = 80, far outside the law's 99.9 %: the network is told its highest trained level there
-    )
+    config.sampling.extrapolate = True  # as published: the grid reaches sigma = 80, far outside the law's 99.9 %
 
 
 def _flow(config: ConfigDict) -> None:

@@ -69,7 +69,6 @@ class Gallery:
             "path": path,
             "sampler": sampler,
             "grid": grid | {"num_steps": steps},
-            "clip": True,
             "guidance": None,
         }
         return system(self.loaded, sampling)

@@ -1,9 +1,9 @@
 """The ``sampling`` section of a configuration, and the denoiser, sampler and grid that it describes, checked before anything is compiled.
 
-    config.sampling = {sampler, grid, path, guidance, n, seed, chunk, clip}
+    config.sampling = {sampler, grid, path, guidance, n, seed, chunk, clip, extrapolate}
 
 ``sampler`` and ``grid`` are specifications ``{"target": ..., **fields}``; ``path`` (None: the path of training) is what is sampled on;
-``guidance`` (None: none) is classifier-free guidance unless it names another target; the rest is ``SamplingOptions``.
+``guidance`` (None: none) is classifier-free guidance unless it names another target, or a list of such, the innermost first; the rest is ``SamplingOptions``.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ class SamplingOptions:
       n: samples.
       seed: of the samples: sample i depends on it and i alone.
       chunk: samples in one compiled call.
-      clip: outside the trained log-SNR range the nearest trained level is fed to the network, in place of an error.
+      clip: outside the trained log-SNR range the network is told the nearest trained level, in place of an error.
+      extrapolate: outside the trained range it is told the true level, in place of an error (EDM's sigma = 80).
     """
 
     n: int = 64
     seed: int = 0
     chunk: int = 256
     clip: bool = False
+    extrapolate: bool = False
 
     def check(self) -> None:
         """Raises ConfigError naming the first field out of its range."""
@@ -70,18 +72,16 @@ def build_sampling(section: Mapping[str, Any], denoiser: Any) -> tuple[Any, Any,
     """``(denoiser, sampler, grid)``: the network on its path with guidance; ConfigError for parts that do not exist or do not go
     together.
     """
-    clip = options_of(section).clip
+    options = options_of(section)
     if section.get("path"):
-        denoiser = denoiser.on(build(section["path"], "score_lab.paths", "sampling.path", needs=("alpha", "sigma", "time_of")), clip=clip)
-    else:
-        denoiser = dataclasses.replace(denoiser, clip=clip)
+        denoiser = denoiser.on(build(section["path"], "score_lab.paths", "sampling.path", needs=("alpha", "sigma", "time_of")))
+    denoiser = dataclasses.replace(denoiser, clip=options.clip, extrapolate=options.extrapolate)
     for part in ("sampler", "grid"):
         if not section[part]:
             refuse(f"sampling.{part}", section[part], f"the name of a {part} in score_lab.samplers, or 'my_package.my_module:Name'")
-    sampler = build(section["sampler"], "score_lab.samplers", "sampling.sampler", needs=("init", "step"))
+    sampler = build(section["sampler"], "score_lab.samplers", "sampling.sampler", needs=("init", "step", "order", "calls", "memory"))
     grid = build(_started(section["grid"], denoiser), "score_lab.samplers", "sampling.grid", needs=("steps",))
-    if section.get("guidance"):
-        spec = {"target": "CFG"} | dict(section["guidance"])
+    for spec in wrappers(section):
         denoiser = build(spec, "score_lab.guidance", "sampling.guidance", needs=("__call__", "on"), denoiser=denoiser)
     check_run(denoiser, sampler, grid.steps(denoiser.path), denoiser.path)
     return denoiser, sampler, grid
@@ -97,8 +97,8 @@ def check_sampling(parts: Parts) -> None:
 
 def check_guidance(section: Mapping[str, Any], parts: Parts) -> None:
     """Refuses guidance of a network without labels, or of one that has never seen an example without its label."""
-    spec = section.get("guidance")
-    if not spec or spec.get("target", "CFG") != "CFG" or spec.get("scale", 1.0) == 1.0:
+    spec = next((w for w in wrappers(section) if w["target"] == "CFG" and w.get("scale", 1.0) != 1.0), None)
+    if spec is None:
         return
     if not getattr(parts.network, "num_classes", parts.spec.num_classes):
         refuse("sampling.guidance.scale", spec["scale"], "1 (no guidance): the network has no labels (config.network.num_classes = 0)")
@@ -114,7 +114,7 @@ def with_steps(grid: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
     """``grid`` with that many steps; of a grid around a grid (Churn), the inner one.  ConfigError for a grid that has no num_steps."""
     if isinstance(grid.get("grid"), Mapping):
         return {**grid, "grid": with_steps(grid["grid"], num_steps)}
-    if not _counts(grid):
+    if not _takes(grid, "num_steps"):
         refuse("--steps", num_steps, f"nothing: {grid.get('target')} has no num_steps")
     return {**grid, "num_steps": num_steps}
 
@@ -125,22 +125,28 @@ def completed(grid: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, A
         return {**grid, "grid": completed(grid["grid"], before)}
     while isinstance(before.get("grid"), Mapping):
         before = before["grid"]
-    return {"num_steps": before.get("num_steps", DEFAULT["grid"]["num_steps"]), **grid} if _counts(grid) else dict(grid)
+    return {"num_steps": before.get("num_steps", DEFAULT["grid"]["num_steps"]), **grid} if _takes(grid, "num_steps") else dict(grid)
 
 
-def _counts(grid: Mapping[str, Any]) -> bool:
-    """Whether the grid that is named has a ``num_steps``."""
+def _takes(grid: Mapping[str, Any], field: str) -> bool:
+    """Whether the grid that is named has this field."""
     if "target" not in grid:
         return False  # refused when it is built
     target = find(grid["target"], "score_lab.samplers", "sampling.grid.target")
-    return callable(target) and "num_steps" in inspect.signature(target).parameters
+    return callable(target) and field in inspect.signature(target).parameters
 
 
-def _started(spec: dict[str, Any], denoiser: Any) -> dict[str, Any]:
-    """A network that says nothing of x0 at zero SNR is started at its lowest trained log-SNR, where the grid does not say otherwise."""
-    low = denoiser.log_snr_range[0]
-    trained_on = denoiser.path if denoiser.trained_on is None else denoiser.trained_on
-    end = float(denoiser.path.log_snr(jnp.ones(())))
-    if spec.get("target") in ("UniformTime", "UniformLogSNR") and end < low and loses_signal(denoiser.target, trained_on):
+def wrappers(section: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``section["guidance"]`` as a list of specifications, the innermost first."""
+    guidance = section.get("guidance") or []
+    return [{"target": "CFG"} | dict(spec) for spec in (guidance if isinstance(guidance, (list, tuple)) else [guidance])]
+
+
+def _started(spec: Mapping[str, Any], denoiser: Any) -> dict[str, Any]:
+    """A network that says nothing of x0 at zero SNR starts at its lowest trained log-SNR, where the grid does not say otherwise."""
+    if isinstance(spec.get("grid"), Mapping):
+        return {**spec, "grid": _started(spec["grid"], denoiser)}
+    low, end = denoiser.log_snr_range[0], float(denoiser.path.log_snr(jnp.ones(())))
+    if end < low and _takes(spec, "start") and loses_signal(denoiser.target, denoiser.path):
         return {"start": low} | dict(spec)
     return dict(spec)

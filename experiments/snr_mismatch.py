@@ -39,6 +39,8 @@ def look(run: System, moments: DataMoments, x0: np.ndarray) -> tuple[str, Look]:
 def summary(name: str, found: Look) -> str:
     """One line: the last call's ratio, the worst one, and how many calls cannot tell a level."""
     r, null = found.sampler, found.null
+    if not np.isfinite(r.ratio).any():
+        return f"{name:18s} no call can be read: {len(r.invalid)} of {r.n} trajectories are not finite, the first at index {r.invalid[0]}"
     worst = int(np.nanargmax(np.abs(np.log(r.ratio))))
     blind = int((r.flag != "ok").sum())
     return (

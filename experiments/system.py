@@ -48,7 +48,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the samples")
     parser.add_argument("--labels", help="all (default), one, or some as 3,8; -1 is no label")
     parser.add_argument("--steps", help="num_steps of the grid (snr_mismatch takes several: 10,50)")
-    parser.add_argument("--clip", action="store_true", help="feed the nearest trained level outside the trained log-SNR range")
+    parser.add_argument("--clip", action="store_true", help="outside the trained log-SNR range, tell the network the nearest trained level")
+    parser.add_argument("--extrapolate", action="store_true", help="outside the trained log-SNR range, tell the network the true level")
     parser.add_argument("--chunk", type=int, help="samples in one compiled call")
     parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
@@ -66,7 +67,7 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     loaded = open_workdir(args)
     given = {name: getattr(args, name) for name in ("n", "seed", "chunk") if getattr(args, name) is not None}
     before = sampling_of(loaded)
-    sampling = overrides.apply(before, changes, {"path": loaded.config["path"]}) | given | ({"clip": True} if args.clip else {})
+    sampling = overrides.apply(before, changes, {"path": loaded.config["path"]}) | given | {name: True for name in ("clip", "extrapolate") if getattr(args, name)}
     sampling["grid"] = completed(sampling["grid"] or {}, before["grid"])
     if args.steps is not None:
         sampling["grid"] = with_steps(sampling["grid"], whole("--steps", args.steps))

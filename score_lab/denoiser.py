@@ -116,8 +116,8 @@ class NetworkDenoiser:
     Fields: ``params`` and the ``network`` they belong to; ``path`` the states are on; ``target`` the row that the output is; ``trained_on``
     the path whose row that was (None: ``path``); ``sigma_data`` of the data; ``log_snr_range`` (low, high) on which it was trained;
     ``level`` is ``"log_snr"`` (clipped to +-20) or ``"angle"`` = atan2(sigma, sigma_data alpha), smooth to both ends, for objectives that
-    differentiate through time; ``two_time`` networks are also told the level of ``s``; ``clip`` feeds the nearest trained level in place of
-    an error outside ``log_snr_range``.
+    differentiate through time; ``two_time`` networks are also told the level of ``s``; outside ``log_snr_range`` sampling is an error
+    unless ``clip`` (the network is told the nearest trained level) or ``extrapolate`` (it is told the true one, as EDM does at sigma = 80).
     """
 
     params: PyTree = leaf()
@@ -129,6 +129,7 @@ class NetworkDenoiser:
     level: str = "log_snr"
     two_time: bool = False
     clip: bool = False
+    extrapolate: bool = False
     trained_on: GaussianPath | None = leaf(default=None)
 
     def level_of(self, t: Time, batch: int | None = None) -> Array:
@@ -207,13 +208,27 @@ def _between(value: Array, low: Any, high: Any) -> Array:
 
 
 def check_levels(denoiser: Any, log_snr: np.ndarray, field: str = "grid") -> None:
-    """Refuses levels outside the range that ``denoiser`` was trained on, naming both ranges, unless its ``clip`` is set."""
+    """Refuses levels at which ``denoiser``, or the network inside it, would say nothing or what it was never trained to say.
+
+    A target without x0 (eps, score) where the path has no signal left is always refused; levels outside the trained range, naming both
+    ranges, unless ``clip`` or ``extrapolate`` is set.
+    """
+    while hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    if not len(log_snr):
+        return
+    target, path = getattr(denoiser, "target", None), denoiser.path
+    if target is not None and log_snr.min() == -np.inf and loses_signal(target, path):
+        raise ConfigError(
+            f"{field}: log-SNR from -inf is refused: '{type(target).__name__}' says nothing of x0 at t = 1 of {type(path).__name__}; "
+            f"allowed: a grid that starts at a finite log-SNR (start=-10 is usual)"
+        )
     low, high = getattr(denoiser, "log_snr_range", (-np.inf, np.inf))
-    if getattr(denoiser, "clip", False) or not len(log_snr):
+    if getattr(denoiser, "clip", False) or getattr(denoiser, "extrapolate", False):
         return
     slack = 1e-4 * (1 + max(abs(v) for v in (low, high) if np.isfinite(v))) if np.isfinite((low, high)).any() else 0.0
     if log_snr.min() < low - slack or log_snr.max() > high + slack:
         raise ConfigError(
             f"{field}: log-SNR from {log_snr.min():.4g} to {log_snr.max():.4g} leaves the range [{low:.4g}, {high:.4g}] that the network "
-            f"was trained on; allowed: a grid inside it, or clip=True to feed the nearest trained level"
+            f"was trained on; allowed: a grid inside it, clip=True to feed the nearest trained level, or extrapolate=True to feed the true one"
         )

@@ -150,4 +150,4 @@ def loses_signal(target: Target, path: GaussianPath) -> bool:
     end = jnp.ones(())
     a, b, _ = _unit_row(target.row(path, end))
     alpha, sigma = path.alpha(end), path.sigma(end)
-    return bool((alpha <= 1e-6 * sigma) & (jnp.abs(a * sigma - b * alpha) <= 1e-6 * sigma))
+    return bool((alpha <= 1e-3 * sigma) & (jnp.abs(a * sigma - b * alpha) <= 1e-3 * sigma))

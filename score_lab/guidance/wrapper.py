@@ -11,22 +11,12 @@ __all__ = ["Wrapper"]
 
 
 class Wrapper:
-    """Base of a denoiser with a field ``denoiser``: ``path``, ``log_snr_range``, ``clip`` and ``on`` are the inner one's."""
+    """Base of a denoiser with a field ``denoiser``: ``path`` and ``on`` are the inner one's; ``sample`` asks the innermost for its range."""
 
     @property
     def path(self) -> GaussianPath:
         """The path of the states."""
         return self.denoiser.path
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """The range on which the inner network was trained."""
-        return getattr(self.denoiser, "log_snr_range", (-float("inf"), float("inf")))
-
-    @property
-    def clip(self) -> bool:
-        """Whether the inner network is fed its nearest trained level outside that range."""
-        return getattr(self.denoiser, "clip", False)
 
     def on(self, path: GaussianPath, **kwargs) -> Any:
         """The same wrapper around ``denoiser.on(path)``."""

@@ -26,9 +26,10 @@ from score_lab.objectives.regression import Noised, Regression, check_label_drop
 from score_lab.objectives.time_laws import DiscreteTable
 from score_lab.objectives.weightings import Simple, Weighting
 from score_lab.paths.base import GaussianPath
+from score_lab.paths.transition import interpolate_log_variance, log_variance_bounds
 from score_lab.types import Array, Batch, PyTree, Time, leaf, pytree_dataclass, static
 
-__all__ = ["LearnedVariance", "interpolate_log_variance", "log_variance_bounds", "posterior_mean"]
+__all__ = ["LearnedVariance", "posterior_mean"]
 
 
 @pytree_dataclass
@@ -106,27 +107,6 @@ def posterior_mean(path: GaussianPath, t: Time, s: Time, x_t: PyTree, x0: PyTree
     delta = -jnp.expm1(path.log_snr(t) - path.log_snr(s))
     ratio = path.alpha(t) * path.sigma(s) ** 2 / (path.alpha(s) * path.sigma(t) ** 2)
     return combine((ratio, x_t), (path.alpha(s) * delta, x0))
-
-
-def log_variance_bounds(path: GaussianPath, t: Time, s: Time, first: float | Array) -> tuple[Time, Time]:
-    """``(ln beta_tilde, ln beta)`` of the step t -> s.
-
-    At s = 0, where beta_tilde is 0, it is that of the step from 2 ``first`` to ``first``, the grid's last but one (their released code).
-    """
-
-    def log_delta(t: Time, s: Time) -> Time:
-        return jnp.log(-jnp.expm1(path.log_snr(t) - path.log_snr(s)))
-
-    end = s < 0.5 * first
-    t_low, s_low = jnp.where(end, 2 * first, t), jnp.where(end, first, s)
-    low = log_delta(t_low, s_low) + 2.0 * jnp.log(path.sigma(s_low))
-    high = log_delta(t, s) + 2.0 * (jnp.log(path.sigma(t)) + jnp.log(path.norm(s)) - jnp.log(path.norm(t)))
-    return low, high
-
-
-def interpolate_log_variance(variance: PyTree, low: Time, high: Time) -> PyTree:
-    """Eq. 15: from ``low`` at -1 to ``high`` at +1, the network's output entry by entry."""
-    return jax.tree.map(lambda v: expand(0.5 * (low + high), v) + 0.5 * expand(high - low, v) * v, variance)
 
 
 def _kl(mean: Array, log_variance: Array, mean_hat: Array, log_variance_hat: Array) -> Array:

@@ -64,14 +64,14 @@ def _check_levels(name: str, t: np.ndarray, values: dict[str, np.ndarray]) -> No
 
 
 def _check_log_snr(name: str, t: np.ndarray, values: dict[str, np.ndarray]) -> None:
-    """Strictly decreasing, and inverted by ``time_of`` to 1e-6 relative plus what the rounding of log_snr makes of t."""
+    """Strictly decreasing, and inverted by ``time_of`` to 1e-9 relative plus what the rounding of log_snr makes of t."""
     log_snr, slope = values["log_snr"], np.abs(values["log_snr_dot"])
     bad = ~(np.diff(log_snr) < 0)
     if bad.any():
         k = int(bad.argmax())
         refuse(f"{name}.log_snr", f"{log_snr[k]:.8g} at t={t[k]:.6g}, {log_snr[k + 1]:.8g} at t={t[k + 1]:.6g}", "strictly decreasing in t")
     size = np.where(np.isfinite(log_snr), np.abs(log_snr), 0.0)
-    tolerance = 1e-6 * t + 64 * values["digits"] * (1 + size) / np.where(slope > 0, slope, np.inf)
+    tolerance = 1e-9 * t + 64 * values["digits"] * (1 + size) / np.where(slope > 0, slope, np.inf)
     bad = ~(np.abs(values["back"] - t) <= tolerance)
     if bad.any():
         refuse(f"{name}.time_of(log_snr({t[bad][0]:.6g}))", values["back"][bad][0].item(), f"{t[bad][0]:.6g}")

@@ -16,16 +16,10 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.paths.transition import interpolate_log_variance, log_variance_bounds, transition_variances
 from score_lab.types import pytree_dataclass
 
-__all__ = ["DDIM", "DDPM", "transition_variances"]
-
-
-def transition_variances(path, t, s):
-    """``(beta, beta_tilde)``: variances of x_t given x_s, and of x_s given (x_t, x0)."""
-    ratio = path.alpha(t) / path.alpha(s)
-    beta = jnp.maximum(path.sigma(t) ** 2 - (ratio * path.sigma(s)) ** 2, 0.0)
-    return beta, (path.sigma(s) / path.sigma(t)) ** 2 * beta
+__all__ = ["DDIM", "DDPM"]
 
 
 @pytree_dataclass
@@ -104,9 +98,9 @@ class DDPM:
         if self.variance == "learned":
             if not (isinstance(p.aux, dict) and "variance" in p.aux):
                 refuse("DDPM.variance", self.variance, "beta or beta_tilde: the network has no variance output (learned_variance=True)")
-            log_beta, log_tilde = (jnp.log(jnp.where(alive, v, 1.0)) for v in (beta, beta_tilde))
-            std = jax.tree.map(lambda v: jnp.exp(0.25 * ((1 + v) * log_beta + (1 - v) * log_tilde)), p.aux["variance"])
-            fresh = jax.tree.map(jnp.multiply, std, draw())
+            bounds = log_variance_bounds(path, t, jnp.where(alive, s, 0.5 * t), 0.0)
+            log_variance = interpolate_log_variance(p.aux["variance"], *bounds)
+            fresh = jax.tree.map(lambda v, z: jnp.exp(0.5 * v) * z, log_variance, draw())
             return combine((1.0, mean), (jnp.where(alive, 1.0, 0.0), fresh)), carry, p
         variance = {"beta": beta, "beta_tilde": beta_tilde}[self.variance]
         return combine((1.0, mean), (jnp.where(alive, jnp.sqrt(variance), 0.0), draw())), carry, p

@@ -86,6 +86,8 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     source = open_source(config)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
     _check_data(workdir, record, source.spec)
+    if options.eval_every and not len(source("test")):
+        refuse("config.training.eval_every", options.eval_every, "0: the data have no held-out examples to evaluate on")
     layout = layout_of(parts.batch_size, options.accumulate, options.devices)
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, *(every for every, _ in callbacks)]
     several = steps_per_dispatch(parts, [every for every in cadences if every])
