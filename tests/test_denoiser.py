@@ -62,11 +62,11 @@ def both_ways(a, b, x, t_a):
 
 # --- one network, any path -------------------------------------------------------------------------------------------------------
 
-RING = list(zip(PATHS, [*list(PATHS)[1:], list(PATHS)[0]], strict=True))
-REST = [(a, b) for a in PATHS for b in PATHS if a != b and (a, b) not in RING]
+QUICK = [("vp", "flow"), ("flow", "trig"), ("edm", "vp"), ("ddpm", "cosine"), ("ve", "subvp")]
+REST = [(a, b) for a in PATHS for b in PATHS if a != b and (a, b) not in QUICK]
 
 
-@pytest.mark.parametrize(("trained", "sampled"), RING + [pytest.param(*pair, marks=pytest.mark.slow) for pair in REST])
+@pytest.mark.parametrize(("trained", "sampled"), QUICK + [pytest.param(*pair, marks=pytest.mark.slow) for pair in REST])
 def test_the_same_predictions_on_every_path_at_equal_log_snr(x64, trained, sampled):
     """Every target trained on a: x0 and eps agree on b, the state moved by ``move``, inside and at the ends that both paths reach.
 
@@ -87,7 +87,7 @@ def test_the_same_predictions_on_every_path_at_equal_log_snr(x64, trained, sampl
             np.testing.assert_allclose(v, u, rtol=1e-8, atol=1e-8 * np.abs(u).max(), err_msg=f"{name} {field}")
 
 
-@pytest.mark.parametrize(("trained", "sampled"), [("flow", "vp"), ("vp", "edm"), ("edm", "flow"), ("cosine", "ddpm")])
+@pytest.mark.parametrize(("trained", "sampled"), [("flow", "vp"), ("edm", "cosine")])
 def test_in_float32_too(trained, sampled):
     """1e-4 of the largest value inside; at both ends everything that a prediction says is finite."""
     a, b = PATHS[trained], PATHS[sampled]

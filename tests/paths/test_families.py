@@ -209,6 +209,9 @@ def test_bad_parameters_are_refused_by_name(spec, message):
         build(spec, "score_lab.paths", "config.path")
 
 
-@pytest.mark.parametrize("name", ALL)
+QUICK = ("vp", "subvp_steep", "ve_wide", "edm", "cosine_low", "only_two", "ddpm", "ddpm_zero_short")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALL])
 def test_every_family_passes_its_own_check(name):
     ALL[name].check()
