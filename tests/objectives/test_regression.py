@@ -143,7 +143,11 @@ def test_score_matching_is_flow_matching(x64, make, batch_of_three, target):
 
 @pytest.mark.parametrize(
     ("target", "weighting"),
-    [pytest.param(X0(), None, id="x0"), pytest.param(F(0.6), Likelihood(), id="F"), pytest.param(Eps(), Likelihood(), id="eps", marks=pytest.mark.slow)],
+    [
+        pytest.param(X0(), None, id="x0"),
+        pytest.param(F(0.6), Likelihood(), id="F"),
+        pytest.param(Eps(), Likelihood(), id="eps", marks=pytest.mark.slow),
+    ],
 )
 def test_one_regression_is_the_same_on_every_path(x64, make, evaluate, batch_of_three, target, weighting):
     objective = Regression(UniformLogSNR(-8.0, 8.0), weighting, per_log_snr=weighting is not None)
