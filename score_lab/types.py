@@ -65,7 +65,20 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     fields = dataclasses.fields(cls)
     leaves = tuple(f.name for f in fields if _is_leaf(f))
     rest = tuple(f.name for f in fields if not _is_leaf(f))
-    jax.tree_util.register_dataclass(cls, data_fields=leaves, meta_fields=rest)
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in leaves)
+
+    def flatten(part: _T) -> tuple[tuple, tuple]:
+        return tuple(getattr(part, name) for name in leaves), tuple(getattr(part, name) for name in rest)
+
+    def flatten_with_keys(part: _T) -> tuple[tuple, tuple]:
+        children, fixed = flatten(part)
+        return tuple(zip(keys, children, strict=True)), fixed
+
+    def unflatten(fixed: tuple, children: tuple) -> _T:
+        return cls(**dict(zip(leaves, children, strict=True)), **dict(zip(rest, fixed, strict=True)))
+
+    # not register_dataclass: to it all classes with as many leaves and equal static fields are one, and jit runs the program of another
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
 
 

@@ -1,6 +1,7 @@
 """A network of one hidden layer, and the call of an objective on it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -60,19 +61,38 @@ def evaluate():
     """``evaluate(objective, denoiser, batch, key=, n=) -> (loss, metrics, gradient)``, compiled."""
 
     def run(objective, denoiser, batch, key=None, n=None):
-        key = jax.random.key(0) if key is None else key
-        n = n or len(batch["index"])
-
-        def total(params, denoiser, batch, key):
-            denoiser = dataclasses.replace(denoiser, params=params)
-            ctx = Context(denoiser=denoiser, path=denoiser.path, key=key, batch_size=n)
-            loss, metrics, _ = objective.loss(ctx, {}, {}, batch)
-            return loss.sum(), (loss, metrics)
-
-        gradient, (loss, metrics) = jax.jit(jax.grad(total, has_aux=True))(denoiser.params, denoiser, batch, key)
+        gradient, (loss, metrics) = _slope(denoiser.params, objective, denoiser, batch, _key(key), n or len(batch["index"]))
         return loss, metrics, gradient
 
     return run
+
+
+@pytest.fixture
+def drawn():
+    """``drawn(regression, denoiser, batch, key=, n=) -> (noised, prediction)``, compiled."""
+
+    def run(regression, denoiser, batch, key=None, n=None):
+        return _drawn(regression, denoiser, batch, _key(key), n or len(batch["index"]))
+
+    return run
+
+
+def _key(key):
+    return jax.random.key(0) if key is None else key
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _drawn(regression, denoiser, batch, key, n):
+    noised = regression.corrupt(Context(denoiser=denoiser, path=denoiser.path, key=key, batch_size=n), batch)
+    return noised, denoiser(noised.x_t, noised.t, noised.cond)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+@functools.partial(jax.grad, has_aux=True)
+def _slope(params, objective, denoiser, batch, key, n):
+    denoiser = dataclasses.replace(denoiser, params=params)
+    loss, metrics, _ = objective.loss(Context(denoiser=denoiser, path=denoiser.path, key=key, batch_size=n), {}, {}, batch)
+    return loss.sum(), (loss, metrics)
 
 
 @pytest.fixture

@@ -39,14 +39,13 @@ def hybrid(betas, k, x0, eps, eps_hat, v, bins, weight=1e-3):
     return np.mean((eps_hat - eps) ** 2) + weight * len(betas) * np.mean(term) / np.log(2)
 
 
-def test_every_level_is_the_papers_loss(x64, make, evaluate, small_net):
+def test_every_level_is_the_papers_loss(x64, make, evaluate, drawn, small_net):
     path, objective = ddpm_table(T=T), LearnedVariance(num_levels=T, bins=17)
     denoiser = make(path, Eps(), network=small_net(variance=True), sigma_data=1.0)
     x0 = jnp.round(jax.random.uniform(jax.random.key(2), (T, 3), minval=-1.0, maxval=1.0) * 8) / 8
     batch, key = {"x0": x0, "index": jnp.arange(T)}, jax.random.key(6)
     loss, metrics, gradient = evaluate(objective, denoiser, batch, key)
-    noised = objective.regression.corrupt(Context(denoiser=denoiser, path=path, key=key, batch_size=T), batch)
-    prediction = denoiser(noised.x_t, noised.t)
+    noised, prediction = drawn(objective.regression, denoiser, batch, key)
     levels = np.round(np.asarray(noised.t) * T).astype(int) - 1
     assert sorted(levels) == list(range(T))
     for i, k in enumerate(levels):
@@ -55,7 +54,7 @@ def test_every_level_is_the_papers_loss(x64, make, evaluate, small_net):
         assert float(loss[i]) == pytest.approx(wanted, rel=1e-8)
     simple = np.square(np.asarray(prediction.raw - noised.eps)).mean(1)
     np.testing.assert_allclose(metrics["vlb"], (np.asarray(loss) - simple) / 1e-3, rtol=1e-8)
-    slopes = evaluate(dataclasses.replace(objective, vlb_weight=0.0), denoiser, batch, key)[2]
+    slopes = evaluate(dataclasses.replace(objective, vlb_weight=0.0), denoiser, batch, key)[2]  # a leaf: nothing is compiled again
     np.testing.assert_allclose(gradient["w2"], slopes["w2"], rtol=1e-10, atol=1e-12)  # the bound moves the variance head, not the mean's
     assert float(jnp.abs(gradient["variance"]).min()) > 0 and float(jnp.abs(slopes["variance"]).max()) == 0
 

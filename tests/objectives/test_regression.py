@@ -92,7 +92,10 @@ TEXTBOOK = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TEXTBOOK)
+SLOW = {"flow matching from F", "edm from x0", "min-SNR from eps", "x0"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TEXTBOOK])
 def test_named_objectives_are_their_textbook_forms(x64, make, evaluate, batch_of_three, name):
     objective, path, target, form = TEXTBOOK[name]
     denoiser, batch, key = make(path, target, sigma_data=0.6), batch_of_three(N), jax.random.key(11)
@@ -138,7 +141,14 @@ def test_score_matching_is_flow_matching(x64, make, batch_of_three, target):
         np.testing.assert_allclose(leaf[0], leaf[1], rtol=1e-11, atol=1e-12 * float(jnp.abs(leaf[0]).max()) + 1e-300)
 
 
-@pytest.mark.parametrize(("target", "weighting"), [(X0(), None), (Eps(), Likelihood()), (F(0.6), Likelihood())], ids=["x0", "eps", "F"])
+@pytest.mark.parametrize(
+    ("target", "weighting"),
+    [
+        pytest.param(X0(), None, id="x0"),
+        pytest.param(F(0.6), Likelihood(), id="F"),
+        pytest.param(Eps(), Likelihood(), id="eps", marks=pytest.mark.slow),
+    ],
+)
 def test_one_regression_is_the_same_on_every_path(x64, make, evaluate, batch_of_three, target, weighting):
     objective = Regression(UniformLogSNR(-8.0, 8.0), weighting, per_log_snr=weighting is not None)
     batch = batch_of_three(N)
@@ -160,16 +170,21 @@ class Zero:
 
 
 @pytest.mark.parametrize(
-    ("path", "weighting"), [(VP(), X0Uniform()), (EDM(2.0), Simple()), (LinearFlow(), Likelihood())], ids=["vp", "edm", "flow"]
+    ("path", "weighting"),
+    [
+        pytest.param(VP(), X0Uniform(), id="vp"),
+        pytest.param(LinearFlow(), Likelihood(), id="flow"),
+        pytest.param(EDM(2.0), Simple(), id="edm", marks=pytest.mark.slow),
+    ],
 )
-def test_the_optimal_denoiser_of_gaussian_data_has_the_analytic_loss(make, evaluate, path, weighting):
+def test_the_optimal_denoiser_of_gaussian_data_has_the_analytic_loss(make, evaluate, drawn, path, weighting):
     n, c, ends = 20_000, 0.6, (-4.0, 4.0)
     batch = {"x0": c * jax.random.normal(jax.random.key(1), (n, 3)), "index": jnp.arange(n)}
     objective = Regression(UniformTime(), weighting, per_log_snr=isinstance(weighting, Likelihood))
     denoiser = make(path, F(c), network=Zero(), sigma_data=c, log_snr_range=ends)
     loss, metrics, _ = evaluate(objective, denoiser, batch)
-    t = np.asarray(objective.time_law.sample(jax.random.key(0), batch["index"], n, path, ends), np.float64)
-    alpha, sigma = (np.asarray(f(jnp.asarray(t, jnp.float32)), np.float64) for f in (path.alpha, path.sigma))
+    t = drawn(objective, denoiser, batch)[0].t
+    alpha, sigma = (np.asarray(f(t), np.float64) for f in (path.alpha, path.sigma))
     mmse = (c * sigma) ** 2 / ((alpha * c) ** 2 + sigma**2)  # E (x0 - E[x0 | x_t])^2
     on_eps = mmse * (alpha / sigma) ** 2
     expected = {X0Uniform: mmse, Simple: on_eps, Likelihood: None}[type(weighting)]
@@ -182,7 +197,7 @@ def test_the_optimal_denoiser_of_gaussian_data_has_the_analytic_loss(make, evalu
         assert float(got.mean()) == pytest.approx(wanted.mean(), abs=4 * float(np.std(np.asarray(got) - wanted)) / n**0.5)
 
 
-def test_an_examples_loss_depends_on_its_global_index_alone(make, evaluate, batch_of_three):
+def test_an_examples_loss_depends_on_its_global_index_alone(make, evaluate, drawn, batch_of_three):
     whole = batch_of_three(N, cond={"label": jnp.arange(N, dtype=jnp.int32) % 3})
     halves = [jax.tree.map(lambda v, at=at: v[at], whole) for at in (slice(0, N // 2), slice(N // 2, N))]
     objective, denoiser = Regression(LogitNormal(), label_dropout=0.5), make(VP(), F(0.5))
@@ -192,10 +207,9 @@ def test_an_examples_loss_depends_on_its_global_index_alone(make, evaluate, batc
     np.testing.assert_allclose(metrics["x0_loss"], jnp.concatenate([p[1]["x0_loss"] for p in parts]), rtol=2e-6)
     for g, a, b in zip(*(jax.tree.leaves(v) for v in (gradient, parts[0][2], parts[1][2])), strict=True):
         np.testing.assert_allclose(g, a + b, rtol=1e-5, atol=1e-5)
-    corrupt = jax.jit(lambda batch: objective.corrupt(Context(denoiser=denoiser, path=VP(), key=jax.random.key(0), batch_size=N), batch))
-    drawn, halved = corrupt(whole), [corrupt(half) for half in halves]
+    draws, halved = drawn(objective, denoiser, whole)[0], [drawn(objective, denoiser, half, n=N)[0] for half in halves]
     for name in ("t", "eps", "cond"):  # what is drawn, to the bit
-        for a, *b in zip(*(jax.tree.leaves(getattr(v, name)) for v in (drawn, *halved)), strict=True):
+        for a, *b in zip(*(jax.tree.leaves(getattr(v, name)) for v in (draws, *halved)), strict=True):
             np.testing.assert_array_equal(a, jnp.concatenate(b))
 
 
@@ -204,7 +218,7 @@ def test_labels_are_dropped_per_example_at_their_rate(make):
     labels = jnp.arange(n, dtype=jnp.int32) % 3
     batch = {"x0": jnp.zeros((n, 1)), "index": jnp.arange(n), "cond": {"label": labels, "other": jnp.ones(n)}}
     ctx = Context(denoiser=make(VP(), F(0.5)), path=VP(), key=jax.random.key(4), batch_size=n)
-    cond = Regression(label_dropout=rate).corrupt(ctx, batch).cond
+    cond = jax.jit(lambda batch: Regression(label_dropout=rate).corrupt(ctx, batch).cond)(batch)
     dropped = np.asarray(cond["label"] == -1)
     assert abs(dropped.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
     np.testing.assert_array_equal(np.asarray(cond["label"])[~dropped], np.asarray(labels)[~dropped])
@@ -218,26 +232,25 @@ def test_labels_are_dropped_per_example_at_their_rate(make):
 def test_paired_noise_is_used(make, batch_of_three):
     batch = batch_of_three(N)
     ctx = Context(denoiser=make(LinearFlow(), Velocity()), path=LinearFlow(), key=jax.random.key(4), batch_size=N)
-    alone = Regression().corrupt(ctx, batch)
-    paired = Regression().corrupt(ctx, batch | jax.tree.map(jnp.asarray, MinibatchOT()(ctx.key, np.asarray(batch["x0"]))))
+    corrupt = jax.jit(lambda batch: Regression().corrupt(ctx, batch))
+    alone, paired = corrupt(batch), corrupt(batch | MinibatchOT()(ctx.key, np.asarray(batch["x0"])))
     np.testing.assert_array_equal(np.sort(alone.eps, axis=0), np.sort(paired.eps, axis=0))
     assert float(jnp.abs(alone.eps - paired.eps).max()) > 0
     np.testing.assert_allclose(paired.x_t, (1 - paired.t)[:, None] * batch["x0"] + paired.t[:, None] * paired.eps, rtol=1e-6)
 
 
-def test_a_state_may_be_a_pytree(make, evaluate, batch_of_three):
+def test_a_state_may_be_a_pytree(make, evaluate, drawn, batch_of_three):
     n, objective = N, Regression(weighting=MinSNR(5.0))
     x0 = {"a": batch_of_three(n)["x0"], "b": jax.random.normal(jax.random.key(2), (n, 5, 3))}
     denoiser = make(VP(), V())
     loss, metrics, _ = evaluate(objective, denoiser, {"x0": x0, "index": jnp.arange(n)})
-    ctx = Context(denoiser=denoiser, path=VP(), key=jax.random.key(0), batch_size=n)
-    noised = objective.corrupt(ctx, {"x0": x0, "index": jnp.arange(n)})
-    flat = {k: jax.vmap(jnp.ravel)(v) for k, v in noised.eps.items()}
+    noised, p = drawn(objective, denoiser, {"x0": x0, "index": jnp.arange(n)})
+    flat = {k: np.asarray(v).reshape(n, -1) for k, v in noised.eps.items()}
     assert abs(np.corrcoef(flat["a"].ravel(), flat["b"][:, :3].ravel())[0, 1]) < 0.5  # each leaf has noise of its own
-    p = denoiser(noised.x_t, noised.t)
-    errors = jnp.concatenate([jax.vmap(jnp.ravel)(p.x0[k] - x0[k]) for k in x0], axis=1)
-    np.testing.assert_allclose(metrics["x0_loss"], mean(errors), rtol=1e-5)
-    np.testing.assert_allclose(loss, jnp.minimum(snr(VP(), noised.t), 5.0) * mean(errors), rtol=1e-3)
+    errors = np.concatenate([np.asarray(p.x0[k] - x0[k]).reshape(n, -1) for k in x0], axis=1)
+    np.testing.assert_allclose(metrics["x0_loss"], np.square(errors).mean(1), rtol=1e-5)
+    weight = np.minimum(np.exp(np.asarray(VP().log_snr(noised.t))), 5.0)
+    np.testing.assert_allclose(loss, weight * np.square(errors).mean(1), rtol=1e-3)
 
 
 @pytest.mark.parametrize(

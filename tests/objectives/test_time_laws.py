@@ -46,8 +46,12 @@ def ends(path, wide=45.0):
     return max(low, -wide), min(high, wide)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("law", LAWS)
+FAST = {(law, path) for law in LAWS for path in ("flow", "vp")} | {("uniform", "table"), ("edm", "edm"), ("edm", "ve")}
+
+
+@pytest.mark.parametrize(
+    ("law", "path"), [pytest.param(a, p, marks=[] if (a, p) in FAST else pytest.mark.slow) for a in LAWS for p in PATHS]
+)
 def test_density_integrates_to_one_and_is_that_of_the_samples(x64, law, path):
     law, path = LAWS[law], PATHS[path]
     low, high = ends(path)
@@ -113,7 +117,7 @@ def test_a_draw_depends_on_the_global_index_alone(law):
     np.testing.assert_array_equal(sample(law, path, index[::-1], 16)[0][::-1], whole)
 
 
-@pytest.mark.parametrize("T", [50, 1000])
+@pytest.mark.parametrize("T", [pytest.param(50, marks=pytest.mark.slow), 1000])
 def test_the_table_hits_every_level_once_and_exactly(T):
     path = ddpm_table(T=T)
     law = DiscreteTable(T)
