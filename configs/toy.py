@@ -28,6 +28,6 @@ def get_config(variant: str = "moons") -> ConfigDict:
     config.denoiser = {"sigma_data": "data"}
     config.coupling = {"target": "MinibatchOT", "block": 128} if variant == "ot" else None
     config.optimizer = {"name": "adam", "learning_rate": 2e-3, "schedule": "cosine", "warmup": 50, "clip": 1.0}
-    config.training = {"steps": 1500, "ema": (0.995,), "log_every": 100, "eval_every": 500, "checkpoint_every": 500, "keep": 2}
+    config.training = {"steps": 1500, "ema": (0.995,), "log_every": 100, "eval_every": 500, "checkpoint_every": 500, "deterministic": True}
     config.sampling = {"sampler": {"target": "Heun"}, "grid": {"target": "UniformTime", "num_steps": 25}, "n": 1000, "seed": 0}
     return config

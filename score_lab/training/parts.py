@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from score_lab.build import build, refuse
+from score_lab.build import ConfigError, build, refuse
 from score_lab.data import DataSpec
 from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range
 from score_lab.paths.base import GaussianPath
@@ -138,7 +138,10 @@ def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any) -> Netwo
     if getattr(objective, "learned_variance", False) and getattr(network, "learned_variance", True) is False:
         refuse("config.network.learned_variance", False, f"True: {type(objective).__name__} trains a variance too")
     if hasattr(network, "check_shape"):
-        network.check_shape(spec.shape)
+        try:
+            network.check_shape(spec.shape)
+        except ConfigError as error:
+            raise ConfigError(f"config.network: {error}") from None
     return network
 
 

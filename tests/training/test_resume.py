@@ -104,12 +104,17 @@ def test_two_processes_are_one(tmp_path):
         port = free.getsockname()[1]
 
     def start(workdir, devices, *words):
-        environment = network_guard.environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = network_guard.environment(XLA_FLAGS=flags, no_proxy="localhost,127.0.0.1")  # gRPC reads the name in small letters
         return subprocess.Popen([*command, f"--workdir={workdir}", *words], env=environment, stdout=subprocess.DEVNULL)
 
     def together(workdir):
         processes = [start(workdir, 2, f"--distributed=localhost:{port},2,{index}") for index in range(2)]
-        assert [process.wait(300) for process in processes] == [0, 0]
+        try:
+            assert [process.wait(300) for process in processes] == [0, 0]
+        finally:
+            for process in processes:
+                process.kill()
 
     one, two = tmp_path / "one", tmp_path / "two"
     assert start(one, 4).wait(300) == 0
