@@ -89,6 +89,6 @@ def measure(pairs: int = 20) -> str:
             f"{name:22s} {nfe[name]:5d} {np.median(extra):8.2f}   {low:6.2f} to {high:6.2f}   {cost}   <= {BOUND + draw:.2f} {verdict}"
         )
     lines.append(
-        f"A call of sample itself, before its first step: {np.median(times['one step']) * 1e6:.0f} us (checks on the host, dispatch), taken off above"
+        f"A call of sample itself, before its first step: {np.median(times['one step']) * 1e6:.0f} us (host), taken off above"
     )
     return "\n".join(lines)
