@@ -240,11 +240,9 @@ def test_forward_mode_through_time():
             denoiser, wide, t = made("trig", "F", level=level), x.astype(jnp.float64), jnp.full(2, 0.37)
             up, down = (predict(denoiser, wide, t + h).x0 for h in (1e-5, -1e-5))
             np.testing.assert_allclose(slopes(denoiser, wide, t), (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
-    for path in ("trig", "flow", "cosine"):
-        for target in ("F", "v", "velocity", "x0"):
-            denoiser = made(path, target, level="angle")
-            slope = slopes(denoiser, x, jnp.array([0.0, 1.0]))
-            assert np.isfinite(slope).all(), (path, target)
+    for path, target in (("trig", "velocity"), ("flow", "F"), ("cosine", "v")):
+        slope = slopes(made(path, target, level="angle"), x, jnp.array([0.0, 1.0]))
+        assert np.isfinite(slope).all(), (path, target)
     clipped = jax.jvp(made("flow").level_of, (jnp.array([0.0, 0.5, 1.0]),), (jnp.ones(3),))[1]
     np.testing.assert_allclose(clipped, [0.0, -8.0, 0.0], rtol=1e-5)  # log_snr' = -2 / (t (1 - t))
 
