@@ -6,7 +6,8 @@ and look.
     python -m experiments.digits --workdir runs/vp --config configs/digits.py:vp
     python -m experiments.digits --workdir runs/short --short          # two minutes, with a network that is not done learning
 
-Exits with 1 if a cell of the table misses its criterion (not with --short).  Writes into the workdir what experiments.train does, and table.csv, table.json, samples.npz, pictures and report.html.
+Exits with 1 if a cell of the table misses its criterion (not with --short).  Writes into the workdir what experiments.train does, and
+table.csv, table.json, samples.npz, pictures and report.html.
 """
 
 from __future__ import annotations

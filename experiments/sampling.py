@@ -3,7 +3,8 @@
     config.sampling = {sampler, grid, path, guidance, n, seed, chunk, clip, extrapolate}
 
 ``sampler`` and ``grid`` are specifications ``{"target": ..., **fields}``; ``path`` (None: the path of training) is what is sampled on;
-``guidance`` (None: none) is classifier-free guidance unless it names another target, or a list of such, the innermost first; the rest is ``SamplingOptions``.
+``guidance`` (None: none) is classifier-free guidance unless it names another target, or a list of such, the innermost first; the rest is
+``SamplingOptions``.
 """
 
 from __future__ import annotations

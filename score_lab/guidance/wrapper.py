@@ -11,7 +11,9 @@ __all__ = ["Wrapper"]
 
 
 class Wrapper:
-    """Base of a denoiser with a field ``denoiser``: ``path`` and ``on`` are the inner one's; ``sample`` asks the innermost for its range."""
+    """Base of a denoiser with a field ``denoiser``: ``path`` and ``on`` are the inner one's; ``sample`` asks the innermost for its
+    range.
+    """
 
     @property
     def path(self) -> GaussianPath:

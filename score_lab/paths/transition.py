@@ -4,8 +4,9 @@
     beta_tilde = sigma_s^2 delta                                                       of x_s given x_t and x0   (Ho et al. 2020, eq. 7)
     delta      = 1 - exp(log_snr_t - log_snr_s)
 
-A learned variance of x_s lies between beta_tilde and beta (Nichol & Dhariwal 2021, eq. 15).  beta counts in units of x_t: as a variance of x_s it is taken as
-``sigma_t^2 delta (alpha_s^2 + sigma_s^2) / (alpha_t^2 + sigma_t^2)``, which is beta on variance-preserving paths and the same statement on every other path.
+A learned variance of x_s lies between beta_tilde and beta (Nichol & Dhariwal 2021, eq. 15).  beta counts in units of x_t: as a variance of
+x_s it is taken as ``sigma_t^2 delta (alpha_s^2 + sigma_s^2) / (alpha_t^2 + sigma_t^2)``, which is beta on variance-preserving paths and the
+same statement on every other path.
 """
 
 from __future__ import annotations
