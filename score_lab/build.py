@@ -74,7 +74,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
         already, which is returned.  Nested dicts with a ``target`` and fields whose annotation is a data class are built first.
       room: the package in which bare names are looked up, for example ``"score_lab.paths"``.
       field: what error messages call the spec, for example ``"config.path"``.
-      needs: methods without which the object is of another kind than asked for.
+      needs: methods and attributes without which the object is of another kind than asked for.
       context: keyword arguments handed over by the caller where the target takes them; ``spec`` wins.
 
     Returns the object, after ``object.check()`` where it has one.
@@ -107,7 +107,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
         refuse(f"{field}.{missing[0]}", None, f"a value: {target.__name__} cannot be built without it")
     try:
         built = target(**kwargs)
-        lacking = [n for n in needs if not callable(getattr(built, n, None))]
+        lacking = [n for n in needs if getattr(built, n, None) is None]
         if lacking:
             refuse("target", name, f"what has {', '.join(needs)}: {target.__name__} gives no {lacking[0]}")
         if hasattr(built, "check"):
