@@ -107,7 +107,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
         refuse(f"{field}.{missing[0]}", None, f"a value: {target.__name__} cannot be built without it")
     try:
         built = target(**kwargs)
-        lacking = [n for n in needs if not hasattr(built, n)]
+        lacking = [n for n in needs if getattr(built, n, None) is None]
         if lacking:
             refuse("target", name, f"what has {', '.join(needs)}: {target.__name__} gives no {lacking[0]}")
         if hasattr(built, "check"):
