@@ -1,5 +1,7 @@
 """Weightings: their closed forms on eps, x0 and v, and what they become at both ends of every path in every row."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,7 +121,7 @@ def test_losses_and_gradients_are_finite_at_both_ends_in_float32(make, batch_of_
     @jax.jit
     def everything(params, batch):
         def one(weighting, p):
-            ctx = Context(denoiser=denoiser._replace(params=p), path=denoiser.path, key=jax.random.key(0), batch_size=5)
+            ctx = Context(denoiser=dataclasses.replace(denoiser, params=p), path=denoiser.path, key=jax.random.key(0), batch_size=5)
             loss, metrics, _ = Regression(At(times), weighting).loss(ctx, {}, {}, batch)
             return loss.sum(), (loss, metrics)
 
