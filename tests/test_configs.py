@@ -150,7 +150,7 @@ def distinct_keys():
             around = config
             for part in path[:-1]:
                 around = around[part]
-            found.setdefault((path, around.get("target")), (name, variant))
+            found.setdefault((path, str(around.get("target"))), (name, variant))
     return found
 
 
