@@ -7,12 +7,13 @@ A sampler is a ``pytree_dataclass`` with
     order, calls, memory, stochastic                                 declared: order of convergence, most network calls per step,
                                                                      steps of history, whether it draws
 
-``denoise(x, t, s=s)`` calls the network, counts it and shows it to the recorder; ``denoise.path`` is there to read alpha and sigma from.  ``draw()`` is the next
-standard normal, keyed by (key, global sample index, step, call): a sample depends on its key and its index, never on its batch-mates.
+``denoise(x, t, s=s)`` calls the network, counts it and shows it to the recorder; ``denoise.path`` is there to read alpha and sigma from.
+``draw()`` is the next standard normal, keyed by (key, global sample index, step, call): a sample depends on its key and its index, never
+on its batch-mates.
 
-Shapes: the state is any pytree with a leading batch axis; t and s are scalars.  What depends on t and s alone costs nothing: it is computed for all steps at
-once before the loop (see ``hoist``).  Optional: ``check_steps(steps, path)`` refuses on the host; ``specialise()`` gives a cheaper equivalent part.
-"""
+Shapes: the state is any pytree with a leading batch axis; t and s are scalars.  What depends on t and s alone costs nothing: it is
+computed for all steps at once before the loop (see ``hoist``).  Optional: ``check_steps(steps, path)`` refuses on the host;
+``specialise()`` gives a cheaper equivalent part. """
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class Recorder(Protocol):
 
 @pytree_dataclass
 class Samples:
-    """``x``: the last states; ``nfe``: network evaluations spent per returned sample, counted at the network; ``record``: the recorder's result."""
+    """``x``: the last states; ``nfe``: network evaluations spent per returned sample, counted at the network; ``record``: the recorder's
+    result."""
 
     x: PyTree = leaf()
     nfe: Array = leaf()

@@ -61,7 +61,8 @@ class Calls:
         return self.denoiser.path
 
     def __call__(self, x: PyTree, t: Array, *, s: Array | None = None, where: Array | None = None, otherwise: Prediction | None = None) -> Prediction:
-        """The prediction at ``(x, t)``.  With ``where``, a traced bool, the network runs only if it holds; else ``otherwise`` comes back."""
+        """The prediction at ``(x, t)``.  With ``where``, a traced bool, the network runs only if it holds; else ``otherwise`` comes
+        back."""
         s = self.s if s is None else s
 
         def call():
@@ -100,7 +101,8 @@ def _on(p: Prediction, path: GaussianPath | None) -> Prediction:
 
 
 def renoise(path: GaussianPath, x: PyTree, s: Array, r: Array, scale: Array, draw: Draw) -> PyTree:
-    """``x`` raised from ``s`` to ``r >= s`` by the forward transition (see the module) with noise times ``scale``; untouched where r = s."""
+    """``x`` raised from ``s`` to ``r >= s`` by the forward transition (see the module) with noise times ``scale``; untouched where r =
+    s."""
     ratio = path.alpha(r) / path.alpha(s)
     std = jnp.sqrt(jnp.maximum(path.sigma(r) ** 2 - (ratio * path.sigma(s)) ** 2, 0.0))
     return select(r > s, combine((ratio, x), (scale * std, draw())), x)

@@ -1,7 +1,7 @@
 """Any number of samples in chunks of one compiled program, on one device or spread over several.
 
-Sample i depends on (key, index[i]) alone, so the chunk size and the devices change nothing but the speed: the draws are the same bits, values agree to
-rounding, and are the same bits too where the chunk size and the devices are.
+Sample i depends on (key, index[i]) alone, so the chunk size and the devices change nothing but the speed: the draws are the same bits,
+values agree to rounding, and are the same bits too where the chunk size and the devices are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
@@ -38,8 +38,8 @@ def sample_chunked(
 ) -> Samples:
     """``sample`` of n samples, ``chunk`` at a time; arguments as there.  Returns numpy arrays on the host.
 
-    The last chunk is filled up and cut, so that every chunk is the same program.  ``devices`` (``jax.local_devices()``): each chunk is spread over them along
-    its batch axis, with the denoiser's parameters on every one.  ``progress(done, n)`` is called after each chunk.
+    The last chunk is filled up and cut, so that every chunk is the same program.  ``devices`` (``jax.local_devices()``): each chunk is
+    spread over them along its batch axis, with the denoiser's parameters on every one.  ``progress(done, n)`` is called after each chunk.
 
     Raises ConfigError for a chunk below 1 or not divisible by the number of devices, and what ``sample`` raises.
     """
@@ -53,7 +53,7 @@ def sample_chunked(
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
     place = lambda batch: batch  # noqa: E731
     if devices is not None:
-        mesh = Mesh(np.asarray(devices), ("batch",))
+        mesh = Mesh(np.asarray(devices), ("batch",), axis_types=(AxisType.Auto,))
         everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("batch",)))
         denoiser, grid, key = jax.device_put((denoiser, grid, jax.random.key(0) if key is None else key), everywhere)
         place = lambda batch: jax.device_put(batch, split)  # noqa: E731

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.steps import Grid, Steps
-from score_lab.types import leaf, pytree_dataclass
+from score_lab.types import Array, leaf, pytree_dataclass
 
 __all__ = ["Churn"]
 
@@ -36,9 +37,14 @@ class Churn:
         if inner.renoises:
             refuse("Churn.grid", type(self.grid).__name__, "a grid that does not renoise already")
         n = inner.t.shape[0]
-        gamma = jnp.minimum(self.s_churn / n, jnp.sqrt(2.0) - 1.0)
-        kappa = path.kappa(inner.t)
-        raised = path.time_of_kappa(jnp.where(jnp.isfinite(kappa), kappa, 1.0) * (1 + gamma))
-        active = (gamma > 0) & (kappa >= self.s_tmin) & (kappa <= self.s_tmax) & jnp.isfinite(kappa)
-        t = jnp.where(active, jnp.maximum(raised, inner.t), inner.t)
+        t = _raised(path, inner.t, min(self.s_churn / n, 2**0.5 - 1.0), self.s_tmin, self.s_tmax)
         return Steps(t=t, s=inner.s, r=jnp.append(t[1:], inner.s[-1]), start=inner.start, noise_scale=jnp.asarray(self.s_noise), renoises=True)
+
+
+@jax.jit
+def _raised(path: GaussianPath, t: Array, gamma: Array, s_tmin: Array, s_tmax: Array) -> Array:
+    """The times of ``kappa (1 + gamma)`` where churn is active; the others to the last bit as they were."""
+    kappa = path.kappa(t)
+    active = (gamma > 0) & (kappa >= s_tmin) & (kappa <= s_tmax) & jnp.isfinite(kappa)
+    raised = path.time_of_kappa(jnp.where(jnp.isfinite(kappa), kappa, 1.0) * (1 + gamma))
+    return jnp.where(active, jnp.maximum(raised, t), t)

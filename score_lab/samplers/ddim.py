@@ -24,7 +24,8 @@ __all__ = ["DDIM", "DDPM"]
 
 @pytree_dataclass
 class DDIM:
-    """``x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 beta_tilde) eps + eta sqrt(beta_tilde) z``; eta in [0, 1], 0 deterministic, 1 DDPM's beta_tilde."""
+    """``x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 beta_tilde) eps + eta sqrt(beta_tilde) z``; eta in [0, 1], 0 deterministic, 1 DDPM's
+    beta_tilde."""
 
     eta: float = 0.0
     draws: bool = True
@@ -67,7 +68,8 @@ class DDIM:
 
 @pytree_dataclass
 class DDPM:
-    """Ancestral sampling with noise variance ``beta_tilde``, ``beta`` or ``learned`` (needs a network with ``aux["variance"]`` in [-1, 1])."""
+    """Ancestral sampling with noise variance ``beta_tilde``, ``beta`` or ``learned`` (needs a network with ``aux["variance"]`` in [-1,
+    1])."""
 
     variance: str = "beta_tilde"
     order = 1

@@ -2,11 +2,11 @@
 
     for k in 0..N-1:  carry, _ = body(carry, row_k)       ->       c = vmap(scalars)(row);  for k:  carry = rest(carry, row_k, c_k)
 
-The body of a sampler is a few operations on states and very many on scalars that depend on the step alone: alpha, sigma, their derivatives, the target's row,
-noise levels.  Inside a loop every one of them costs a kernel; before it, all steps together cost one.  ``body`` is traced once; an equation of its jaxpr that
-reads only rows and constants is *early*, and the early scalars that the rest needs become columns of a table.  Arrays are never tabulated, so
-the memory is a few numbers a step; whatever the body does stays as it was written, whoever wrote it.
-"""
+The body of a sampler is a few operations on states and very many on scalars that depend on the step alone: alpha, sigma, their
+derivatives, the target's row, noise levels.  Inside a loop every one of them costs a kernel; before it, all steps together cost one.
+``body`` is traced once; an equation of its jaxpr that reads only rows and constants is *early*, and the early scalars that the rest needs
+become columns of a table. Arrays are never tabulated, so the memory is a few numbers a step; whatever the body does stays as it was
+written, whoever wrote it. """
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def sample(
 
     Another key, grid value, path value or guidance scale recompiles nothing; another sampler, shape or number of steps does.
 
-    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` of the wrong shape, a grid that does not descend.
-    """
+    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` of the wrong shape, a grid that does
+    not descend. """
     n, like = count(shape, x_T, cond)
     index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
     if index.shape != (n,):

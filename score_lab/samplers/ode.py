@@ -3,8 +3,8 @@
     Euler  y_s = y_t + h k_1
     Heun   y_s = y_t + h (k_1 + k_2) / 2,    k_2 the slope at (y_t + h k_1, s)        (Karras et al. 2022, algorithm 1 without churn)
 
-Heun's last step to pure data (sigma = 0) is Euler, as in EDM, so N steps cost 2N - 1 evaluations; ``at_data`` makes the second call there too where the
-variable's slope is finite (what torchdiffeq's fixed-grid methods do on a flow).
+Heun's last step to pure data (sigma = 0) is Euler, as in EDM, so N steps cost 2N - 1 evaluations; ``at_data`` makes the second call there
+too where the variable's slope is finite (what torchdiffeq's fixed-grid methods do on a flow).
 """
 
 from __future__ import annotations

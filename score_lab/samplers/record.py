@@ -2,8 +2,8 @@
 
     call j of step k:  x_t, x0 (the prediction), t, log_snr, the level fed, and whether it was made
 
-Memory: 2 num_steps calls rows d floats for rows samples of d numbers each (50 Heun steps of 16 images 32 x 32 x 3 in float32: 39 MB).  It is kept on the device
-until the run ends, so ``rows`` is a number of samples, not all of them.
+Memory: 2 num_steps calls rows d floats for rows samples of d numbers each (50 Heun steps of 16 images 32 x 32 x 3 in float32: 39 MB).  It
+is kept on the device until the run ends, so ``rows`` is a number of samples, not all of them.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     increment "exact":  on y = x / alpha, whose diffusion integrates exactly, D = kappa_t^2 - kappa_s^2:
                         y_s = y + (1 + m^2) / 2 D score_y + m sqrt(D) z,      score_y = -eps / kappa_t
 
-The last step to sigma_s = 0 returns the denoised state alpha_s x0.  From a level without signal (alpha_t = 0), where g is infinite, the step is its limit:
-alpha_s x0 plus sigma_s times fresh noise (times the old eps where m = 0).
+The last step to sigma_s = 0 returns the denoised state alpha_s x0.  From a level without signal (alpha_t = 0), where g is infinite, the
+step is its limit: alpha_s x0 plus sigma_s times fresh noise (times the old eps where m = 0).
 """
 
 from __future__ import annotations

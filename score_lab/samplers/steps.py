@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,10 +35,10 @@ class Steps:
     renoises: bool = static(default=False)
 
     @classmethod
-    def of(cls, times: Array) -> Steps:
-        """The steps between consecutive ``times``, which descend."""
-        times = jnp.asarray(times)
-        return cls(t=times[:-1], s=times[1:], r=times[1:], start=times[0])
+    def of(cls, times: Array | np.ndarray) -> Steps:
+        """The steps between consecutive ``times``, which descend; numpy's become arrays of the default precision."""
+        times = times if isinstance(times, jax.Array) else np.asarray(times, jnp.result_type(float))
+        return cls(*(jnp.asarray(v) for v in (times[:-1], times[1:], times[1:], times[0])))
 
     def check(self) -> None:
         """At least one step, times in [0, 1], every step descends, renoising ascends; ConfigError names the first that does not."""

@@ -6,9 +6,9 @@ Each writes the ODE as ``dy/du = p x0 + q eps`` for a scaled state ``y = x c(u)`
     Kappa   u = sigma / alpha,    y = x / alpha,  p = 0,               q = 1          (EDM's sigma)
     LogSNR  u = log_snr,          y = x,          p = alpha' / u',     q = sigma' / u'
 
-Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  With k = p x0 + q eps, every explicit method is Euler plus multiples of
-``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps.  A step from or to a level where the
-variable or its slope is infinite is taken by DDIM, its limit.
+Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  With k = p x0 + q eps, every explicit method is Euler plus
+multiples of ``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps.  A
+step from or to a level where the variable or its slope is infinite is taken by DDIM, its limit.
 """
 
 from __future__ import annotations

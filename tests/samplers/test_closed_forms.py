@@ -1,8 +1,8 @@
 """Every sampler against the exact variance that it gives Gaussian data, in float64 to 1e-12: the real ``sample``, no Monte Carlo.
 
-For data N(0, s^2) and the exact denoiser every step is linear, x' = m x + (noise), and R = Var(x) / V with V = alpha^2 s^2 + sigma^2 obeys a
-recursion in the angle phi = atan(sigma / (alpha s)).  Deterministic samplers run on x_T = sqrt(V_T); stochastic ones on that with no noise and once
-more for every single draw with x_T = 0 and that draw 1 (all in one batch): the variance is the sum of the squares.
+For data N(0, s^2) and the exact denoiser every step is linear, x' = m x + (noise), and R = Var(x) / V with V = alpha^2 s^2 + sigma^2
+obeys a recursion in the angle phi = atan(sigma / (alpha s)).  Deterministic samplers run on x_T = sqrt(V_T); stochastic ones on that with
+no noise and once more for every single draw with x_T = 0 and that draw 1 (all in one batch): the variance is the sum of the squares.
 
     (4.1) DDIM on every path                  R' = cos^2(phi - phi') R
     (4.2) Heun in kappa on alpha = 1          r  = [(1 + cos^2 d) cos phi' - sin 2d sin phi'] / (2 cos phi),   d = phi - phi'
@@ -162,7 +162,8 @@ def test_45_euler_maruyama_ve(m):
 
 @pytest.mark.parametrize("m", [1.0, 0.7, 0.0])
 def test_45_euler_maruyama_vp(m):
-    """v' = (1 + beta h (1/2 - (1 + m^2)/(2 V)))^2 v + m^2 beta h; published: R = 1.0327 at N = 50 for s = 0.5 (m = 1, from N(0, 1) to t = 1e-3)."""
+    """v' = (1 + beta h (1/2 - (1 + m^2)/(2 V)))^2 v + m^2 beta h; published: R = 1.0327 at N = 50 for s = 0.5 (m = 1, from N(0, 1) to t =
+    1e-3)."""
     path, n = VP(), 50
     grid = UniformTime(n, end=float(path.log_snr(jnp.asarray(1e-3))))
     steps = grid.steps(path)

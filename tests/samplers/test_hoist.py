@@ -1,4 +1,5 @@
-"""The scan that does its scalar arithmetic beforehand: the same values as a plain scan, side effects where they were, errors that say the place."""
+"""The scan that does its scalar arithmetic beforehand: the same values as a plain scan, side effects where they were, errors that say the
+place."""
 
 import jax
 import jax.numpy as jnp

@@ -67,7 +67,8 @@ def test_diffusers_on_the_beta_table(name, sampler):
 
 @pytest.mark.parametrize("name", ["dpmm_++_o2_lof1_karras1_zero", "dpmm_++_o2_lof0_karras0_sigma_min"])
 def test_diffusers_dpm_solver(name):
-    """DPMSolverMultistepScheduler, dpmsolver++ 2M midpoint: Karras sigmas down to 0, and the table's down to its smallest (second order to the end)."""
+    """DPMSolverMultistepScheduler, dpmsolver++ 2M midpoint: Karras sigmas down to 0, and the table's down to its smallest (second order
+    to the end)."""
     compare(name, ddpm_table("linear", 1000), DPMSolverPP2M(), Times(tuple(RECORDS[f"{name}/levels"]), of="kappa"))
 
 
