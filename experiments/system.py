@@ -67,7 +67,8 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     loaded = open_workdir(args)
     given = {name: getattr(args, name) for name in ("n", "seed", "chunk") if getattr(args, name) is not None}
     before = sampling_of(loaded)
-    sampling = overrides.apply(before, changes, {"path": loaded.config["path"]}) | given | {name: True for name in ("clip", "extrapolate") if getattr(args, name)}
+    given |= {name: True for name in ("clip", "extrapolate") if getattr(args, name)}
+    sampling = overrides.apply(before, changes, {"path": loaded.config["path"]}) | given
     sampling["grid"] = completed(sampling["grid"] or {}, before["grid"])
     if args.steps is not None:
         sampling["grid"] = with_steps(sampling["grid"], whole("--steps", args.steps))

@@ -42,7 +42,7 @@ def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = N
 def find(name: Any, room: str | None = None, field: str = "target", needs: tuple[str, ...] = ()) -> Any:
     """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``.
 
-    A ConfigError for a name that is not there lists those with the methods ``needs`` (or whose results have them).
+    A ConfigError for a name that is not there lists those with the attributes ``needs`` (or whose results have them).
     """
     if not isinstance(name, str):
         refuse(field, name, "a string 'module:Name'")
@@ -74,7 +74,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
         already, which is returned.  Nested dicts with a ``target`` and fields whose annotation is a data class are built first.
       room: the package in which bare names are looked up, for example ``"score_lab.paths"``.
       field: what error messages call the spec, for example ``"config.path"``.
-      needs: methods and attributes without which the object is of another kind than asked for.
+      needs: attributes without which the object is of another kind than asked for.
       context: keyword arguments handed over by the caller where the target takes them; ``spec`` wins.
 
     Returns the object, after ``object.check()`` where it has one.
@@ -88,10 +88,10 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
     spec = dict(spec.items())
     if "target" not in spec:
         refuse(f"{field}.target", None, "the name or import path of what is to be built")
-    name = spec.pop("target")
-    target = find(name, room, f"{field}.target", needs)
+    chosen = spec.pop("target")
+    target = find(chosen, room, f"{field}.target", needs)
     if not callable(target) or getattr(target, "_is_protocol", False):
-        refuse(f"{field}.target", name, "a class or function that makes one, which this is not")
+        refuse(f"{field}.target", chosen, "a class or function that makes one, which this is not")
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kwargs = {k: v for k, v in context.items() if k in parameters}
@@ -109,18 +109,18 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
         built = target(**kwargs)
         lacking = [n for n in needs if getattr(built, n, None) is None]
         if lacking:
-            refuse("target", name, f"what has {', '.join(needs)}: {target.__name__} gives no {lacking[0]}")
+            refuse("target", chosen, f"what has {', '.join(needs)}: {target.__name__} gives no {lacking[0]}")
         if hasattr(built, "check"):
             built.check()
     except NotImplementedError:
-        refuse(f"{field}.target", name, f"a class that writes what {target.__name__} leaves open")
+        refuse(f"{field}.target", chosen, f"a class that writes what {target.__name__} leaves open")
     except ConfigError as error:
         raise ConfigError(f"{field}.{error}" if str(error).startswith("target: ") else f"{field}: {error}") from None
     return built
 
 
 def _makes(target: Any, needs: tuple[str, ...]) -> bool:
-    """Whether ``target`` is a class with the methods ``needs``, or a function annotated to return one."""
+    """Whether ``target`` is a class with the attributes ``needs``, or a function annotated to return one."""
     made = target if isinstance(target, type) else _hints(target).get("return")
     there = {n for c in getattr(made, "__mro__", ()) for n in vars(c)}  # hasattr would find the methods of type itself
     return not needs or (set(needs) <= there and not getattr(made, "_is_protocol", False))

@@ -230,5 +230,5 @@ def check_levels(denoiser: Any, log_snr: np.ndarray, field: str = "grid") -> Non
     if log_snr.min() < low - slack or log_snr.max() > high + slack:
         raise ConfigError(
             f"{field}: log-SNR from {log_snr.min():.4g} to {log_snr.max():.4g} leaves the range [{low:.4g}, {high:.4g}] that the network "
-            f"was trained on; allowed: a grid inside it, clip=True to feed the nearest trained level, or extrapolate=True to feed the true one"
+            f"was trained on; allowed: a grid inside it, clip=True to tell it the nearest trained level, or extrapolate=True the true one"
         )
