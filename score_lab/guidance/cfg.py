@@ -1,12 +1,10 @@
 """Classifier-free guidance: a denoiser around a denoiser.
 
     D_w = D_u + w (D_c - D_u)                                       (Ho & Salimans 2022, eq. 6, with w = 1 + their w: 1 is no guidance)
-    rescaled:  D = phi D_w std(D_c) / std(D_w) + (1 - phi) D_w      (Lin et al. 2024, eq. 15-16, on x0; std over all dimensions of one
-    sample)
+    rescaled:  D = phi D_w std(D_c) / std(D_w) + (1 - phi) D_w      (Lin et al. 2024, eq. 15-16, on x0; std over one sample)
 
 on x0, which on eps, v and velocity is the same combination.  Only levels with log_snr in ``interval`` are guided (Kynkaanniemi et al.
-2024).
-The two passes are one batched call; it counts two evaluations, one outside the interval, and at scale 1 no second pass is made at all.
+2024).  The two passes are one batched call; it counts two evaluations, one outside the interval, and at scale 1 no second pass is made.
 """
 
 from __future__ import annotations
@@ -122,7 +120,7 @@ def _every_second(p: Prediction, first: int, rows: int) -> Prediction:
     return dataclasses.replace(bare, path=p.path, parts=tuple(_every_second(part, first, rows) for part in p.parts))
 
 
-def _rescale(guided: Array, conditional: Array, phi: Array) -> Array:
+def _rescale(guided: Array, conditional: Array, phi: Any) -> Array:
     """``phi guided std(conditional) / std(guided) + (1 - phi) guided``; untouched where the guided one is constant."""
     axes = tuple(range(1, guided.ndim))
     std = jnp.std(guided, axis=axes)

@@ -17,5 +17,6 @@ from score_lab.samplers.variables import Kappa, LogSNR, T
 
 __all__ = [
     "DDIM", "DDPM", "Calls", "Churn", "DPMSolverPP2M", "Euler", "EulerMaruyama", "Grid", "Heun", "Kappa", "Karras", "LogSNR", "NormalDraws",
-    "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "T", "Times", "UniformLogSNR", "UniformTime", "noised", "sample", "sample_chunked",
+    "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "T", "Times", "UniformLogSNR", "UniformTime",
+    "noised", "sample", "sample_chunked",
 ]  # fmt: skip

@@ -35,7 +35,7 @@ class NormalDraws:
         """One key per global sample index."""
         return cls(jax.vmap(lambda i: jax.random.fold_in(key, i))(index))
 
-    def __call__(self, step: Array, call: int, like: PyTree) -> PyTree:
+    def __call__(self, step: Any, call: int, like: PyTree) -> PyTree:
         """Standard normals of the structure and shape of ``like`` (with its batch axis)."""
         count = jnp.asarray(step, jnp.uint32) * _CALLS_PER_STEP + jnp.uint32(call + 1)
         keys = jax.vmap(lambda k: jax.random.fold_in(k, count))(self.keys)
@@ -60,7 +60,9 @@ class Calls:
         """The path of the states."""
         return self.denoiser.path
 
-    def __call__(self, x: PyTree, t: Array, *, s: Array | None = None, where: Array | None = None, otherwise: Prediction | None = None) -> Prediction:
+    def __call__(
+        self, x: PyTree, t: Array, *, s: Array | None = None, where: Array | None = None, otherwise: Prediction | None = None
+    ) -> Prediction:
         """The prediction at ``(x, t)``.  With ``where``, a traced bool, the network runs only if it holds; else ``otherwise`` comes
         back."""
         s = self.s if s is None else s

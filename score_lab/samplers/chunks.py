@@ -16,8 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
 from score_lab.samplers.base import Sampler, Samples
-from score_lab.samplers.loop import count, sample
-from score_lab.types import Array, Cond, PyTree
+from score_lab.samplers.loop import count, sample, shape_of
+from score_lab.types import Array, PyTree
 
 __all__ = ["sample_chunked"]
 
@@ -32,7 +32,7 @@ def sample_chunked(
     chunk: int,
     x_T: PyTree | None = None,
     index: Any = None,
-    cond: Cond = None,
+    cond: Any = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Samples:
@@ -43,10 +43,11 @@ def sample_chunked(
 
     Raises ConfigError for a chunk below 1 or not divisible by the number of devices, and what ``sample`` raises.
     """
-    n, _ = count(shape, x_T, cond)
+    n, like = count(shape, x_T, cond)
     chunk = int(chunk)
     if chunk < 1 or (devices is not None and (not len(devices) or chunk % len(devices))):
-        refuse("sample.chunk", chunk, f"a multiple of {len(devices)}, the number of devices" if devices else "at least 1 sample, on at least 1 device")
+        allowed = f"a multiple of {len(devices)}, the number of devices" if devices else "at least 1 sample, on at least 1 device"
+        refuse("sample.chunk", chunk, allowed)
     grid = grid.steps(denoiser.path) if hasattr(grid, "steps") else grid
     index = np.arange(n, dtype=np.int32) if index is None else np.asarray(index, np.int32)
     if index.shape != (n,):
@@ -61,9 +62,8 @@ def sample_chunked(
     for first in range(0, n, chunk):
         rows = np.minimum(np.arange(first, first + chunk), n - 1)
         batch = place(jax.tree.map(lambda a, rows=rows: np.asarray(a)[rows], {"index": index, "cond": cond, "x_T": x_T}))
-        one = None if shape is None else jax.tree.map(lambda m: (chunk, *m[1:]), shape, is_leaf=lambda m: isinstance(m, tuple) and isinstance(m[0], int))
-        done = sample(denoiser, sampler, grid, one, key, **batch)
-        parts.append(jax.tree.map(lambda a, last=min(chunk, n - first): np.asarray(a)[:last], done.x))
+        done = sample(denoiser, sampler, grid, shape_of(like, chunk), key, **batch)
+        parts.append(jax.tree.map(lambda a, wanted=n - first: np.asarray(a)[:wanted], done.x))
         nfe = int(done.nfe)
         if progress is not None:
             progress(min(first + chunk, n), n)

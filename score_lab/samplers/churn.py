@@ -1,6 +1,7 @@
 """EDM's churn around any grid: the noise level is raised before a step, with fresh noise and without a network call.
 
-    gamma = min(s_churn / N, sqrt(2) - 1) where s_tmin <= kappa <= s_tmax, else 0;    kappa_hat = kappa (1 + gamma)       (Karras et al. 2022, algorithm 2)
+    gamma = min(s_churn / N, sqrt(2) - 1) where s_tmin <= kappa <= s_tmax, else 0
+    kappa_hat = kappa (1 + gamma)                                                     (Karras et al. 2022, algorithm 2)
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Churn:
             refuse("Churn.grid", type(self.grid).__name__, "a grid that does not renoise already")
         n = inner.t.shape[0]
         t = _raised(path, inner.t, min(self.s_churn / n, 2**0.5 - 1.0), self.s_tmin, self.s_tmax)
-        return Steps(t=t, s=inner.s, r=jnp.append(t[1:], inner.s[-1]), start=inner.start, noise_scale=jnp.asarray(self.s_noise), renoises=True)
+        r = jnp.append(t[1:], inner.s[-1])
+        return Steps(t=t, s=inner.s, r=r, start=inner.start, noise_scale=jnp.asarray(self.s_noise), renoises=True)
 
 
 @jax.jit

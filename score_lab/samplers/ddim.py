@@ -4,7 +4,7 @@
     DDIM(eta):  x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 beta_tilde) eps + eta sqrt(beta_tilde) z            (Song et al. 2021, eq. 12, 16)
     DDPM:       x_s = alpha_s x0 + (alpha_t / alpha_s) (sigma_s^2 / sigma_t) eps + sqrt(nv) z                  (Ho et al. 2020, eq. 7, 11)
 
-    nv = beta_tilde (DDIM with eta = 1), beta = sigma_{t|s}^2, or learned: exp(v ln beta + (1 - v) ln beta_tilde)    (Nichol & Dhariwal 2021, eq. 15)
+    nv = beta_tilde (DDIM with eta = 1), beta = sigma_{t|s}^2, or learned between the two  (Nichol & Dhariwal 2021, eq. 15)
 
 The last step to sigma_s = 0 adds no noise, as in Ho et al. 2020, algorithm 2.
 """

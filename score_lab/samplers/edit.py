@@ -1,9 +1,11 @@
 """Starting from given states: SDEdit.
 
-    x_T = alpha x0 + sigma eps    at a stated log-SNR, then sample(..., x_T=x_T) on a grid that starts there      (Meng et al. 2022, algorithm 1)
+    x_T = alpha x0 + sigma eps at a stated log-SNR, then sample(..., x_T=x_T) on a grid that starts there   (Meng et al. 2022, algorithm 1)
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from score_lab.types import Array, PyTree
 __all__ = ["noised"]
 
 
-def noised(x0: PyTree, path: GaussianPath, log_snr: float, key: Array, index: Array | None = None) -> PyTree:
+def noised(x0: PyTree, path: GaussianPath, log_snr: float, key: Array, index: Any = None) -> PyTree:
     """``x0`` (n, *shape) with noise at ``log_snr`` of ``path``; sample i's noise depends on (key, index[i]) alone, index 0..n-1 by default.
 
     Hand it to ``sample(denoiser, sampler, UniformLogSNR(num_steps, start=log_snr), x_T=...)``, or to any grid whose first level is that one

@@ -5,7 +5,8 @@ end at t = 0 is data (kappa = 0) on every path but VE, whose sigma_min is not 0.
 
     uniform time      t_i = t_start + i / N (t_end - t_start)
     uniform log-SNR   log_snr_i = start + i / N (end - start)
-    Karras            kappa_i = (kappa_max^(1/rho) + i / (N - 1) (kappa_min^(1/rho) - kappa_max^(1/rho)))^rho, then 0     (Karras et al. 2022, eq. 5)
+    Karras            kappa_i = (kappa_max^(1/rho) + i / (N - 1) (kappa_min^(1/rho) - kappa_max^(1/rho)))^rho, then 0
+                      (Karras et al. 2022, eq. 5)
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class Karras:
         small = max(0.002, low) if self.sigma_min is None else self.sigma_min
         large = min(80.0, high) if self.sigma_max is None else self.sigma_max
         if not (0 < small < large and low <= small * (1 + 1e-5) and large <= high * (1 + 1e-5)):
-            refuse("Karras.sigma_min, sigma_max", (small, large), f"0 < sigma_min < sigma_max inside the path's kappa, [{low:.4g}, {high:.4g}]")
+            allowed = f"0 < sigma_min < sigma_max inside the path's kappa, [{low:.4g}, {high:.4g}]"
+            refuse("Karras.sigma_min, sigma_max", (small, large), allowed)
         extra = self.to_data and small > low
         w = np.linspace(0.0, 1.0, n if extra else n + 1)
         kappa = (large ** (1 / self.rho) * (1 - w) + small ** (1 / self.rho) * w) ** self.rho

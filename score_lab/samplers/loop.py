@@ -22,9 +22,9 @@ from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
 from score_lab.samplers.hoist import scan_steps
 from score_lab.samplers.steps import Steps
-from score_lab.types import Array, Cond, PyTree
+from score_lab.types import Array, PyTree
 
-__all__ = ["count", "sample"]
+__all__ = ["count", "sample", "shape_of"]
 
 
 def sample(
@@ -36,7 +36,7 @@ def sample(
     *,
     x_T: PyTree | None = None,
     index: Any = None,
-    cond: Cond = None,
+    cond: Any = None,
     recorder: Recorder | None = None,
     noise: Any = None,
 ) -> Samples:
@@ -123,7 +123,7 @@ def _floats(part: Any) -> Any:
     return dataclasses.replace(part, **changes) if changes else part
 
 
-def count(shape: Any, x_T: PyTree | None, cond: Cond) -> tuple[int, Any]:
+def count(shape: Any, x_T: PyTree | None, cond: Any) -> tuple[int, Any]:
     """The number of samples, and the static ``(treedef, shapes of one sample)`` where a prior is to be drawn."""
     if (shape is None) == (x_T is None):
         raise ConfigError("sample: give either shape=(n, *shape) or x_T=states, not both and not neither")
@@ -136,11 +136,17 @@ def count(shape: Any, x_T: PyTree | None, cond: Cond) -> tuple[int, Any]:
         leading, like = {np.shape(x)[0] if np.ndim(x) else 0 for x in jax.tree.leaves(x_T)}, None
     n = leading.pop() if len(leading) == 1 else 0
     if n < 1:
-        refuse("sample.shape" if x_T is None else "sample.x_T", shape or jax.tree.map(np.shape, x_T), "one leading axis of n >= 1 samples in every array")
+        field, value = ("sample.shape", shape) if x_T is None else ("sample.x_T", jax.tree.map(np.shape, x_T))
+        refuse(field, value, "one leading axis of n >= 1 samples in every array")
     for name, value in (cond or {}).items():
         if np.shape(value)[:1] != (n,):
             refuse(f"sample.cond[{name!r}]", np.shape(value), f"a leading axis of {n}, the number of samples")
     return n, like
+
+
+def shape_of(like: Any, n: int) -> Any:
+    """The ``shape`` of n samples from the second result of ``count``; None where there is none."""
+    return None if like is None else jax.tree.unflatten(like[0], [(n, *m) for m in like[1]])
 
 
 def _is_shape(value: Any) -> bool:
@@ -151,7 +157,8 @@ def check_run(denoiser: Denoiser, sampler: Sampler, steps: Steps, path: Gaussian
     """Refuses on the host: a grid that does not descend, a sampler or denoiser that refuses it, levels outside the trained range."""
     steps.check()
     if steps.renoises and sampler.memory:
-        refuse("grid", "a grid that renoises (churn, Restart)", f"a grid that does not: {type(sampler).__name__} remembers {sampler.memory} earlier step(s)")
+        allowed = f"a grid that does not: {type(sampler).__name__} remembers {sampler.memory} earlier step(s)"
+        refuse("grid", "a grid that renoises (churn, Restart)", allowed)
     for part in (denoiser, sampler):
         if hasattr(part, "check_steps"):
             part.check_steps(steps, path)

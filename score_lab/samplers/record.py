@@ -65,7 +65,11 @@ class StateRecorder:
         p = prediction
         scalars = [jnp.reshape(v, -1)[0] for v in (p.t, p.path.log_snr(p.t), p.fed)]
         seen = StateRecord(*(jax.tree.map(lambda a: a[: self.rows], v) for v in (p.x_t, p.x0)), *scalars, jnp.asarray(True))
-        return jax.tree.map(lambda all_, new: all_.at[step, call].set(jnp.where(made, new, all_[step, call]).astype(all_.dtype)), record, seen)
+
+        def put(kept, new):
+            return kept.at[step, call].set(jnp.where(made, new, 0).astype(kept.dtype))
+
+        return jax.tree.map(put, record, seen)
 
     def result(self, record: StateRecord) -> StateRecord:
         """The record itself."""

@@ -1,6 +1,6 @@
 """Euler-Maruyama on the reverse SDE with any diffusion multiplier m: 1 is the reverse SDE, 0 the probability-flow ODE.
 
-    dx = [velocity - (m^2 / 2) g^2 score] dt + m g dw,    backwards in t                     (Song et al. 2021, eq. 6, 13; Ma et al. 2024, eq. 9)
+    dx = [velocity - (m^2 / 2) g^2 score] dt + m g dw, backwards in t              (Song et al. 2021, eq. 6, 13; Ma et al. 2024, eq. 9)
     increment "g2h":    x_s = x - h velocity + (m^2 / 2) g^2 h score + m sqrt(g^2 h) z,      h = t - s
     increment "exact":  on y = x / alpha, whose diffusion integrates exactly, D = kappa_t^2 - kappa_s^2:
                         y_s = y + (1 + m^2) / 2 D score_y + m sqrt(D) z,      score_y = -eps / kappa_t

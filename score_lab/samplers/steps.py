@@ -45,10 +45,10 @@ class Steps:
         t, s, r, start = (np.asarray(v, np.float64) for v in (self.t, self.s, self.r, self.start))
         if t.ndim != 1 or len(t) < 1:
             refuse("grid.num_steps", len(t) if t.ndim == 1 else t.shape, "at least 1 step")
-        for name, bad, rule in (
-            ("t", ~((t >= 0) & (t <= 1)), "times in [0, 1]"),
-            ("s", ~((s >= 0) & (s < t)), "s < t in every step (a repeated or reversed time)"),
-            ("r", ~((r >= s) & (r <= 1)), "s <= r <= 1"),
+        for bad, rule in (
+            (~((t >= 0) & (t <= 1)), "times in [0, 1]"),
+            (~((s >= 0) & (s < t)), "s < t in every step (a repeated or reversed time)"),
+            (~((r >= s) & (r <= 1)), "s <= r <= 1"),
         ):
             if bad.any():
                 k = int(bad.argmax())

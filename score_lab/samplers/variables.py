@@ -92,7 +92,8 @@ class LogSNR:
 
     def finite(self, path: GaussianPath, t: Array) -> Array:
         """Whether log_snr and the derivatives are finite at t."""
-        return jnp.isfinite(path.log_snr(t)) & jnp.isfinite(path.log_snr_dot(t)) & jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t))
+        rates = (path.log_snr_dot(t), path.alpha_dot(t), path.sigma_dot(t))
+        return jnp.isfinite(path.log_snr(t)) & jnp.isfinite(rates[0]) & jnp.isfinite(rates[1]) & jnp.isfinite(rates[2])
 
     def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
         """``x + (log_snr_s - log_snr_t) slope``; DDIM where either level is infinite."""

@@ -56,7 +56,8 @@ def test_nfe_of_guidance():
     t = np.asarray(GRID.steps(LinearFlow()).t)
     inside = sum(-2.0 <= float(LinearFlow().log_snr(v)) <= 2.0 for v in jnp.asarray(t))
     assert 0 < inside < 4
-    for guided, expected in ((CFG(inner, 3.0), 8), (CFG(inner, 1.0), 4), (ClipX0(CFG(inner, 1.0)), 4), (CFG(inner, 3.0, -2.0, 2.0), 4 + inside)):
+    part = CFG(inner, 3.0, -2.0, 2.0)
+    for guided, expected in ((CFG(inner, 3.0), 8), (CFG(inner, 1.0), 4), (ClipX0(CFG(inner, 1.0)), 4), (part, 4 + inside)):
         runs = []
         rows = rows_fed(lambda g=guided, r=runs: r.append(sample(g, DDIM(), GRID, (3, 2), cond=COND)) or r[-1])
         assert rows == 3 * int(runs[-1].nfe) == 3 * expected
@@ -83,8 +84,8 @@ def test_sample_compiles_once():
 
     run()
     size = _sample._cache_size()
-    for change in ({"key": 1}, {"beta": 15.0}, {"scale": 4.0}, {"scale": 4}, {"scale": np.float32(3.0)}, {"scale": jnp.float32(2.5)}, {"eta": 0.7},
-                   {"eta": 1}, {"rho": 5.0}, {"rescale": 0.5}):  # fmt: skip
+    scales = [{"scale": v} for v in (4.0, 4, np.float32(3.0), jnp.float32(2.5))]
+    for change in ({"key": 1}, {"beta": 15.0}, *scales, {"eta": 0.7}, {"eta": 1}, {"rho": 5.0}, {"rescale": 0.5}):
         run(**change)
         assert _sample._cache_size() == size, change
     run(scale=1.0)

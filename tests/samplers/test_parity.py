@@ -33,7 +33,8 @@ def compare(name, path, sampler, grid, scale=1.0, before_the_step=False, rtol=1e
     n = grid.steps(path).t.shape[0]
     bank = RECORDS["noise"][: n + before_the_step]
     bank = bank if not before_the_step else np.concatenate([bank[:n], bank[:1]])  # step index n, the first renoising, wraps to entry 0
-    run = sample(Mixture(path), sampler, grid, x_T=jnp.asarray(RECORDS["x_init"] * scale), recorder=StateRecorder(4), noise=Bank(jnp.asarray(bank), before_the_step))
+    x_T, noise = jnp.asarray(RECORDS["x_init"] * scale), Bank(jnp.asarray(bank), before_the_step)
+    run = sample(Mixture(path), sampler, grid, x_T=x_T, recorder=StateRecorder(4), noise=noise)
     seen = run.record.in_order()
     if f"{name}/final" in RECORDS:
         states, final = seen.x_t, RECORDS[f"{name}/final"]

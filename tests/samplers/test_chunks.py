@@ -1,0 +1,127 @@
+"""A sample depends on its key and its index: not on its batch-mates, the batch size, the chunk or the number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samplers.exact import Gaussian
+from samplers.fake import small
+
+from score_lab.build import ConfigError
+from score_lab.guidance import CFG
+from score_lab.paths import VP
+from score_lab.samplers import (
+    DPMSolverPP2M,
+    EulerMaruyama,
+    NormalDraws,
+    StateRecorder,
+    UniformLogSNR,
+    UniformTime,
+    chunks,
+    noised,
+    sample,
+    sample_chunked,
+)
+from score_lab.samplers.loop import _sample
+from score_lab.targets import F
+
+KEY = jax.random.key(5)
+GRID = UniformTime(5)
+LABELS = {"label": np.arange(10) % 3}
+
+
+def test_the_draws_are_the_same_bits():
+    """Prior, step noise and SDEdit's noise of sample i, whoever else is in the batch; every step and call has its own."""
+    few, many = jnp.array([7, 2]), jnp.arange(10)
+    pick = np.asarray(few)
+    np.testing.assert_array_equal(VP().prior_sample(KEY, few, (3,)), np.asarray(VP().prior_sample(KEY, many, (3,)))[pick])
+    a, b = (NormalDraws.of(KEY, i) for i in (few, many))
+    rows = [np.asarray(b(step, call, jnp.zeros((10, 3)))) for step in range(3) for call in range(2)]
+    np.testing.assert_array_equal(a(2, 1, jnp.zeros((2, 3))), rows[5][pick])
+    flat = np.concatenate([*rows, np.asarray(VP().prior_sample(KEY, many, (3,)))]).ravel()
+    assert len(np.unique(flat)) == flat.size
+    x0 = jnp.ones((10, 3))
+    np.testing.assert_array_equal(noised(x0[:2], VP(), 0.0, KEY, few), np.asarray(noised(x0, VP(), 0.0, KEY))[pick])
+
+
+def states(n, index=None, cond=None, **rest):
+    run = sample(CFG(small(VP(), F(0.7)), 2.0), EulerMaruyama(), GRID, (n, 2), KEY, index=index, cond=cond, **rest)
+    return np.asarray(run.x), None if run.record is None else np.asarray(run.record.x_t[0, 0])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_batch_does_not_matter(precision):
+    with jax.enable_x64(precision == "float64"):
+        whole, start = states(10, cond={"label": jnp.arange(10) % 3}, recorder=StateRecorder(10))
+        pick = np.array([9, 0, 4])
+        part, first = states(3, index=pick, cond={"label": jnp.asarray(pick) % 3}, recorder=StateRecorder(10))
+        np.testing.assert_array_equal(start[pick], first)
+        error = np.abs(part - whole[pick]) / np.abs(whole[pick])
+        assert (error <= (1e-10 if precision == "float64" else 1e-5)).mean() >= (1 if precision == "float64" else 0.99)
+
+
+def chunked(n, chunk, **rest):
+    guided = CFG(small(VP(), F(0.7)), 2.0)
+    labels = {"label": LABELS["label"][:n]}
+    return sample_chunked(guided, EulerMaruyama(), GRID, (n, 2), KEY, chunk=chunk, cond=labels, **rest)
+
+
+def test_chunks_are_one_program_and_change_nothing():
+    seen = []
+    whole = chunked(10, 10)
+    size = _sample._cache_size()
+    run = chunked(10, 4, progress=lambda done, n: seen.append((done, n)))
+    again = chunked(7, 4)
+    assert _sample._cache_size() == size + 1  # 4 + 4 + 2 and 4 + 3: the last is filled up
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+    assert isinstance(run.x, np.ndarray) and run.x.shape == (10, 2) and run.nfe == whole.nfe == 10
+    np.testing.assert_allclose(run.x, whole.x, rtol=1e-5)
+    np.testing.assert_array_equal(again.x, run.x[:7])  # bit by bit at equal chunk size
+
+
+def test_devices_change_nothing(monkeypatch):
+    devices = jax.local_devices()
+    assert len(devices) == 4
+    placed = []
+
+    def spy(denoiser, *args, index, **rest):
+        placed.extend([(leaf.sharding.is_fully_replicated, len(leaf.devices())) for leaf in jax.tree.leaves(denoiser)])
+        assert not index.sharding.is_fully_replicated and not rest["cond"]["label"].sharding.is_fully_replicated
+        out = sample(denoiser, *args, index=index, **rest)
+        assert not out.x.sharding.is_fully_replicated and out.x.addressable_shards[0].data.shape == (2, 2)
+        return out
+
+    one = chunked(10, 8)
+    monkeypatch.setattr(chunks, "sample", spy)
+    four = chunked(10, 8, devices=devices)
+    assert placed and set(placed) == {(True, 4)}  # the parameters are on every device, whole
+    np.testing.assert_allclose(four.x, one.x, rtol=1e-5)
+    again = chunked(10, 8, devices=devices)
+    np.testing.assert_array_equal(four.x, again.x)
+
+
+def test_given_states_and_states_of_several_arrays():
+    path = VP()
+    x_T = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+    whole = sample(Gaussian(path), DPMSolverPP2M(), GRID, x_T=jnp.asarray(x_T)).x
+    np.testing.assert_allclose(sample_chunked(Gaussian(path), DPMSolverPP2M(), GRID, x_T=x_T, chunk=2).x, whole, rtol=1e-5)
+    run = sample_chunked(Gaussian(path), DPMSolverPP2M(), GRID, {"a": (5, 2), "b": (5, 1, 3)}, KEY, chunk=2)
+    whole = sample(Gaussian(path), DPMSolverPP2M(), GRID, {"a": (5, 2), "b": (5, 1, 3)}, KEY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), run.x, whole.x)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        (r"sample.chunk: 0 is refused; allowed: at least 1", {"chunk": 0}),
+        (r"sample.chunk: 6 is refused; allowed: a multiple of 4, the number of devices", {"chunk": 6, "devices": 4}),
+        (r"sample.index: \(3,\)", {"chunk": 4, "index": np.arange(3)}),
+        (r"grid: log-SNR from .* leaves the range", {"chunk": 4, "grid": UniformLogSNR(4, -10.0)}),
+    ],
+)
+def test_refused(message, arguments):
+    arguments = {"grid": UniformLogSNR(4, -5.0, 5.0, to_data=False), **arguments}
+    if "devices" in arguments:
+        arguments["devices"] = jax.local_devices()
+    with pytest.raises(ConfigError, match=message):
+        sample_chunked(small(VP(), F(0.7), log_snr_range=(-6.0, 6.0)), EulerMaruyama(), shape=(10, 2), **arguments)
