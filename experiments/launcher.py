@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,8 +57,8 @@ def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], 
     overrides, others = split(words)
     values = _read(define, others)
     if values.config is not None:
-        known = [f"--config.{name}={value}" for name, value in overrides if _there(values.config, name)]
-        new = [(name, value) for name, value in overrides if not _there(values.config, name)]
+        known = [f"--config.{name}={value}" for name, value in overrides if _there(values.config, name, value)]
+        new = [(name, value) for name, value in overrides if not _there(values.config, name, value)]
         values = _read(define, [*others, *known])
         for name, value in new:
             _set(values.config, name, value)
@@ -97,7 +98,7 @@ def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> f
         rest = values(argv)[1:]
         if values.config is not None:
             values.config.to_dict()  # ml_collections tells of a file that is not there when it is first read
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a configuration file raises is told in one line, with the place
         raise ConfigError(explain(error, words)) from None
     if rest:
         near = nearest(rest[0], [f"--{name}" for name in values])
@@ -105,13 +106,16 @@ def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> f
     return values
 
 
-def _there(config: Any, name: str) -> bool:
-    """Whether ``config`` has a value under the dotted ``name`` that says of what type an override must be."""
+def _there(config: Any, name: str, text: str) -> bool:
+    """Whether ``config`` has a value under the dotted ``name`` that says of what type the override ``text`` must be.
+
+    A word says nothing where a number is given: who builds the section knows whether it takes numbers too (``sigma_data="data"``).
+    """
     for part in name.split("."):
         if not isinstance(config, ConfigDict) or part not in config:
             return False
         config = config[part]
-    return config is not None
+    return config is not None and not (isinstance(config, str) and isinstance(literal(text), (int, float)))
 
 
 def _set(config: ConfigDict, name: str, text: str) -> None:
@@ -124,7 +128,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
             config = config[part]
             if not isinstance(config, ConfigDict):
                 raise ConfigError(f"--config.{name}: {text!r} is refused; allowed: a field of a section, and {part} is {config!r}")
-        with config.unlocked():
+        with config.unlocked(), config.ignore_type():
             config[last] = literal(text)
 
 
@@ -133,9 +137,14 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, ConfigError):
         return text
-    if isinstance(error, OSError):
-        files = [w.partition("=")[2] or "".join(words[i + 1 : i + 2]) for i, w in enumerate(words) if w.partition("=")[0] == "--config"]
-        return f"--config: {files[-1] if files else None!r} is refused; allowed: a configuration file that can be read"
+    given = [w.partition("=")[2] or "".join(words[i + 1 : i + 2]) for i, w in enumerate(words) if w.partition("=")[0] == "--config"]
+    file = given[-1].partition(":")[0] if given else None
+    if isinstance(error, OSError) and not os.path.isfile(file or ""):
+        return f"--config: {given[-1] if given else None!r} is refused; allowed: a configuration file that can be read"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if file and os.path.abspath(frame.filename) == os.path.abspath(file)]
+    if lines:
+        return f"--config: {type(error).__name__}: {text} ({file}, line {lines[-1]}); allowed: a configuration file that runs"
     if "Traceback (most recent call last)" in text:  # the configuration file raised: its last line says what, the one before where
         what = text.strip().splitlines()[-1].partition(": ")
         places = re.findall(r'File "([^"]+)", line (\d+), in get_config', text)

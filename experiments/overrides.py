@@ -47,7 +47,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def literal(text: str) -> Any:
-    """A Python literal, or the text itself."""
+    """A Python literal (``inf`` and ``-inf`` too), or the text itself."""
+    if text in ("inf", "-inf"):
+        return float(text)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -88,6 +90,8 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
         part, *fields = name.split(".")
         if fields:
             node = sampling[part] = sampling.get(part) or copy.deepcopy(dict((bases or {}).get(part) or {}))
+            if not isinstance(node, dict):
+                refuse(f"--{name}", value, f"--{part}=NAME first: the configuration has {len(node)} of them, {node!r}")
             for field in fields[:-1]:
                 child = node.get(field)
                 if isinstance(child, str):
