@@ -18,6 +18,7 @@ import jax
 from experiments import overrides
 from experiments.launcher import launch
 from experiments.system import System, add_options, examples, open_system, open_workdir
+from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table, energy_distance
 from score_lab.samplers import sample_chunked
 
@@ -32,6 +33,15 @@ def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
     return reference.measure(samples.x, run.cond["label"] if run.cond else None), int(samples.nfe)
 
 
+def check(run: System, images: bool) -> None:
+    """Refuses samples that cannot be measured: too few, or images of no class."""
+    labels = set(run.cond["label"].tolist()) if run.cond else {0}
+    if run.n < 2 * len(labels):
+        refuse("--n", run.n, f"at least {2 * len(labels)}, two samples of every class that is asked for")
+    if images and -1 in labels:
+        refuse("--labels", -1, "classes: it is measured whether a sample shows its own")
+
+
 def main() -> None:
     """Parses the command line, samples, measures and writes."""
     parser = overrides.Parser("evaluate", __doc__)
@@ -39,9 +49,10 @@ def main() -> None:
     args, changes = overrides.parse(parser, sys.argv[1:])
     args.n = 1000 if args.n is None else args.n
     run, loaded = open_system(args, changes), open_workdir(args)
+    images = len(run.spec.shape) == 3
+    check(run, images)
     (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
 
-    images = len(run.spec.shape) == 3
     reference = Reference.fit(x, label, x_test, label_test) if images else None
     measures, nfe = measure(run, reference, x_test)
     table = Table(reference.criteria() if images else (), reference.describe() if images else ())

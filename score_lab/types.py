@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
@@ -26,7 +27,7 @@ __all__ = ["Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree",
 Time = Float[ArrayLike, "*batch"]
 """A scalar (a Python float too) or one time per example."""
 
-Cond = Mapping[str, Array] | None
+Cond = Mapping[str, Array | np.ndarray] | None
 """What a network is conditioned on: ``{"label": int (batch,)}``, later text; None for an unconditional network."""
 
 Batch = Mapping[str, Any]

@@ -1,7 +1,7 @@
 """A hundred bad configurations and command lines.
 
-Each is one line on stderr that names the field, shows the value and says what is allowed; exit status 2, no traceback, nothing compiled, and
-nothing in a workdir changed.
+Each is one line on stderr that names the field, shows the value and says what is allowed; exit status 2, no traceback, nothing compiled,
+and nothing in a workdir changed.
 """
 
 import hashlib
@@ -266,6 +266,7 @@ WORDS = [
     ("sample", "--workdir=HOME/run --sampler", "--sampler: no value", "--sampler=VALUE"),
     ("sample", "--workdir=HOME/run --n", "--n: no value", "--n=VALUE"),
     ("evaluate", "--workdir=HOME/none", "workdir: 'HOME/none'", "a directory that a training run has made"),
+    ("evaluate", "--workdir=HOME/run --n=3 --clip", "--n: 3", "at least 4, two samples of every class"),
     ("evaluate", "--workdir=HOME/run --n=-5", "--n: -5", "at least 1"),
     ("evaluate", "--workdir=HOME/run --grid=Karras", "the network was trained on", "clip=True"),
     ("snr_mismatch", "--workdir=HOME/run --n=5 --clip", "--n: 5", "32 to 100"),

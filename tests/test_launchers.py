@@ -1,0 +1,180 @@
+"""The launchers end to end on one tiny run: train, sample, evaluate, snr_mismatch; what they write, and that overrides do what they say."""
+
+import collections
+import csv
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import launcher, overrides
+from experiments.sampling import completed, with_steps
+from score_lab import load
+from score_lab.build import ConfigError
+from score_lab.guidance import CFG
+from score_lab.paths import VP
+from score_lab.samplers import DDIM, Heun, UniformTime, sample
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHERS = ("train", "sample", "evaluate", "snr_mismatch", "digits")
+TRAIN = """--config=configs/toy.py:moons --config.data.num_train=100 --config.data.num_test=64 --config.data.batch_size=16
+    --config.network.width=16 --config.network.depth=1 --config.network.num_classes=2 --config.objective.label_dropout=0.2
+    --config.training.steps=20
+    --config.training.log_every=10 --config.training.eval_every=10 --config.training.checkpoint_every=10 --config.training.ema=(0.9,0.5)
+    --config.optimizer.warmup=5 --config.sampling.grid.num_steps=3 --config.preview.every=20 --config.preview.n=4"""
+
+
+def run(name, *words):
+    """``python -m experiments.NAME WORDS`` in this process; its exit status."""
+    module = importlib.import_module(f"experiments.{name}")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [f"experiments.{name}", *words])
+        launcher.launch(module.main)
+    return exit_.value.code
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of twenty steps, made by the launcher."""
+    home = tmp_path_factory.mktemp("launchers") / "run"
+    assert run("train", *TRAIN.split(), f"--workdir={home}") == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def drawn(workdir, tmp_path_factory):
+    """``drawn("--seed=3", ...)``: what experiments.sample writes into samples.npz for six samples, and the bytes of that file."""
+
+    def draw(*words):
+        output = tmp_path_factory.mktemp("samples")
+        assert run("sample", f"--workdir={workdir}", "--n=6", f"--output={output}", *words) == 0
+        file = output / "samples.npz"
+        with np.load(file) as stored:
+            return {name: stored[name] for name in stored.files}, file.read_bytes()
+
+    return draw
+
+
+def test_train_leaves_a_workdir_that_says_what_it_is(workdir):
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["network"] == {"target": "MLP", "width": 16, "depth": 1, "num_classes": 2}
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20] and all("eval/loss" in line and "loss" in line for line in lines)
+    assert (workdir / "checkpoints" / "20").is_dir() and list((workdir / "events").iterdir())
+    assert [p.suffix for p in (workdir / "previews").iterdir()] == [".png"]
+    loaded = load(workdir)
+    assert (loaded.step, loaded.ema) == (20, 0.9)
+
+
+def test_train_again_has_nothing_left_to_do(workdir, capsys):
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert run("train", *TRAIN.split(), f"--workdir={workdir}") == 0
+    assert "goes on from step 20" in "".join(capsys.readouterr()) and (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, drawn):
+    """Heun on the path of training with three steps, seed 0, the classes in turn: one call from pure noise, two, and one to the data."""
+    stored, _ = drawn()
+    denoiser, label = load(workdir).denoiser, np.array([0, 1, 0, 1, 0, 1], np.int32)
+    direct = sample(denoiser, Heun(), UniformTime(3), (6, 2), jax.random.key(0), cond={"label": label})
+    np.testing.assert_allclose(stored["x"], direct.x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(stored["label"], label)
+    assert stored["nfe"] == 4 and json.loads(str(stored["made_by"]))["step"] == 20
+    default = workdir / "samples"
+    assert run("sample", f"--workdir={workdir}") == 0
+    assert (default / "samples.png").read_bytes()[:4] == b"\x89PNG" and np.load(default / "samples.npz")["x"].shape == (1000, 2)
+
+
+def test_every_override_takes_effect(workdir, drawn):
+    parts = "--path=VP --path.beta_max=10 --sampler.eta=0.5 --sampler=DDIM --guidance.scale=2"
+    stored, _ = drawn(*parts.split(), "--steps=5", "--seed=3", "--labels=1,-1", "--ema=none")
+    denoiser, label = load(workdir, ema=None).denoiser.on(VP(beta_max=10.0)), np.array([1, -1] * 3, np.int32)
+    direct = sample(CFG(denoiser, scale=2.0), DDIM(0.5), UniformTime(5), (6, 2), jax.random.key(3), cond={"label": label})
+    np.testing.assert_allclose(stored["x"], direct.x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(stored["label"], label)
+    assert stored["nfe"] == direct.nfe == 10
+    made_by = json.loads(str(stored["made_by"]))
+    assert made_by["sampling"]["sampler"] == {"target": "DDIM", "eta": 0.5} and made_by["ema"] is None and made_by["seed"] == 3
+
+
+def test_the_same_seed_is_the_same_file_and_the_chunk_changes_nothing(drawn):
+    (first, bytes_), (_, again) = drawn("--seed=1"), drawn("--seed=1")
+    assert bytes_ == again
+    chunks, _ = drawn("--seed=1", "--chunk=4")
+    np.testing.assert_allclose(chunks["x"], first["x"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(chunks["label"], first["label"])
+    other, _ = drawn("--seed=2")
+    assert np.abs(other["x"] - first["x"]).max() > 0.1
+
+
+def test_evaluate_writes_its_table(workdir, capsys):
+    assert run("evaluate", f"--workdir={workdir}", "--n=64", "--sampler=DDIM", "--steps=4") == 0
+    said = capsys.readouterr().out
+    (row,) = csv.DictReader((workdir / "evaluation.csv").open())
+    assert (row["path"], row["sampler"], row["NFE"], row["n"]) == ("LinearFlow", "DDIM", "4", "64")
+    assert float(row["energy"]) > 0 and "energy" in said and json.loads((workdir / "evaluation.json").read_text())
+
+
+def test_snr_mismatch_reads_every_call(workdir, capsys):
+    """One row for each network call of each run, beside the same read-out on forward samples."""
+    assert run("snr_mismatch", f"--workdir={workdir}", "--n=40", "--sampler=DDIM", "--grid=UniformLogSNR", "--steps=3,5") == 0
+    rows = list(csv.DictReader((workdir / "snr_mismatch.csv").open()))
+    counts = collections.Counter((r["run"], r["of"]) for r in rows)
+    assert counts == {("DDIM 3", "sampler"): 3, ("DDIM 3", "null"): 3, ("DDIM 5", "sampler"): 5, ("DDIM 5", "null"): 5}
+    levels = [float(r["log_snr"]) for r in rows if (r["run"], r["of"]) == ("DDIM 5", "sampler")]
+    np.testing.assert_allclose(levels, np.linspace(-10, 10, 5), atol=1e-3)
+    assert (workdir / "snr_mismatch.png").read_bytes()[:4] == b"\x89PNG" and "R = " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_help_says_how_and_exits_with_0(name, capsys):
+    assert run(name, "--help") == 0
+    said = capsys.readouterr().out
+    assert f"python -m experiments.{name}" in said and "--workdir" in said
+
+
+def test_help_with_a_configuration_lists_its_values(capsys):
+    assert run("train", "--config=configs/toy.py:moons", "--help") == 0
+    assert "--config.optimizer.learning_rate=0.002" in capsys.readouterr().out
+
+
+SECTION = {"sampler": {"target": "Heun", "variable": {"target": "T"}}, "grid": {"target": "UniformTime", "num_steps": 7}, "path": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([("sampler", "DDIM")], {"sampler": {"target": "DDIM"}}),
+        ([("sampler.eta", 1), ("sampler", "DDIM")], {"sampler": {"target": "DDIM", "eta": 1}}),
+        ([("sampler.variable", "Kappa")], {"sampler": {"target": "Heun", "variable": {"target": "Kappa"}}}),
+        ([("grid", "Churn"), ("grid.grid", "Karras")], {"grid": {"target": "Churn", "grid": {"target": "Karras"}}}),
+        ([("grid", "Churn"), ("grid.grid.rho", 5)], {"grid": {"target": "Churn", "grid": {"rho": 5}}}),
+        ([("path.beta_max", 9)], {"path": {"target": "VP", "beta_max": 9}}),
+        ([("guidance.scale", 2)], {"guidance": {"scale": 2}}),
+        ([("guidance", None)], {"guidance": None}),
+    ],
+)  # fmt: skip
+def test_overrides_replace_parts_and_then_set_fields(words, expected):
+    assert overrides.apply(SECTION, words, {"path": {"target": "VP"}}) == SECTION | expected
+    assert SECTION["sampler"] == {"target": "Heun", "variable": {"target": "T"}}
+
+
+def test_a_grid_named_on_the_command_line_keeps_the_number_of_steps():
+    assert completed({"target": "Karras"}, SECTION["grid"]) == {"target": "Karras", "num_steps": 7}
+    assert completed({"target": "Karras", "num_steps": 3}, SECTION["grid"]) == {"target": "Karras", "num_steps": 3}
+    churn = completed({"target": "Churn", "grid": {"target": "Karras"}}, SECTION["grid"])
+    assert churn == {"target": "Churn", "grid": {"target": "Karras", "num_steps": 7}}
+    assert with_steps(churn, 4)["grid"]["num_steps"] == 4
+    assert completed({"target": "Times"}, SECTION["grid"]) == {"target": "Times"}
+    with pytest.raises(ConfigError, match="--steps: 4 is refused; allowed: nothing: Times has no num_steps"):
+        with_steps({"target": "Times"}, 4)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("None", None), ("(1, 2)", (1, 2)), ("-inf", -np.inf), ("VP", "VP"), ("3", 3)])
+def test_values_are_literals_or_words(text, value):
+    assert overrides.literal(text) == value
