@@ -75,9 +75,10 @@ def test_churn_raises_only_where_it_is_active():
     """gamma = min(s_churn / N, sqrt 2 - 1); outside [s_tmin, s_tmax], with s_churn = 0 and at the path's end nothing moves, to the last
     bit."""
     path, plain = EDM(), Karras(10).steps(EDM())
-    off = Churn(Karras(10), s_churn=0.0).steps(path)
-    np.testing.assert_array_equal(off.t, plain.t)
-    np.testing.assert_array_equal(off.r, plain.s)
+    for other in (EDM(), VP(), LinearFlow()):
+        still, off = Karras(100).steps(other), Churn(Karras(100), s_churn=0.0).steps(other)
+        np.testing.assert_array_equal(off.t, still.t)
+        np.testing.assert_array_equal(off.r, still.s)
     on = Churn(Karras(10), s_churn=2.0, s_tmin=0.05, s_tmax=50.0).steps(path)
     kappa = np.asarray(path.kappa(plain.t))
     factor = np.where((kappa >= 0.05) & (kappa <= 50), 1.2, 1.0)
