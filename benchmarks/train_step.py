@@ -1,8 +1,8 @@
 """The framework's train step beside a bare hand-written JAX step of the same network: dit8, 8x8x1, about 2.8 M parameters, batch 64.
 
 Bare: uniform t, one draw of noise, the flow's mean square error on the raw output, Adam, one EMA, ``jit`` with donation, ten steps in a
-``lax.scan``.  Framework:
-what ``experiments.train`` runs, ten steps per dispatch too, on the devices there are, with its keys per example, metrics and gradient norm.
+``lax.scan``.  Framework: what ``experiments.train`` runs, ten steps per dispatch too, on the devices there are, with its keys per example,
+metrics and gradient norm.
 """
 
 from __future__ import annotations

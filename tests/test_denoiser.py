@@ -324,7 +324,8 @@ def test_levels_outside_the_trained_range_name_both_ranges():
     denoiser = made("ve", log_snr_range=(-7.5, 9.0))
     check_levels(denoiser, np.array([-7.5, 0.0, 9.0]))
     check_levels(denoiser, np.array([]))
-    message = r"grid: log-SNR from -9 to 3 leaves the range \[-7.5, 9\] .*trained on; allowed: a grid inside it, clip=True"
+    message = r"grid: log-SNR from -9 to 3 leaves the range \[-7.5, 9\] .*trained on; "
+    message += r"allowed: a grid inside it, clip=True .*extrapolate=True the true one"
     with pytest.raises(ConfigError, match=message):
         check_levels(denoiser, np.array([-9.0, 3.0]))
     with pytest.raises(ConfigError, match="config.grid: log-SNR from -1 to inf leaves"):

@@ -3,8 +3,10 @@
     empty or new                        a new run
     config.json, no checkpoint yet      a new run: nothing that was saved is lost
     config.json of the same run         continues at its newest checkpoint
-    config.json of another run          refused, naming what differs;  more ``training.steps`` alone is allowed where the learning rate does
-    not depend on them a file, or checkpoints of no run    refused
+    config.json of another run          refused, naming what differs
+    a file, or checkpoints of no run    refused
+
+More ``training.steps`` alone are allowed where the learning rate does not depend on them.
 """
 
 from __future__ import annotations
