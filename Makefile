@@ -10,13 +10,14 @@ PYTHON ?= python3
 JOBS ?= 2
 WORKDIR ?= runs/digits
 ARGS ?=
+RECORDS ?=
 version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV ?= .venv-$(version)
 CONSTRAINTS ?= constraints/py$(subst .,,$(version)).txt
 stamp := $(VENV)/.installed
 python := $(VENV)/bin/python
 
-.PHONY: help venv digits digits-short test test-slow lint bench clean
+.PHONY: help venv digits digits-short test test-slow lint oracle bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -43,6 +44,9 @@ test-slow: $(stamp)  ## cross-products and long repetitions
 lint: $(stamp)  ## ruff, and the floors by import-linter
 	@$(python) -m ruff check --quiet .
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
+
+oracle: $(stamp)  ## every record of the peers' samplers against ours (RECORDS=folder: others)
+	@$(python) tests/oracle/report.py $(RECORDS)
 
 bench: $(stamp)  ## the framework against bare JAX, side by side
 	@$(python) -m benchmarks $(ARGS)

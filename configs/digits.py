@@ -28,7 +28,7 @@ def get_config(variant: str = "flow") -> ConfigDict:
     config.objective = {"target": "Regression", "time_law": {"target": "UniformTime"}, "label_dropout": 0.1}
     config.denoiser = {"sigma_data": 0.85}  # root mean square in [-1, 1] about zero: the mean is not removed
     config.optimizer = {"name": "adam", "learning_rate": 2e-3, "schedule": "cosine", "warmup": 100, "clip": 1.0}
-    config.training = {"steps": 2000, "ema": (0.995,), "log_every": 50, "eval_every": 500, "checkpoint_every": 500, "deterministic": True}
+    config.training = {"steps": 1800, "ema": (0.995,), "log_every": 50, "eval_every": 600, "checkpoint_every": 600, "deterministic": True}
     config.sampling = {
         "sampler": {"target": "Heun", "variable": {"target": "T"}},
         "grid": {"target": "UniformTime", "num_steps": 25},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from score_lab.training.metrics import read_metrics
 
 __all__ = ["Gallery", "check_labelled"]
 
-CHUNK = 250
+CHUNK = 125
 """Samples in one compiled call of the table: what keeps a small network in a CPU's cache."""
+AT_ONCE = 2
+"""Cells that are sampled side by side: one compiles while another runs."""
 FILM = 4
 """Samples on the film."""
 READ_IT = (
@@ -82,23 +85,29 @@ class Gallery:
             cond={"label": self.label[:n]}, recorder=recorder,
         )  # fmt: skip
 
-    def sample_table(self, paths: dict, samplers: dict, grid: dict) -> None:
-        """One row per path and sampler from the one network, with a progress line."""
+    def sample_table(self, paths: dict, samplers: dict, grid: dict, same: dict) -> None:
+        """One row per path and sampler from the one network, with a progress line; ``same[path, sampler]`` is another name of a sampler
+        of the table, drawn once."""
         cells = [(path, name) for path in paths for name in samplers]
-        start = time.time()
-        for k, (path, name) in enumerate(cells):
+
+        def drawn(path: str, name: str):
             spec, steps = samplers[name]
             run = self.system(paths[path], spec, grid, steps)
-            samples = sample_chunked(
+            return sample_chunked(
                 run.denoiser, run.sampler, run.grid, (self.n, *self.loaded.spec.shape), jax.random.key(0),
                 cond={"label": self.label}, chunk=min(CHUNK, self.n),
             )  # fmt: skip
-            x = samples.x
-            self.samples.setdefault(path, x)
-            names = {"path": path, "sampler": name, "NFE": int(samples.nfe), "n": self.n}
-            self.table.add(names, self.reference.measure(x, self.label))
-            left = (time.time() - start) / (k + 1) * (len(cells) - k - 1)
-            print(f"\rsampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
+
+        start = time.time()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            runs = {cell: pool.submit(drawn, *cell) for cell in cells if cell not in same}
+            for k, (path, name) in enumerate(cells):
+                samples = runs[path, same.get((path, name), name)].result()
+                self.samples.setdefault(path, samples.x)
+                names = {"path": path, "sampler": name, "NFE": int(samples.nfe), "n": self.n}
+                self.table.add(names, self.reference.measure(samples.x, self.label))
+                left = (time.time() - start) / (k + 1) * (len(cells) - k - 1)
+                print(f"\rsampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
         print(
             f"\none network, trained on {type(self.loaded.denoiser.path).__name__}, sampled on every path\n\n{self.table.text()}\n",
@@ -112,13 +121,18 @@ class Gallery:
             f"the SNR mismatch, call by call, {n} trajectories on {type(self.loaded.denoiser.path).__name__} "
             "(R: variance of the states over the path's)"
         )
-        for name, steps in looks:
+
+        def looked(name: str, steps: int) -> tuple[int, Look]:
             run = self.system(None, samplers[name][0], grid, steps)
             samples = self.draw(run, n, NormRecorder(self.moments.mean))
-            found = first_look(samples.record, run.denoiser.path, self.moments, self.train[0])
-            self.looks[f"{name}, {int(samples.nfe)} NFE"] = found
-            print("  " + summary(f"{name} {int(samples.nfe)}", found), flush=True)
-        self.film = self.draw(self.system(None, samplers["DDIM"][0], grid, 50), FILM, StateRecorder(FILM))
+            return int(samples.nfe), first_look(samples.record, run.denoiser.path, self.moments, self.train[0])
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            film = pool.submit(lambda: self.draw(self.system(None, samplers["DDIM"][0], grid, 50), FILM, StateRecorder(FILM)))
+            for (name, _), (nfe, found) in zip(looks, pool.map(looked, *zip(*looks, strict=True)), strict=True):
+                self.looks[f"{name}, {nfe} NFE"] = found
+                print("  " + summary(f"{name} {nfe}", found), flush=True)
+            self.film = film.result()
 
     def write(self) -> Path:
         """Pictures, the table as CSV and JSON, the samples, and the page; returns the page's file."""

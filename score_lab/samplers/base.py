@@ -7,7 +7,8 @@ A sampler is a ``pytree_dataclass`` with
     order, calls, memory, stochastic                                 declared: order of convergence, most network calls per step,
                                                                      steps of history, whether it draws
 
-``denoise(x, t, s=s)`` calls the network, counts it and shows it to the recorder; ``denoise.path`` is there to read alpha and sigma from.
+``denoise(x, t, s=s)`` calls the network, counts it and shows it to the recorder; ``denoise.path`` is there to read alpha and sigma from,
+``denoise.step``, ``denoise.steps`` and ``denoise.before(j)`` for the times of earlier and later steps (multistep coefficients).
 ``draw()`` is the next standard normal, keyed by (key, global sample index, step, call): a sample depends on its key and its index, never
 on its batch-mates.
 

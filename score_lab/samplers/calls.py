@@ -16,6 +16,7 @@ from score_lab.denoiser import Denoiser, Prediction
 from score_lab.linear import combine, select
 from score_lab.paths.base import GaussianPath, normals
 from score_lab.samplers.base import Recorder
+from score_lab.samplers.steps import Steps
 from score_lab.types import Array, Cond, Draw, PyTree, leaf, pytree_dataclass
 
 __all__ = ["Calls", "NormalDraws", "draws_of", "renoise"]
@@ -49,16 +50,29 @@ def draws_of(noise: Callable, step: Array, like: PyTree) -> Draw:
 
 
 class Calls:
-    """The ``denoise`` that a sampler's step is handed: the denoiser with its condition, counted and recorded."""
+    """The ``denoise`` that a sampler's step is handed: the denoiser with its condition, counted and recorded.
 
-    def __init__(self, denoiser: Denoiser, cond: Cond, step: Array, s: Array, nfe: Array, recorder: Recorder | None, record: PyTree):
-        self.denoiser, self.cond, self.step, self.s = denoiser, cond, step, s
+    ``path``, ``step`` (0, 1, ...), ``steps`` (all rows of the grid) and ``before(j)`` are there for coefficients; what is computed from
+    them alone costs nothing in the loop.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, cond: Cond, step: Array, steps: Steps, s: Array, nfe: Array, recorder: Recorder | None, record: PyTree
+    ):
+        self.denoiser, self.cond, self.step, self.steps, self.s = denoiser, cond, step, steps, s
         self.nfe, self.recorder, self.record, self.made = nfe, recorder, record, 0
 
     @property
     def path(self) -> GaussianPath:
         """The path of the states."""
         return self.denoiser.path
+
+    def before(self, j: int) -> tuple[Array, Array]:
+        """``(t, there)``: where the step ``j`` before this one started, and whether there was one; the first step's start if not.
+        Negative: the steps to come, and the last one's start."""
+        k = self.step - j
+        last = self.steps.t.shape[0] - 1
+        return self.steps.t[jnp.clip(k, 0, last)], (k >= 0) & (k <= last)
 
     def __call__(
         self, x: PyTree, t: Array, *, s: Array | None = None, where: Array | None = None, otherwise: Prediction | None = None

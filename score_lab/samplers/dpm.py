@@ -21,7 +21,7 @@ __all__ = ["DPMSolverPP2M"]
 
 @pytree_dataclass
 class DPMSolverPP2M:
-    """Second order, one call a step, one step of history; the carry is the last x0 and the last l (-inf before the first step)."""
+    """Second order, one call a step, one step of history: the carry is the last x0."""
 
     order = 2
     calls = 1
@@ -29,16 +29,16 @@ class DPMSolverPP2M:
     stochastic = False
 
     def init(self, x, steps, path):
-        """No x0 yet, and l = -inf."""
-        return jax.tree.map(jnp.zeros_like, x), jnp.full_like(steps.t[0], -jnp.inf)
+        """No x0 yet."""
+        return jax.tree.map(jnp.zeros_like, x)
 
     def step(self, denoise, x, t, s, draw, carry):
         """One step."""
-        path, (x0_last, l_last) = denoise.path, carry
+        path, (t_last, there) = denoise.path, denoise.before(1)
         p = denoise(x, t)
-        l_t, l_s = 0.5 * path.log_snr(t), 0.5 * path.log_snr(s)
+        l_last, l_t, l_s = (0.5 * path.log_snr(u) for u in (t_last, t, s))
         h = l_s - l_t
-        second = jnp.isfinite(l_last) & jnp.isfinite(h)
+        second = there & jnp.isfinite(l_last) & jnp.isfinite(h)
         w = jnp.where(second, 0.5 * h / jnp.where(second, l_t - l_last, 1.0), 0.0)
         c = -path.alpha(s) * jnp.expm1(-h)
-        return combine((path.sigma(s) / path.sigma(t), x), (c + c * w, p.x0), (-c * w, x0_last)), (p.x0, l_t), p
+        return combine((path.sigma(s) / path.sigma(t), x), (c + c * w, p.x0), (-c * w, carry)), p.x0, p

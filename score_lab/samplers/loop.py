@@ -82,7 +82,7 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
     def body(carry, row):
         x, history, nfe, record = carry
         k, t, s, r = row
-        denoise, draw = Calls(denoiser, cond, k, s, nfe, recorder, record), draws_of(noise, k, x)
+        denoise, draw = Calls(denoiser, cond, k, steps, s, nfe, recorder, record), draws_of(noise, k, x)
         x_s, new, _ = sampler.step(denoise, x, t, s, draw, history)
         if steps.renoises:
             x_s = renoise(path, x_s, s, r, steps.noise_scale, draw)
