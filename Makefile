@@ -17,7 +17,7 @@ CONSTRAINTS ?= constraints/py$(subst .,,$(version)).txt
 stamp := $(VENV)/.installed
 python := $(VENV)/bin/python
 
-.PHONY: help venv digits digits-short test test-slow lint oracle bench clean
+.PHONY: help venv digits digits-short test test-slow lint oracle samplers-doc bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -47,6 +47,9 @@ lint: $(stamp)  ## ruff, and the floors by import-linter
 
 oracle: $(stamp)  ## every record of the peers' samplers against ours (RECORDS=folder: others)
 	@$(python) tests/oracle/report.py $(RECORDS)
+
+samplers-doc: $(stamp)  ## docs/samplers.md: every solver, its order measured
+	@$(python) tools/sampler_docs.py
 
 bench: $(stamp)  ## the framework against bare JAX, side by side
 	@$(python) -m benchmarks $(ARGS)

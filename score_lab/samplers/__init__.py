@@ -2,6 +2,7 @@
 
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
+from score_lab.samplers.catalogue import CATALOGUE, Entry
 from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.churn import Churn
 from score_lab.samplers.ddim import DDIM, DDPM
@@ -16,7 +17,10 @@ from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.variables import Kappa, LogSNR, T
 
 __all__ = [
-    "DDIM", "DDPM", "Calls", "Churn", "DPMSolverPP2M", "Euler", "EulerMaruyama", "Grid", "Heun", "Kappa", "Karras", "LogSNR", "NormalDraws",
-    "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "T", "Times", "UniformLogSNR", "UniformTime",
-    "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "T", "WRAPPERS", "Calls", "Churn", "DPMSolverPP2M", "Entry", "Euler", "EulerMaruyama", "Grid", "Heun",
+    "Kappa", "Karras", "LogSNR", "NormalDraws", "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Times",
+    "UniformLogSNR", "UniformTime", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
+
+WRAPPERS: frozenset[type] = frozenset()
+"""Samplers around another sampler: no solvers of their own in the catalogue."""

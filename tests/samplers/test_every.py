@@ -1,0 +1,105 @@
+"""What holds for every solver of the catalogue: finite, counted, independent of batch, chunk and devices, compiled once.
+
+Values agree to 1e-10 relative in float64 and, 99 % of them, to 1e-5 in float32; an adaptive solver's to 10 times its tolerance.
+"""
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samplers.exact import paths
+from samplers.fake import Counting, rows_fed, small
+
+from score_lab import samplers
+from score_lab.guidance import CFG
+from score_lab.paths import VP, LinearFlow
+from score_lab.samplers import CATALOGUE, Kappa, UniformLogSNR, sample, sample_chunked
+from score_lab.samplers.loop import _sample
+from score_lab.targets import F
+
+GRID = UniformLogSNR(5, -6.0, 4.0)
+KEY = jax.random.key(3)
+N = 8
+COND = {"label": np.arange(N) % 3}
+EVERY = list(CATALOGUE)
+PATHS = ["VP", "SubVP", "VE", "EDM", "Cosine", "LinearFlow", "Trigonometric", "DDPMTable", "ZeroSNRTable"]
+
+
+def adaptive(sampler) -> bool:
+    return hasattr(sampler, "integrate")
+
+
+def same(a, b, sampler, precision):
+    scale = np.maximum(np.abs(b), 1e-3)
+    error = np.abs(a - b) / scale
+    if adaptive(sampler):
+        assert error.max() <= 10 * sampler.rtol
+    elif precision == "float64":
+        assert error.max() <= 1e-10
+    else:
+        assert (error <= 1e-5).mean() >= 0.99
+
+
+def test_every_exported_solver_is_in_the_catalogue():
+    exported = {v for v in vars(samplers).values() if inspect.isclass(v) and dataclasses.is_dataclass(v) and hasattr(v, "calls")}
+    assert {type(e.sampler) for e in CATALOGUE.values()} == exported - samplers.WRAPPERS
+    assert len({repr(e.sampler) for e in CATALOGUE.values()}) == len(CATALOGUE)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_finite_counted_and_alone_in_its_batch(name):
+    """Guided, on the flow, float64: what the network did is what is counted, and sample 6 does not know of the others."""
+    sampler = CATALOGUE[name].sampler
+    with jax.enable_x64(True):
+        denoiser, runs = CFG(small(LinearFlow(), F(0.7), Counting()), 2.0), []
+        rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, GRID, (N, 2), KEY, cond=COND)) or runs[-1])
+        run = runs[-1]
+        assert np.isfinite(run.x).all()
+        if adaptive(sampler):
+            assert np.shape(run.nfe) == (N,) and rows >= int(np.sum(run.nfe)) > 0
+        else:
+            assert rows == N * int(run.nfe) and int(run.nfe) <= 2 * sampler.calls * 5
+        pick = np.array([6, 1])
+        part = sample(denoiser, sampler, GRID, (2, 2), KEY, index=pick, cond={"label": COND["label"][pick]})
+        same(np.asarray(part.x), np.asarray(run.x)[pick], sampler, "float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_chunks_devices_and_programs(name):
+    """Chunked, on four devices, in float32; another seed, level or path value compiles nothing."""
+    sampler = CATALOGUE[name].sampler
+    denoiser = small(VP(), F(0.7))
+    whole = sample(denoiser, sampler, GRID, (N, 2), KEY).x
+    size = _sample._cache_size()
+    for other in (small(VP(0.2, 15.0), F(0.7)), small(VP(), F(0.7), sigma_data=0.7)):
+        sample(other, sampler, UniformLogSNR(5, -5.0, 3.0), (N, 2), jax.random.key(9))
+    assert _sample._cache_size() == size
+    for chunk, devices in ((3, None), (4, jax.local_devices())):
+        x = sample_chunked(denoiser, sampler, GRID, (N, 2), KEY, chunk=chunk, devices=devices).x
+        same(x, np.asarray(whole), sampler, "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", EVERY)
+def test_one_network_on_every_path(name, path):
+    """From one end of the path to the other (a log-SNR of -10 where it has no signal there), float32: finite."""
+    on = paths()[path]
+    sampler = CATALOGUE[name].sampler
+    grid = UniformLogSNR(6)
+    x = sample(small(LinearFlow(), F(0.7)).on(on), sampler, grid, (4, 2), KEY).x
+    assert np.isfinite(x).all()
+
+
+def test_the_variables_name_different_methods():
+    """Euler in t, kappa and log-SNR on VP: three samples, of which the one in kappa is DDIM's."""
+    denoiser = small(VP(), F(0.7))
+    x = {name: np.asarray(sample(denoiser, e.sampler, GRID, (N, 2), KEY).x) for name, e in CATALOGUE.items() if name.startswith("Euler in")}
+    ddim = np.asarray(sample(denoiser, CATALOGUE["DDIM"].sampler, GRID, (N, 2), KEY).x)
+    np.testing.assert_allclose(x["Euler in kappa"], ddim, rtol=1e-6)
+    assert np.abs(x["Euler in t"] - ddim).max() > 1e-3 < np.abs(x["Euler in log-SNR"] - ddim).max()
+    assert isinstance(CATALOGUE["Euler in kappa"].sampler.variable, Kappa) and jnp.asarray(ddim).dtype == jnp.float32

@@ -1,0 +1,127 @@
+"""Writes docs/samplers.md and docs/samplers.png: every solver of the catalogue with its measured order, and the peers that it matches.
+
+    make samplers-doc
+
+Deterministic order: log2 of the errors at N and 2N between log-SNR -3 and 3 on the mixture of tests/samplers/convergence.py, on VP, against
+scipy's DOP853; "interior" from exact starting values, "shipped" as it comes.  Stochastic: the weak order of the variance on Gaussian data,
+exact by impulse responses.  Peers: every record that tests/oracle translates to the solver, reproduced state by state to 1e-8.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+import jax  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+
+import matplotlib  # noqa: E402
+import numpy as np  # noqa: E402
+from oracle.case import Excluded, records  # noqa: E402
+from oracle.translate import PEERS, translate  # noqa: E402
+from samplers.convergence import HIGH, LOW, error  # noqa: E402
+from samplers.impulses import ratio  # noqa: E402
+
+from score_lab.paths import VP  # noqa: E402
+from score_lab.samplers import CATALOGUE, UniformLogSNR  # noqa: E402
+
+NS = (10, 20, 40, 80, 160)
+HEAD = """# Samplers
+
+Made by `make samplers-doc` from the code and a measured run; do not edit. One contract (`score_lab/samplers/base.py`), one compiled
+scan, any path. `python -m experiments.ablate_samplers --workdir runs/x` compares them on your network.
+
+- order: as declared by the code. interior: measured from exact starting values. shipped: measured as it comes, with its own start (a
+  multistep solver starts at first order, so what it reaches is min(order, 2)). Stochastic solvers: weak order of the variance, exact.
+- calls: network evaluations a step, at most. Guided passes count two.
+- peers: whose states are reproduced to 1e-8 in float64 (`make oracle`), under their name.
+
+![Error against NFE](samplers.png)
+
+"""
+COLUMNS = ("solver", "in code", "order", "interior", "shipped", "calls", "peers", "source", "when to use it")
+
+
+def peers() -> dict[str, set[str]]:
+    """``type name -> {"peer:Class"}`` from the translations."""
+    found: dict[str, set[str]] = {}
+    for peer in PEERS:
+        for record in records(peer).values():
+            case = translate(record)
+            if not isinstance(case, Excluded):
+                found.setdefault(type(case.sampler).__name__, set()).add(record.key.replace(":", " "))
+    return found
+
+
+def deterministic(sampler) -> tuple[str, str, np.ndarray]:
+    """Interior and shipped order between 40 and 80 steps (20 and 40 for fourth order), and the shipped errors at NS."""
+    n = 40 if sampler.order < 4 else 20
+    slope = [np.log2(error(sampler, VP(), n, exact_start=e) / error(sampler, VP(), 2 * n, exact_start=e)) for e in (True, False)]
+    return f"{slope[0]:.2f}", f"{slope[1]:.2f}", np.array([error(sampler, VP(), k) for k in NS])
+
+
+def weak(sampler) -> str:
+    """The order of the variance's error on Gaussian data of three widths, between 40 and 80 steps: the least."""
+    one, two = (np.abs(ratio(VP(), sampler, UniformLogSNR(k, LOW, HIGH, to_data=False)) - 1) for k in (40, 80))
+    moved = one > 1e-9
+    return f"{np.log2(one[moved] / two[moved]).min():.2f}" if moved.any() else "exact"
+
+
+def draw(errors: dict[str, tuple[str, np.ndarray, np.ndarray]]) -> None:
+    """One panel a family: error against NFE, log-log."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    families = sorted({family for family, _, _ in errors.values()})
+    figure, axes = plt.subplots(1, len(families), figsize=(5.2 * len(families), 5.4), sharey=True, squeeze=False)
+    for axis, family in zip(axes[0], families, strict=True):
+        mine = {name: (nfe, e) for name, (f, nfe, e) in errors.items() if f == family}
+        for k, (name, (nfe, e)) in enumerate(mine.items()):
+            axis.loglog(nfe, e, label=name, color=plt.cm.tab20(k % 20), marker="osD^v"[k // 20 % 5], ms=3, lw=1)
+        nfe = np.array([10.0, 320.0])
+        for p in (1, 2, 3):
+            axis.loglog(nfe, 0.3 * (nfe / 10.0) ** -p, color="0.8", lw=0.8, zorder=0)
+            axis.annotate(f"order {p}", (320.0, 0.3 * 32.0**-p), fontsize=7, color="0.5", ha="right")
+        axis.set_title(family)
+        axis.set_xlabel("NFE")
+        axis.legend(fontsize=6, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("mean distance to the exact solution")
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "samplers.png", dpi=110)
+
+
+def main() -> None:
+    """Measures, writes, and says where a measured order is below what is declared."""
+    by_type, errors, lines, low = peers(), {}, [], []
+    family = None
+    for name, entry in sorted(CATALOGUE.items(), key=lambda item: item[1].family):
+        s = entry.sampler
+        if entry.family != family:
+            family = entry.family
+            lines += [f"\n## {family[0].upper()}{family[1:]}\n", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+        if hasattr(s, "integrate"):
+            interior, shipped = "adaptive", "adaptive"
+        elif s.stochastic:
+            interior, shipped = "-", weak(s)
+        else:
+            interior, shipped, e = deterministic(s)
+            calls = np.array([k * s.calls for k in NS])
+            errors[name] = (family, calls, e)
+            if float(interior) < s.order - 0.2 or float(shipped) < min(s.order, 2) - 0.2:
+                low.append(name)
+        if s.stochastic and shipped != "exact" and float(shipped) < s.order - 0.2:
+            low.append(name)
+        also = ", ".join(sorted(by_type.get(type(s).__name__, ()))) or "-"
+        lines.append(f"| {name} | `{s}` | {s.order} | {interior} | {shipped} | {s.calls} | {also} | {entry.paper} | {entry.use} |")
+        print(lines[-1], flush=True)
+    draw(errors)
+    (ROOT / "docs" / "samplers.md").write_text(HEAD + "\n".join(lines).strip() + "\n")
+    if low:
+        sys.exit(f"measured below what is declared: {', '.join(low)}")
+
+
+if __name__ == "__main__":
+    main()
