@@ -43,14 +43,13 @@ class Objective(Protocol):
 class Context:
     """What a loss is handed.
 
-    ``denoiser`` holds the parameters that are being trained, ``ema`` is the same with the first average (or None), ``teacher`` another
-    denoiser or None, ``path`` the path of the states, ``step`` the training step, ``key`` the typed key of this step (the same on every
-    device), ``batch_size`` the number of examples in the *global* batch, over which a low-discrepancy time law spreads.
+    ``denoiser`` holds the parameters that are being trained, ``ema`` is the same with the first average (or None), ``path`` the path of
+    the states, ``step`` the training step, ``key`` the typed key of this step (the same on every device), ``batch_size`` the number of
+    examples in the *global* batch, over which a low-discrepancy time law spreads.
     """
 
     denoiser: Any = leaf()
     ema: Any = leaf(default=None)
-    teacher: Any = leaf(default=None)
     path: GaussianPath | None = leaf(default=None)
     step: Any = leaf(default=0)
     key: Any = leaf(default=None)
