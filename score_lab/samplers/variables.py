@@ -5,6 +5,8 @@ Each writes the ODE as ``dy/du = p x0 + q eps`` for a scaled state ``y = x c(u)`
     T       u = t,                y = x,          p = alpha',          q = sigma'
     Kappa   u = sigma / alpha,    y = x / alpha,  p = 0,               q = 1          (EDM's sigma)
     LogSNR  u = log_snr,          y = x,          p = alpha' / u',     q = sigma' / u'
+    Straight  u = sigma / (alpha + sigma),  y = x / (alpha + sigma),   p = -1,            q = 1          (the linear flow's t)
+    Angle     u = atan2(sigma, alpha),      y = x / norm,              p = -sigma / norm, q = alpha / norm,   norm^2 = alpha^2 + sigma^2
 
 Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  With k = p x0 + q eps, every explicit method is Euler plus
 multiples of ``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps.  A
@@ -20,7 +22,7 @@ from score_lab.linear import combine
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, PyTree, pytree_dataclass
 
-__all__ = ["Kappa", "LogSNR", "T"]
+__all__ = ["Angle", "Kappa", "LogSNR", "Straight", "T"]
 
 
 def _euler_or_ddim(path: GaussianPath, x: PyTree, s: Array, p: Prediction, inside: Array, c_0: Array, c_e: Array) -> PyTree:
@@ -36,6 +38,10 @@ def _euler_or_ddim(path: GaussianPath, x: PyTree, s: Array, p: Prediction, insid
 @pytree_dataclass
 class T:
     """The path's own t."""
+
+    def at(self, path: GaussianPath, t: Array) -> Array:
+        """``t``."""
+        return t
 
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``alpha' x0 + sigma' eps``."""
@@ -60,6 +66,10 @@ class T:
 class Kappa:
     """``kappa = sigma / alpha`` on ``x / alpha``."""
 
+    def at(self, path: GaussianPath, t: Array) -> Array:
+        """``kappa``."""
+        return path.kappa(t)
+
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``eps``."""
         return p.eps
@@ -81,6 +91,10 @@ class Kappa:
 class LogSNR:
     """``log_snr`` on ``x``."""
 
+    def at(self, path: GaussianPath, t: Array) -> Array:
+        """``log_snr``."""
+        return path.log_snr(t)
+
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``(alpha' x0 + sigma' eps) / log_snr'``."""
         rate = path.log_snr_dot(t)
@@ -101,3 +115,54 @@ class LogSNR:
         a, b = jnp.where(inside, t, 0.5), jnp.where(inside, s, 0.25)
         h = self.length(path, a, b) / path.log_snr_dot(a)
         return _euler_or_ddim(path, x, s, p, inside, h * path.alpha_dot(a), h * path.sigma_dot(a))
+
+
+@pytree_dataclass
+class Straight:
+    """``sigma / (alpha + sigma)`` on ``x / (alpha + sigma)``: the time of the linear flow, on any path; finite at both ends."""
+
+    def at(self, path: GaussianPath, t: Array) -> Array:
+        """``sigma / (alpha + sigma)``."""
+        return path.sigma(t) / (path.alpha(t) + path.sigma(t))
+
+    def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
+        """``eps - x0``."""
+        return combine((1.0, p.eps), (-1.0, p.x0))
+
+    def length(self, path: GaussianPath, t: Array, s: Array) -> Array:
+        """``(alpha_s + sigma_s) (u_s - u_t)``."""
+        return path.sigma(s) - (path.alpha(s) + path.sigma(s)) * self.at(path, t)
+
+    def finite(self, path: GaussianPath, t: Array) -> Array:
+        """Always."""
+        return jnp.isfinite(t)
+
+    def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
+        """``alpha_s x0 + sigma_s eps``: DDIM."""
+        return combine((path.alpha(s), p.x0), (path.sigma(s), p.eps))
+
+
+@pytree_dataclass
+class Angle:
+    """``phi = atan2(sigma, alpha)`` on ``x / norm``, norm^2 = alpha^2 + sigma^2: the trigonometric flow's time; finite at both ends."""
+
+    def at(self, path: GaussianPath, t: Array) -> Array:
+        """``atan2(sigma, alpha)``."""
+        return jnp.arctan2(path.sigma(t), path.alpha(t))
+
+    def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
+        """``(alpha eps - sigma x0) / norm``."""
+        return combine((path.alpha(t) / path.norm(t), p.eps), (-path.sigma(t) / path.norm(t), p.x0))
+
+    def length(self, path: GaussianPath, t: Array, s: Array) -> Array:
+        """``norm_s (phi_s - phi_t)``."""
+        return path.norm(s) * (self.at(path, s) - self.at(path, t))
+
+    def finite(self, path: GaussianPath, t: Array) -> Array:
+        """Always."""
+        return jnp.isfinite(t)
+
+    def euler(self, path: GaussianPath, x: PyTree, t: Array, s: Array, p: Prediction) -> PyTree:
+        """``norm_s [x / norm_t + (phi_s - phi_t) slope]``, with x = alpha x0 + sigma eps."""
+        n, d = path.norm(s) / path.norm(t), self.length(path, t, s) / path.norm(t)
+        return combine((n * path.alpha(t) - d * path.sigma(t), p.x0), (n * path.sigma(t) + d * path.alpha(t), p.eps))

@@ -1,5 +1,189 @@
-"""Peers' multistep solvers: Adams, PLMS, LMS, DEIS, UniPC, exponential Adams-Bashforth."""
+"""Peers' multistep solvers: Adams, PLMS, LMS, DEIS, UniPC, exponential Adams-Bashforth.
+
+diffusers' repeated last node (Karras and other sigmas with sigma_min last, PNDM's clipped last step) is dropped: their step there is no
+step, and orders of the last steps are counted from it.
+"""
 
 from __future__ import annotations
 
-TRANSLATIONS = {}
+import jax.numpy as jnp
+import numpy as np
+from oracle.case import Case, Record
+
+from score_lab.linear import combine
+from score_lab.paths import EDM, LinearFlow, Trigonometric
+from score_lab.paths.base import GaussianPath
+from score_lab.samplers import (
+    PLMS,
+    PNDM,
+    AdamsBashforth,
+    DataExponential,
+    EpsExponential,
+    Kappa,
+    Rosenbrock,
+    Straight,
+    Times,
+    UniPC,
+    lms,
+)
+from score_lab.types import pytree_dataclass
+
+
+def lower_order_final(record: Record, order: int, repeated: int) -> tuple[int, ...]:
+    """Orders of the last steps, those that are dropped left out."""
+    caps = tuple(range(order - 1, 0, -1))
+    return caps[: len(caps) - repeated] if record.config["resolved"]["lower_order_final"] else ()
+
+
+def sigma_case(record: Record, sampler) -> Case:
+    """A scheduler in VP coordinates at its table's sigmas (kappa), or, with use_flow_sigmas, on the linear flow; ``sampler(repeated)``."""
+    sigmas = np.asarray(record["sigmas_table"], np.float64)
+    repeated = int(sigmas[-1] == sigmas[-2] or abs(sigmas[-1] / sigmas[-2] - 1) < 1e-12)
+    sigmas = sigmas[: len(sigmas) - repeated]
+    states = record["states"][: len(sigmas)]
+    if record.config["resolved"].get("use_flow_sigmas"):
+        return Case(LinearFlow(), sampler(repeated), Times(tuple(sigmas)), states[0], states=states[:-1], final=states[-1])
+    return Case(Trigonometric(), sampler(repeated), Times(tuple(sigmas), of="kappa"), states[0], states=states[:-1], final=states[-1])
+
+
+def deis(record: Record) -> Case:
+    """DEISMultistepScheduler: log-rho; the lower last orders only below 15 steps."""
+    order = min(record.config["resolved"]["solver_order"], 3)
+
+    def sampler(repeated):
+        final = lower_order_final(record, order, repeated) if len(record["timesteps"]) < 15 else ()
+        return AdamsBashforth(EpsExponential(), order, final)
+
+    return sigma_case(record, sampler)
+
+
+def unipc(record: Record) -> Case:
+    """UniPCMultistepScheduler."""
+    c = record.config["resolved"]
+
+    def sampler(repeated):
+        return UniPC(
+            c["solver_order"], c["solver_type"], "x0" if c["predict_x0"] else "eps",
+            uncorrected=tuple(c["disable_corrector"]), final=lower_order_final(record, c["solver_order"], repeated),
+        )  # fmt: skip
+
+    return sigma_case(record, sampler)
+
+
+def sigmas_on_edm(sigmas, order: int, x_T, **kwargs) -> Case:
+    """LMS at ``sigmas``, alpha = 1."""
+    sigmas = np.asarray(sigmas, np.float64)
+    return Case(EDM(float(sigmas[0])), lms(order), Times(tuple(sigmas), of="kappa"), x_T, **kwargs)
+
+
+def diffusers_lms(record: Record) -> Case:
+    """LMSDiscreteScheduler: ``order`` is an argument of its step."""
+    return sigmas_on_edm(record["sigmas_table"], (record.config["step_kw"] or {}).get("order", 4), record["states"][0])
+
+
+def k_diffusion_lms(record: Record) -> Case:
+    """sample_lms."""
+    return sigmas_on_edm(record["sigmas"], record.config["kw"].get("order", 4), record["x_start"])
+
+
+@pytree_dataclass
+class EpsReadAsV(Kappa):
+    """IPNDMScheduler takes the network's output for v; the records' network gave it eps.  Its x0 is (x - sigma e) / max(alpha, 1e-8)."""
+
+    def _ratio(self, path, t, s):
+        return path.alpha(s) / jnp.maximum(path.alpha(t), 1e-8)
+
+    def at(self, path, t):
+        return t
+
+    def finite(self, path, t):
+        return jnp.isfinite(t)
+
+    def slope(self, path, t, p):
+        return combine((path.sigma(t), p.x_t), (path.alpha(t), p.eps))
+
+    def length(self, path, t, s):
+        return path.sigma(s) - self._ratio(path, t, s) * path.sigma(t)
+
+    def euler(self, path, x, t, s, p):
+        return combine((self._ratio(path, t, s), x), (self.length(path, t, s), self.slope(path, t, p)))
+
+
+def ipndm(record: Record) -> Case:
+    """IPNDMScheduler: sigma = sin^2, or its trained betas, and t = (2 / pi) atan2(sigma, alpha)."""
+    end = np.asarray(record.config["resolved"]["trained_betas"])[-1:] if record.config["resolved"]["trained_betas"] else np.zeros(1)
+    times = (*np.asarray(record["timesteps"], np.float64), float(2 / np.pi * np.arcsin(end[0])))
+    return Case(Trigonometric(), PLMS(EpsReadAsV()), Times(times), record["states"][0])
+
+
+def pndm(record: Record) -> Case:
+    """PNDMScheduler: table index k is t = (k + 1) / T; from the last one back to index 0 (no step from 0 itself) or to data."""
+    from oracle.one_step import beta_table
+
+    c = record.config["resolved"]
+    T, n, nodes = c["num_train_timesteps"], record.config["steps"], [int(k) for k in record["timesteps"]]
+    nodes = list(dict.fromkeys(nodes)) if c["skip_prk_steps"] else nodes[0:12:4] + nodes[12:]
+    last = -1 if c["set_alpha_to_one"] else 0
+    after = nodes[-1] - T // n
+    end = after if after >= 0 else last
+    repeated = int(end == nodes[-1])
+    times = [(k + 1) / T for k in (nodes if repeated else [*nodes, end])]
+    states = record["states"][: len(record["states"]) - repeated]
+    return Case(
+        beta_table(record), PNDM(runge_kutta=not c["skip_prk_steps"]), Times(tuple(times)), states[0], states=states[:-1], final=states[-1]
+    )
+
+
+@pytree_dataclass
+class AzulaVP(GaussianPath):
+    """azula's VPSchedule: ``alpha = alpha_min^(t^2)``, ``sigma^2 = 1 - alpha^2 + sigma_min^2``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+
+    def alpha(self, t):
+        return jnp.exp(jnp.log(self.alpha_min) * jnp.square(t))
+
+    def sigma(self, t):
+        return jnp.sqrt(1 - self.alpha(t) ** 2 + self.sigma_min**2)
+
+
+@pytree_dataclass
+class AzulaRectified(GaussianPath):
+    """azula's RectifiedSchedule: ``alpha = 1 - t + t alpha_min``, ``sigma = t + (1 - t) sigma_min``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+
+    def alpha(self, t):
+        return t * self.alpha_min + (1 - t)
+
+    def sigma(self, t):
+        return t + (1 - t) * self.sigma_min
+
+
+def azula(variable):
+    """One of azula's Adams-Bashforth samplers; the default order is 2."""
+
+    def translate(record: Record) -> Case:
+        path = {"vp": AzulaVP, "rectified": AzulaRectified}[record.config["schedule"]]()
+        sampler = AdamsBashforth(variable, record.config["kw"].get("order", 2))
+        x, grid = record["x_start"], Times(tuple(np.asarray(record["t"], np.float64)))
+        return Case(path, sampler, grid, x, states=x[None], final=record["final"], calls=slice(0, 1))
+
+    return translate
+
+
+TRANSLATIONS = {
+    "diffusers:DEISMultistepScheduler": deis,
+    "diffusers:UniPCMultistepScheduler": unipc,
+    "diffusers:LMSDiscreteScheduler": diffusers_lms,
+    "diffusers:IPNDMScheduler": ipndm,
+    "diffusers:PNDMScheduler": pndm,
+    "k_diffusion:sample_lms": k_diffusion_lms,
+    "azula:zABSampler": azula(Kappa()),
+    "azula:vABSampler": azula(Straight()),
+    "azula:zEABSampler": azula(EpsExponential()),
+    "azula:xEABSampler": azula(DataExponential()),
+    "azula:REABSampler": azula(Rosenbrock(as_released=True)),
+}
