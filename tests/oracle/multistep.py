@@ -106,7 +106,8 @@ class EpsReadAsV(Kappa):
         return path.sigma(s) - self._ratio(path, t, s) * path.sigma(t)
 
     def euler(self, path, x, t, s, p):
-        return combine((self._ratio(path, t, s), x), (self.length(path, t, s), self.slope(path, t, p)))
+        e = self.slope(path, t, p)
+        return combine((self._ratio(path, t, s), combine((1.0, x), (-path.sigma(t), e))), (path.sigma(s), e))
 
 
 def ipndm(record: Record) -> Case:
