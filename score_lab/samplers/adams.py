@@ -1,9 +1,9 @@
 """Adams-Bashforth: the slopes of earlier steps extrapolate this one's, in any variable (see ``variables``, ``exponential``, ``deis``).
 
-    dy/du = f,  y = x / c:     x_s = (c_s / c_t) x + c_s sum_j f_j int_{u_t}^{u_s} l_j(u) du        l_j: Lagrange's polynomials at u_t, u_{t'}, ...
+    dy/du = f,  y = x / c:     x_s = (c_s / c_t) x + c_s sum_j f_j int_{u_t}^{u_s} l_j(u) du,      l_j: Lagrange's at u_t, u_{t'}, ...
 
 ``AdamsBashforth`` has the weights of the steps as they are and the order that it is given; in kappa it is LMS (Crowson's k-diffusion) and
-rho-AB DEIS.  ``PLMS`` and ``PNDM`` keep the weights of equal steps whatever the steps are (Liu et al. 2022, eq. 12; Zhang & Chen 2022, iPNDM):
+rho-AB DEIS.  ``PLMS`` and ``PNDM`` keep the weights of equal steps whatever the steps are (Liu et al. 2022, eq. 12; Zhang & Chen 2022):
 
     f_0;   (3 f_0 - f_1) / 2;   (23 f_0 - 16 f_1 + 5 f_2) / 12;   (55 f_0 - 59 f_1 + 37 f_2 - 9 f_3) / 24
 
@@ -42,7 +42,13 @@ def _slope(u, path, t, p):
     return u.slope(path, jnp.where(u.finite(path, t), t, 0.5), p)
 
 
+def _moments(u, path, t, s, n):
+    """The variable's own, or those of the weight 1."""
+    return u.moments(path, t, s, n) if hasattr(u, "moments") else [u.length(path, t, s) / (i + 1) for i in range(n)]
+
+
 def _node(u, path):
+    """u as a function of t, infinite where u or the slope is."""
     return lambda t: jnp.where(u.finite(path, t), u.at(path, t), jnp.inf)
 
 
@@ -59,8 +65,8 @@ def _extrapolated(x_euler, f, past, w):
 class AdamsBashforth:
     """Order 1 to 4 on any grid, one call a step; the carry is the last ``order - 1`` slopes.
 
-    ``variable``: ``at`` (u), ``slope`` (f), ``length``, ``finite``, ``euler`` and, where the integral has a weight, ``moments``.  ``final``:
-    the highest orders of the last steps; (2, 1) is what peers call lower_order_final.
+    ``variable``: ``at`` (u), ``slope`` (f), ``length``, ``finite``, ``euler`` and, where the integral has a weight, ``moments``.
+    ``final``: the highest orders of the last steps; (2, 1) is what peers call lower_order_final.
     """
 
     variable: Any = leaf(default=Kappa())
@@ -75,13 +81,13 @@ class AdamsBashforth:
         return self.order - 1
 
     def check(self) -> None:
-        """An order from 1 to 4; ``final`` orders of at least 1."""
+        """An order from 1 to 4; ``final`` of at least 1."""
         check_order("AdamsBashforth", self.order, 4)
         if not all(isinstance(p, int) and p >= 1 for p in self.final):
             refuse("AdamsBashforth.final", self.final, "orders of at least 1")
 
     def check_steps(self, steps, path) -> None:
-        """The same, and a grid of at least ``order`` steps."""
+        """The same, and at least ``order`` steps."""
         self.check()
         check_order("AdamsBashforth", self.order, 4, steps)
 
@@ -98,8 +104,7 @@ class AdamsBashforth:
             return x_euler, (), p
         order, past = nodes_there(denoise, 0, self.order, _node(u, path), self.final)
         inside, a, b = _inside(u, path, t, s)
-        moments = u.moments(path, a, b, self.order) if hasattr(u, "moments") else [u.length(path, a, b) / (i + 1) for i in range(self.order)]
-        w = extrapolation(jnp.where(inside, order, 1), u.at(path, a), u.at(path, b), past, moments)
+        w = extrapolation(jnp.where(inside, order, 1), u.at(path, a), u.at(path, b), past, _moments(u, path, a, b, self.order))
         f = _slope(u, path, t, p)
         return _extrapolated(x_euler, f, carry, w), (f, *carry)[: self.order - 1], p
 
@@ -148,12 +153,12 @@ class PLMS:
     def step(self, denoise, x, t, s, draw, carry):
         """One step."""
         p = denoise(x, t)
-        x_s, f = _constant(denoise, self.variable, x, t, s, p, carry)
+        x_s, f, _ = _constant(denoise, self.variable, x, t, s, p, carry)
         return x_s, (f, *carry)[: self.k - 1], p
 
 
 def _constant(denoise, u, x, t, s, p, carry):
-    """The constant-coefficient step with as many slopes as there are, at most 1 + len(carry); and the slope at t."""
+    """The constant-coefficient step with as many slopes as there are, at most 1 + len(carry); the slope at t; how many there are."""
     path = denoise.path
     x_euler = u.euler(path, x, t, s, p)
     inside, a, b = _inside(u, path, t, s)
@@ -162,7 +167,7 @@ def _constant(denoise, u, x, t, s, p, carry):
     w = [sum(jnp.where(count == n, CONSTANT[n - 1][j], 0.0) for n in range(j + 1, len(carry) + 2)) for j in range(1, len(carry) + 1)]
     length = u.length(path, a, b)
     f = _slope(u, path, t, p)
-    return _extrapolated(x_euler, f, carry, [length * v for v in w]), f
+    return _extrapolated(x_euler, f, carry, [length * v for v in w]), f, count
 
 
 @pytree_dataclass
@@ -171,7 +176,7 @@ class PNDM:
 
     ``runge_kutta`` False (diffusers' skip_prk_steps): the first step is taken again with the mean of the slopes at both of its ends, two
     calls.  True: the first three steps are RK4 with the time half way, four calls each:  f = (f_1 + 2 f_2 + 2 f_3 + f_4) / 6.
-    Where a slope at s is infinite, and at pure data, such a step is Euler's.  ``variable`` as in ``AdamsBashforth``.
+    A step from or to a level where a slope is infinite, and to pure data, is Euler's before those.  ``variable`` as in ``AdamsBashforth``.
     """
 
     variable: Any = leaf(default=Kappa())
@@ -197,8 +202,8 @@ class PNDM:
         """One step."""
         path, u = denoise.path, self.variable
         p = denoise(x, t)
-        x_s, f = _constant(denoise, u, x, t, s, p, carry)
-        start = (denoise.step < (3 if self.runge_kutta else 1)) & u.finite(path, t) & u.finite(path, s) & (path.sigma(s) > 0)
+        x_s, f, count = _constant(denoise, u, x, t, s, p, carry)
+        start = (count < (4 if self.runge_kutta else 2)) & u.finite(path, t) & u.finite(path, s) & (path.sigma(s) > 0)
         a, b = jnp.where(start, t, 0.5), jnp.where(start, s, 0.25)
         x_euler = u.euler(path, x, t, s, p)
         if not self.runge_kutta:

@@ -1,8 +1,8 @@
 """Variables of the exponential Adams-Bashforth family: u = ln kappa, and the integral keeps its exponential weight exactly.
 
-    zEAB   x_s = (alpha_s / alpha_t) x + alpha_s sum_j eps_j int e^u l_j du                 ``EpsExponential``: log-rho DEIS, multistep DPM-Solver
-    xEAB   x_s = (sigma_s / sigma_t) x - sigma_s sum_j x0_j int e^-u l_j du                 ``DataExponential``: multistep DPM-Solver++
-    REAB   x_s = (n_s / n_t) x + n_s sum_j f_j int l_j / (2 cosh u) du                      ``Rosenbrock``:  n^2 = alpha^2 + sigma^2,
+    zEAB   x_s = (alpha_s / alpha_t) x + alpha_s sum_j eps_j int e^u l_j du             ``EpsExponential``: log-rho DEIS, DPM-Solver
+    xEAB   x_s = (sigma_s / sigma_t) x - sigma_s sum_j x0_j int e^-u l_j du             ``DataExponential``: DPM-Solver++
+    REAB   x_s = (n_s / n_t) x + n_s sum_j f_j int l_j / (2 cosh u) du                  ``Rosenbrock``:  n^2 = alpha^2 + sigma^2,
            f = (alpha eps - sigma x0) / n                                                   linearised about unit data variance
 
 the integrals from u_t to u_s (azula's names; Zhang & Chen 2022, eq. 15-16; Lu et al. 2022; Zheng et al. 2023; Hochbruck & Ostermann 2010).

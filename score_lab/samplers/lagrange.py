@@ -5,10 +5,10 @@
 with tau = 0 where the step starts, tau = 1 where it ends, and moments mu_i = int_0^1 omega tau^i dtau: 1 / (i + 1) for Adams-Bashforth and
 i! phi_{i+1} for an exponential weight,
 
-    phi_k(x) = int_0^1 e^{(1 - tau) x} tau^{k-1} / (k-1)! dtau,    phi_{k+1} = (phi_k - 1 / k!) / x        (Hochbruck & Ostermann 2010, eq. 2.7)
+    phi_k(x) = int_0^1 e^{(1 - tau) x} tau^{k-1} / (k-1)! dtau,    phi_{k+1} = (phi_k - 1 / k!) / x    (Hochbruck & Ostermann 2010, eq. 2.7)
 
-All of it is scalar arithmetic in nodes relative to the step, so it costs nothing in the loop (see ``hoist``) and no digits in float32: powers
-of absolute times, which cancel, never appear.
+All of it is scalar arithmetic in nodes relative to the step, so it costs nothing in the loop (see ``hoist``) and no digits in float32:
+powers of absolute times, which cancel, never appear.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["check_order", "extrapolation", "nodes_there", "phi", "weights"]
 _TAYLOR, _TERMS = 2.0, 26
 
 
-def phi(n: int, x: Array) -> list[Array]:
+def phi(n: int, x: Array) -> list:
     """``phi_1(x), ..., phi_n(x)`` for any finite x: Taylor's series of phi_n and the recurrence downwards near 0, upwards elsewhere."""
     near = jnp.abs(x) < _TAYLOR
     a, b = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
@@ -41,7 +41,7 @@ def phi(n: int, x: Array) -> list[Array]:
     return [jnp.where(near, u, v) for u, v in zip(reversed(series), high, strict=True)]
 
 
-def weights(nodes: Sequence, moments: Sequence) -> list[Array]:
+def weights(nodes: Sequence, moments: Sequence) -> list:
     """``w_j`` for distinct ``nodes`` r_j and as many ``moments`` mu_i (see the module); exact for polynomials below that degree."""
     out = []
     for j, r_j in enumerate(nodes):
@@ -54,7 +54,7 @@ def weights(nodes: Sequence, moments: Sequence) -> list[Array]:
     return out
 
 
-def nodes_there(denoise, j: int, order: int, node: Callable, final: tuple = ()) -> tuple[Array, list[Array]]:
+def nodes_there(denoise, j: int, order: int, node: Callable, final: tuple = ()) -> tuple[Array, list]:
     """For the step ``j`` before this one: its order, and the nodes ``u(t_{k-j-1}), ...`` before its own, ``order - 1`` of them.
 
     The order is at most ``order``, 1 + the number of earlier steps without a gap whose nodes are finite (the start is 1, 2, ..., order),
@@ -73,7 +73,7 @@ def nodes_there(denoise, j: int, order: int, node: Callable, final: tuple = ()) 
     return p, us
 
 
-def extrapolation(p: Array, u_t: Array, u_s: Array, past: Sequence[Array], moments: Sequence) -> list[Array]:
+def extrapolation(p: Array, u_t: Array, u_s: Array, past: Sequence, moments: Sequence) -> list:
     """The weights of ``f_j - f_0``, j = 1, 2, ..., in the formula of order ``p`` (traced, 1 to 1 + len(past)); 0 where it is not used.
 
     ``moments`` mu_0, mu_1, ... in tau = (u - u_t) / (u_s - u_t).

@@ -10,8 +10,8 @@ Predictor UniP-p: i = 1..p-1, k = 1..p-1 (p = 2: a_1 = 1/2).  Corrector UniC-p: 
 (p = 1: a = 1/2).  The corrector needs no further call: the network sees the uncorrected prediction, and its output corrects the state from
 which the next prediction starts.  So ``x`` is the uncorrected prediction, and the carry the corrected state and p outputs.
 
-The start is of order 1, 2, ..., p.  A step from or to an infinite l is of first order and is not corrected (with ``final_sigmas_type="zero"``
-diffusers' bh1 is NaN there, 0 times infinity; the limit is DDIM).
+The start is of order 1, 2, ..., p.  A step from or to an infinite l is of first order and is not corrected (at sigma_s = 0 diffusers' bh1
+is NaN, 0 times infinity; the limit is DDIM).
 """
 
 from __future__ import annotations

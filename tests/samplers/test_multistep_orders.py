@@ -1,0 +1,57 @@
+"""Every multistep solver's order between two finite log-SNRs, on VP and on the linear flow: interior >= declared - 0.2 from exact states;
+as shipped >= min(declared, 2) - 0.2 after its own start."""
+
+import pytest
+from samplers.convergence import order
+
+from score_lab.paths import VP, LinearFlow
+from score_lab.samplers import (
+    PLMS,
+    PNDM,
+    AdamsBashforth,
+    Angle,
+    DataExponential,
+    EpsExponential,
+    EpsInTime,
+    Kappa,
+    LogSNR,
+    Rosenbrock,
+    Straight,
+    T,
+    UniPC,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+VARIABLES = (T(), Kappa(), LogSNR(), Straight(), Angle(), EpsInTime(), EpsExponential(), DataExponential(), Rosenbrock())
+CASES = [
+    *(AdamsBashforth(v, k) for v in VARIABLES for k in (2, 3, 4)),
+    AdamsBashforth(T(), 1), PLMS(k=1), PLMS(k=2), PLMS(T(), 3), PLMS(), PNDM(), PNDM(runge_kutta=True), PNDM(T(), runge_kutta=True),
+    *(UniPC(k, B, p, c) for k in (1, 2, 3) for B, p in (("bh2", "x0"), ("bh1", "eps")) for c in (True, False)),
+]  # fmt: skip
+
+
+def steps(sampler):
+    """Enough of them for the asymptotic regime."""
+    return {1: 60, 2: 80, 3: 100, 4: 180}[sampler.order]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [VP(), LinearFlow()], ids=["VP", "flow"])
+@pytest.mark.parametrize("problem", ["mixture", "stiff"])
+@pytest.mark.parametrize("sampler", CASES, ids=str)
+def test_order(sampler, problem, path):
+    n, declared = steps(sampler), sampler.order
+    assert order(sampler, path, n, problem, exact_start=True) >= declared - 0.2
+    assert order(sampler, path, n, problem) >= min(declared, 2) - 0.2
+
+
+def test_order_of_one_of_them():
+    """REAB, which is of order 1 where it came from."""
+    assert order(AdamsBashforth(Rosenbrock(), 2), VP(), 60, "stiff", exact_start=True) >= 1.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_constant_coefficients_have_their_order_on_a_grid_uniform_in_the_variable(k):
+    """The convergence grid is uniform in log-SNR."""
+    assert order(PLMS(LogSNR(), k), VP(), 160, "mixture", exact_start=True) >= k - 0.2
