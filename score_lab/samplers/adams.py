@@ -208,21 +208,29 @@ class PNDM:
         x_euler = u.euler(path, x, t, s, p)
         if not self.runge_kutta:
             p_s = denoise(x_euler, b, where=start, otherwise=p)
-            half = jnp.where(start, 0.5 * u.length(path, a, b), 0.0)
-            first = combine((1.0, x_euler), (half, u.slope(path, b, p_s)), (-half, f))
+            first = self._again(path, x, x_euler, a, b, f, u.slope(path, b, p_s))
         else:
             first = self._runge_kutta(denoise, x, x_euler, t, s, p, f, start)
         return jax.tree.map(lambda y, z: jnp.where(start, y, z), first, x_s), (f, *carry[:2]), p
+
+    def _again(self, path, x, x_euler, t, s, f, f_s):
+        """``x + length (f + f_s) / 2``."""
+        half = 0.5 * self.variable.length(path, t, s)
+        return combine((1.0, x_euler), (half, f_s), (-half, f))
+
+    def _half_way(self, t, s):
+        """The time to which the first half step of Runge-Kutta goes, and that of its slopes: both (t + s) / 2."""
+        return 0.5 * (t + s), 0.5 * (t + s)
 
     def _runge_kutta(self, denoise, x, x_euler, t, s, p, f, start):
         """``x + length (f_1 + 2 f_2 + 2 f_3 + f_4) / 6`` with f_2, f_3 at (t + s) / 2 and f_4 at s."""
         path, u = denoise.path, self.variable
         a, b = jnp.where(start, t, 0.5), jnp.where(start, s, 0.25)
-        m = 0.5 * (a + b)
-        x_mid, half, whole = u.euler(path, x, a, m, p), u.length(path, a, m), u.length(path, a, b)
-        p_2 = denoise(x_mid, m, where=start, otherwise=p)
+        to, m = self._half_way(a, b)
+        half, whole = u.length(path, a, m), u.length(path, a, b)
+        p_2 = denoise(u.euler(path, x, a, to, p), m, where=start, otherwise=p)
         f_2 = u.slope(path, m, p_2)
-        p_3 = denoise(combine((1.0, x_mid), (half, f_2), (-half, f)), m, where=start, otherwise=p)
+        p_3 = denoise(combine((1.0, u.euler(path, x, a, m, p)), (half, f_2), (-half, f)), m, where=start, otherwise=p)
         f_3 = u.slope(path, m, p_3)
         p_4 = denoise(combine((1.0, x_euler), (whole, f_3), (-whole, f)), b, where=start, otherwise=p)
         f_4 = u.slope(path, b, p_4)

@@ -1,7 +1,7 @@
 """Peers' multistep solvers: Adams, PLMS, LMS, DEIS, UniPC, exponential Adams-Bashforth.
 
 diffusers' repeated last node (Karras and other sigmas with sigma_min last, PNDM's clipped last step) is dropped: their step there is no
-step, and orders of the last steps are counted from it.
+step, and orders of the last steps are counted from it.  So is a last step to sigma = 0 whose result is NaN (UniPC bh1, as shipped).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def lower_order_final(record: Record, order: int, repeated: int) -> tuple[int, .
 def sigma_case(record: Record, sampler) -> Case:
     """A scheduler in VP coordinates at its table's sigmas (kappa), or, with use_flow_sigmas, on the linear flow; ``sampler(repeated)``."""
     sigmas = np.asarray(record["sigmas_table"], np.float64)
-    repeated = int(sigmas[-1] == sigmas[-2] or abs(sigmas[-1] / sigmas[-2] - 1) < 1e-12)
+    repeated = int(abs(sigmas[-1] / sigmas[-2] - 1) < 1e-12 or np.isnan(record["states"][-1]).any())
     sigmas = sigmas[: len(sigmas) - repeated]
     states = record["states"][: len(sigmas)]
     if record.config["resolved"].get("use_flow_sigmas"):
@@ -117,22 +117,59 @@ def ipndm(record: Record) -> Case:
     return Case(Trigonometric(), PLMS(EpsReadAsV()), Times(times), record["states"][0])
 
 
+@pytree_dataclass
+class Strided(Kappa):
+    """From ``below`` on a step goes ``stride`` down, wherever the grid's next time is, and to ``last`` where that is below the table."""
+
+    stride: float = 0.0
+    below: float = 2.0
+    last: float = 0.0
+
+    def _after(self, path, t, s):
+        after = jnp.where(t - self.stride < 0.5 / path.log_snrs.shape[0], self.last, t - self.stride)
+        return jnp.where(t < self.below, after, s)
+
+    def length(self, path, t, s):
+        return super().length(path, t, self._after(path, t, s))
+
+    def euler(self, path, x, t, s, p):
+        return super().euler(path, x, t, self._after(path, t, s), p)
+
+
+@pytree_dataclass
+class StridedPNDM(PNDM):
+    """diffusers' start: the first step is taken again from ``stride`` above its end; a half step is ``half`` of them, from both ends."""
+
+    stride: float = 0.0
+    half: float = 0.0
+
+    def _again(self, path, x, x_euler, t, s, f, f_s):
+        a = path.alpha(s) / path.alpha(s + self.stride)
+        return combine((a, x), (path.sigma(s) - a * path.sigma(s + self.stride), combine((0.5, f), (0.5, f_s))))
+
+    def _half_way(self, t, s):
+        return t - self.half, s + self.half
+
+
 def pndm(record: Record) -> Case:
-    """PNDMScheduler: table index k is t = (k + 1) / T; from the last one back to index 0 (no step from 0 itself) or to data."""
+    """PNDMScheduler: table index k is t = (k + 1) / T; from the last one back to index 0 (no step from 0 itself) or to data.
+
+    Its step always goes T // n indices down.  Where that is the grid's step and even ("leading"), ours is the same as it is."""
     from oracle.one_step import beta_table
 
     c = record.config["resolved"]
     T, n, nodes = c["num_train_timesteps"], record.config["steps"], [int(k) for k in record["timesteps"]]
     nodes = list(dict.fromkeys(nodes)) if c["skip_prk_steps"] else nodes[0:12:4] + nodes[12:]
-    last = -1 if c["set_alpha_to_one"] else 0
-    after = nodes[-1] - T // n
-    end = after if after >= 0 else last
+    r, last = T // n, -1 if c["set_alpha_to_one"] else 0
+    end = nodes[-1] - r if nodes[-1] >= r else last
     repeated = int(end == nodes[-1])
     times = [(k + 1) / T for k in (nodes if repeated else [*nodes, end])]
     states = record["states"][: len(record["states"]) - repeated]
-    return Case(
-        beta_table(record), PNDM(runge_kutta=not c["skip_prk_steps"]), Times(tuple(times)), states[0], states=states[:-1], final=states[-1]
-    )
+    sampler = PNDM(runge_kutta=not c["skip_prk_steps"])
+    if any(a - b != r for a, b in zip(nodes, nodes[1:], strict=False)) or (sampler.runge_kutta and r % 2):
+        variable = Strided(r / T, (nodes[3] + 1.5) / T if sampler.runge_kutta else 2.0, (last + 1) / T)
+        sampler = StridedPNDM(variable, sampler.runge_kutta, r / T, (r // 2) / T)
+    return Case(beta_table(record), sampler, Times(tuple(times)), states[0], states=states[:-1], final=states[-1])
 
 
 @pytree_dataclass

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from samplers.convergence import order
-from samplers.exact import Gaussian, Mixture
+from samplers.exact import Gaussian, Mixture, mixture_numpy
 from samplers.impulses import S, levels, ratio
 
 from score_lab.build import ConfigError
@@ -138,6 +138,42 @@ def test_rosenbrock_is_right_by_default_and_azulas_on_request():
 def test_unipc_has_its_order_and_starts_without_losing_it():
     """UniPC-2: two orders as a predictor alone, three with the corrector (theorem 3.1)."""
     assert order(UniPC(2), LinearFlow(), 60) >= 2.8
+
+
+@x64
+@pytest.mark.slow
+@pytest.mark.parametrize("runge_kutta", [False, True])
+def test_pndm_is_its_algorithm(runge_kutta):
+    """Liu et al. 2022, algorithm 2 and eq. 11-13, in numpy on the mixture: slopes combined, then DDIM's transfer with them."""
+    path, n = VP(), 8
+    steps = UniformTime(n, end=6.0).steps(path)
+    x_T = np.random.default_rng(0).standard_normal((4, 2))
+
+    def level(t):
+        return float(path.alpha(t)), float(path.sigma(t))
+
+    def eps(x, t):
+        return mixture_numpy(x, *level(t))[1]
+
+    def transfer(x, e, t, s):
+        (a, b), (c, d) = level(t), level(s)
+        return c * (x - b * e) / a + d * e
+
+    x, past = x_T, []
+    for k, (t, s) in enumerate(zip(np.asarray(steps.t), np.asarray(steps.s), strict=True)):
+        e = eps(x, t)
+        past, m = [e, *past][:4], 0.5 * (t + s)
+        if runge_kutta and k < 3:
+            e2 = eps(transfer(x, e, t, m), m)
+            e3 = eps(transfer(x, e2, t, m), m)
+            e = (e + 2 * e2 + 2 * e3 + eps(transfer(x, e3, t, s), s)) / 6
+        elif k == 0:
+            e = (e + eps(transfer(x, e, t, s), s)) / 2
+        else:
+            w = {2: (1.5, -0.5), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}[len(past)]
+            e = sum(c * v for c, v in zip(w, past, strict=True))
+        x = transfer(x, e, t, s)
+    np.testing.assert_allclose(sample(Mixture(path), PNDM(runge_kutta=runge_kutta), steps, x_T=jnp.asarray(x_T)).x, x, rtol=1e-11)
 
 
 ENDS = {
