@@ -8,11 +8,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
 from score_lab.samplers.ddim import DDIM, DDPM
+from score_lab.samplers.deis import deis
 from score_lab.samplers.dpm import DPMSolverPP2M
+from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.ode import Euler, Heun
 from score_lab.samplers.sde import EulerMaruyama
-from score_lab.samplers.variables import Kappa, LogSNR, T
+from score_lab.samplers.unipc import UniPC
+from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
 __all__ = ["CATALOGUE", "Entry"]
 
@@ -47,5 +51,20 @@ CATALOGUE: dict[str, Entry] = {
         EulerMaruyama(increment="exact"), STOCHASTIC, "Song et al. 2021, eq. 6, diffusion integrated", "the reverse SDE at fewer steps"
     ),
     "DPM-Solver++(2M)": Entry(DPMSolverPP2M(), MULTISTEP, "Lu et al. 2022b, algorithm 2", "10 to 20 NFE, guidance"),
+    "Adams-Bashforth 2 in t": Entry(AdamsBashforth(T(), 2), MULTISTEP, "Adams-Bashforth, variable steps", "flows, 10 NFE and more"),
+    "Adams-Bashforth 2 in angle": Entry(AdamsBashforth(Angle(), 2), MULTISTEP, "Adams-Bashforth, variable steps", "v-prediction"),
+    "vAB 3": Entry(AdamsBashforth(Straight(), 3), MULTISTEP, "azula's vAB: Adams-Bashforth of the flow's velocity", "flows, on any path"),
+    "LMS 4": Entry(lms(4), MULTISTEP, "k-diffusion's LMS; Zhang & Chen 2022, rho-AB", "what LMS, zAB and rho-AB DEIS are elsewhere"),
+    "iPNDM": Entry(PLMS(), MULTISTEP, "Zhang & Chen 2022, iPNDM; Liu et al. 2022, eq. 12", "smooth grids; comparison with PNDM"),
+    "PNDM, PLMS start": Entry(PNDM(), MULTISTEP, "Liu et al. 2022, eq. 12, start of second order", "latent diffusion's default of 2022"),
+    "PNDM": Entry(PNDM(runge_kutta=True), MULTISTEP, "Liu et al. 2022, algorithm 2", "20 NFE and more: its start costs 12"),
+    "DEIS-tAB 3": Entry(deis(3), MULTISTEP, "Zhang & Chen 2022, eq. 14-15", "10 to 20 NFE"),
+    "DEIS log-rho 2": Entry(deis(2, "log_rho"), MULTISTEP, "diffusers' DEIS; Zhang & Chen 2022, eq. 15", "10 to 20 NFE"),
+    "zEAB 3": Entry(AdamsBashforth(EpsExponential(), 3), MULTISTEP, "azula's zEAB; Lu et al. 2022", "eps in log-SNR, 20 NFE and more"),
+    "xEAB 3": Entry(AdamsBashforth(DataExponential(), 3), MULTISTEP, "azula's xEAB; Lu et al. 2022b", "x0 in log-SNR, guidance"),
+    "REAB 2": Entry(AdamsBashforth(Rosenbrock(), 2), MULTISTEP, "azula's REAB, corrected; Zheng et al. 2023", "data of unit variance"),
+    "UniP-2": Entry(UniPC(2, corrector=False), MULTISTEP, "Zhao et al. 2023, algorithm 2", "what UniPC is without its corrector"),
+    "UniPC-2": Entry(UniPC(2), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "5 to 20 NFE"),
+    "UniPC-3": Entry(UniPC(3), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "10 to 20 NFE without guidance"),
 }
 """By the name that tables and plots show."""
