@@ -1,25 +1,29 @@
 """Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
 
+from score_lab.samplers.analytic_dpm import AnalyticDPM, measure_gamma
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
 from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.churn import Churn
-from score_lab.samplers.ddim import DDIM, DDPM
+from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.dpm import DPMSolverPP2M
 from score_lab.samplers.edit import noised
 from score_lab.samplers.grids import Karras, Times, UniformLogSNR, UniformTime
+from score_lab.samplers.inversion import Encoded, encode
 from score_lab.samplers.loop import sample
-from score_lab.samplers.ode import Euler, Heun
+from score_lab.samplers.ode import Euler
 from score_lab.samplers.record import StateRecord, StateRecorder
+from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
 from score_lab.samplers.sde import EulerMaruyama
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.variables import Kappa, LogSNR, T
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "T", "WRAPPERS", "Calls", "Churn", "DPMSolverPP2M", "Entry", "Euler", "EulerMaruyama", "Grid", "Heun",
-    "Kappa", "Karras", "LogSNR", "NormalDraws", "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Times",
-    "UniformLogSNR", "UniformTime", "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "DPM2", "GDDIM", "RK4", "RK38", "T", "WRAPPERS", "AnalyticDPM", "Calls", "Churn", "DPMSolverPP2M",
+    "EDMSecond", "Encoded", "Entry", "Euler", "EulerMaruyama", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "LogSNR", "Midpoint",
+    "NormalDraws", "Ralston", "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Times", "UniformLogSNR",
+    "UniformTime", "encode", "measure_gamma", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
 
 WRAPPERS: frozenset[type] = frozenset()
