@@ -1,8 +1,8 @@
 """Analytic-DPM: DDPM and DDIM with the reverse variance that is optimal for the marginals (Bao et al. 2022, theorem 1).
 
     x_s  = alpha_s x0 + sqrt(sigma_s^2 - lambda^2) eps + sqrt(nv) z,       lambda^2 = eta^2 beta_tilde: eta = 1 DDPM, 0 DDIM
-    nv   = lambda^2 + (sigma_t alpha_s / alpha_t - sqrt(sigma_s^2 - lambda^2))^2 (1 - Gamma_t)            (eq. 8)
-    Gamma_t = E |eps(x_t, t)|^2 / d,   in [0, 1]                                                          (eq. 9; their beta_bar Gamma_n)
+    nv   = lambda^2 + (sigma_t alpha_s / alpha_t - sqrt(sigma_s^2 - lambda^2))^2 (1 - Gamma_t)
+    Gamma_t = E |eps(x_t, t)|^2 / d,   in [0, 1]                                                   (their beta_bar_n Gamma_n)
 
 Written with MMSE_t = kappa_t^2 (1 - Gamma_t), the mean posterior variance of x0, which is what the noise stands for:
 
@@ -11,7 +11,7 @@ Written with MMSE_t = kappa_t^2 (1 - Gamma_t), the mean posterior variance of x0
 Gamma is measured at a few levels and interpolated in the variance of the Gaussian that has it, v = kappa^2 (1 - Gamma) / Gamma: ln v is
 linear in log-SNR between levels and constant outside, so that MMSE = v sigma^2 / (v alpha^2 + sigma^2) is right at both ends of a path and
 Gaussian data are exact at any level.  Clipped as in the paper: Gamma to [0, 1] (theorem 2, lambda^2 <= nv), MMSE to ((b - a) / 2)^2 for
-data in [a, b] (theorem 2, eq. 13), and the last noise before pure data to a standard deviation (their section 4.2 and F.2).
+data in [a, b] (theorem 2), and the last noise before pure data to a standard deviation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ __all__ = ["AnalyticDPM", "measure_gamma"]
 
 @pytree_dataclass
 class AnalyticDPM:
-    """``log_snrs`` (m,), ascending, and ``gamma`` (m,) at them, from ``measure_gamma``; ``eta`` in [0, 1]: 1 Analytic-DDPM, 0 Analytic-DDIM.
+    """``log_snrs`` (m,), ascending, and ``gamma`` (m,) at them, from ``measure_gamma``; ``eta`` in [0, 1]: 1 is Analytic-DDPM, 0
+    Analytic-DDIM.
 
     ``half_range`` is (b - a) / 2 of data in [a, b], 1 for pictures in [-1, 1]; ``last_std`` the largest standard deviation of the noise
     added by the step before the one to pure data (the paper's E|z sigma| <= 2/255 in [-1, 1] is 2/255 sqrt(pi / 2)); both infinite:
@@ -99,7 +100,7 @@ class AnalyticDPM:
 def measure_gamma(
     denoiser: Denoiser, x0: PyTree, log_snrs: Any, key: Array, *, index: Any = None, cond: Cond = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``(log_snrs ascending, Gamma)``: the mean of ``|eps(x_t)|^2 / d`` over forward states of ``x0`` at every level (eq. 9).
+    """``(log_snrs ascending, Gamma)``: the mean of ``|eps(x_t)|^2 / d`` over forward states of ``x0`` at every level.
 
     Args:
       x0: (n, *shape), data, or samples of the model itself where there are no data.

@@ -11,7 +11,7 @@ The reverse SDE with diffusion multiplier m, on y = x / alpha, solved with one o
 
     dy = (1 + m^2)/2 (eps / kappa) dkappa^2 + m dw_{kappa^2}                              (backwards; Song et al. 2021, eq. 6, 13)
     gDDIM:      x_s = alpha_s x0 + sigma_s (kappa_s / kappa_t)^{m^2} eps + sqrt(nv) z,     nv = sigma_s^2 [1 - (kappa_s / kappa_t)^{2 m^2}]
-                x0 fixed                                                                  (Zhang et al. 2022, eq. 22 on isotropic diffusions)
+                x0 fixed         (Zhang, Tao & Chen 2022, the stochastic update with lambda = m, on isotropic diffusions)
     ItoEuler:   y_s = y + (1 + m^2)/tau (kappa_s - kappa_t) eps + m sqrt(kappa_t^2 - kappa_s^2) z
                 eps fixed, at temperature tau                                             (azula's ItoSampler)
 
@@ -168,8 +168,8 @@ class GDDIM:
 class ItoEuler:
     """The reverse SDE of ``multiplier`` m >= 0 with eps held fixed over each step (see the module); m = 0 is DDIM.
 
-    ``temperature`` tau > 0 divides the score.  A step to sigma_s = 0 returns alpha_s x0; one from a level without signal is its limit, as in
-    ``GDDIM``.
+    ``temperature`` tau > 0 divides the score.  A step to sigma_s = 0 returns alpha_s x0; one from a level without signal is its limit, as
+    in ``GDDIM``.
     """
 
     multiplier: float = 1.0

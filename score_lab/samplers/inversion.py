@@ -1,6 +1,6 @@
 """Inversion: a deterministic solver run up its own grid, from data to the noise that it would turn into them.
 
-    dx/du = k(x, u)  from u_s to u_t:   the rows (t, s) of a grid, in reverse order, as (s, t)          (Song et al. 2021, section 4.3 and 5.4)
+    dx/du = k(x, u)  from u_s to u_t:   the rows (t, s) of a grid, in reverse order, as (s, t)     (Song et al. 2021, section 4.3 and 5.4)
 
 Explicit solvers are not symmetric: encoding and decoding are two different discrete maps, so the round trip is exact only in the limit, and
 its error falls with the order of the solver.  Every deterministic solver whose formulas hold for s > t encodes; stochastic ones are refused

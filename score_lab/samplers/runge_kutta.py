@@ -1,7 +1,7 @@
 """Explicit Runge-Kutta methods on the probability-flow ODE ``dy/du = k``, in a chosen variable u (see ``variables``), by Butcher tableau.
 
     y_i = y_t + h sum_{j<i} a_ij k_j,    k_i the slope at (y_i, u_t + c_i h),    c_i = sum_j a_ij
-    y_s = y_t + h sum_j b_j k_j,         sum_j b_j = 1                                     (Hairer, Norsett & Wanner 1993, II.1, eq. 1.8)
+    y_s = y_t + h sum_j b_j k_j,         sum_j b_j = 1                                     (Hairer, Norsett & Wanner 1993, II.1, def. 1.1)
 
 Every stage is Euler to its own level plus slope differences, which stay finite at both ends of a path:
 
@@ -10,7 +10,7 @@ Every stage is Euler to its own level plus slope differences, which stay finite 
     Heun       c = 1                b = 1/2 1/2           Karras et al. 2022, algorithm 1 without churn
     Midpoint   c = 1/2              b = 0 1               Runge 1895
     Ralston    c = 2/3              b = 1/4 3/4           Ralston 1962, the second order of least error bound
-    EDMSecond  c = alpha            b = 1 - 1/(2 alpha), 1/(2 alpha)        Karras et al. 2022, algorithm 3 and eq. 27 without churn
+    EDMSecond  c = alpha            b = 1 - 1/(2 alpha), 1/(2 alpha)        Karras et al. 2022, algorithm 3 without churn
     Heun3      c = 1/3 2/3          b = 1/4 0 3/4         Heun 1900
     RK4        c = 1/2 1/2 1        b = 1/6 1/3 1/3 1/6   Kutta 1901
     RK38       c = 1/3 2/3 1        b = 1/8 3/8 3/8 1/8   Kutta 1901, the 3/8 rule

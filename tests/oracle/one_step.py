@@ -9,11 +9,30 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from oracle.case import Case, Excluded, Record
+from samplers.exact import mixture_numpy
 
 from score_lab.guidance import ClipX0
+from score_lab.linear import combine
 from score_lab.paths import EDM, VP, GaussianPath, LinearFlow, Trigonometric, ddpm_table
-from score_lab.samplers import DDIM, DDPM, DPM2, RK38, Churn, EDMSecond, Euler, Heun, Heun3, ItoEuler, Kappa, Karras, Midpoint, Steps, T, Times
-from score_lab.types import pytree_dataclass
+from score_lab.samplers import (
+    DDIM,
+    DDPM,
+    DPM2,
+    RK38,
+    Churn,
+    EDMSecond,
+    Euler,
+    Heun,
+    Heun3,
+    ItoEuler,
+    Kappa,
+    Karras,
+    Midpoint,
+    Steps,
+    T,
+    Times,
+)
+from score_lab.types import leaf, pytree_dataclass
 
 
 def beta_table(record: Record):
@@ -90,10 +109,10 @@ def _kappa(record: Record, sampler) -> Case:
     return Case(EDM(max(sigmas)), sampler, Times(sigmas, of="kappa"), states[0], states=states[:-1], final=states[-1])
 
 
-def _flow(record: Record, sampler) -> Case:
+def _flow(record: Record, sampler) -> Case | Excluded:
     """Diffusers' flow schedulers: sigma is t."""
     if record.config["resolved"].get("stochastic_sampling"):
-        raise NotImplementedError("stochastic flow Euler")
+        return Excluded("its stochastic option, see stochastic.py")
     sigmas, _ = moved(record["sigmas_table"])
     return Case(LinearFlow(), sampler, Times(sigmas), record["states"][0])
 
@@ -173,20 +192,47 @@ class Scaled(GaussianPath):
         return self.inner.time_of(log_snr)
 
 
-def _iddpm(n: int, low: float, high: float, M: int, C_1: float, C_2: float) -> np.ndarray:
-    u, bar = np.zeros(M + 1), np.sin(0.5 * np.pi * np.arange(M + 1) / M / (C_2 + 1)) ** 2
-    for j in range(M, 0, -1):
-        u[j - 1] = np.sqrt((u[j] ** 2 + 1) / max(bar[j - 1] / bar[j], C_1) - 1)
-    kept = u[(u >= low) & (u <= high)]
-    return kept[np.round((len(kept) - 1) / (n - 1) * np.arange(n)).astype(int)]
+@pytree_dataclass
+class Rounding:
+    """``inner`` after noise of ``scale[k]`` before step k: what EDM's churn adds at gamma = 0 where sigma(sigma_inv(sigma)) comes out an ulp
+    above sigma, for sqrt(sigma_hat^2 - sigma^2) is then 1e-8 of sigma."""
+
+    inner: object = leaf()
+    scale: object = leaf()
+    order, memory, stochastic = 1, 0, False
+    calls = property(lambda self: self.inner.calls)
+
+    def init(self, x, steps, path):
+        return self.inner.init(x, steps, path)
+
+    def step(self, denoise, x, t, s, draw, carry):
+        return self.inner.step(denoise, combine((1.0, x), (jnp.asarray(self.scale)[denoise.step], draw())), t, s, draw, carry)
+
+
+def _rounding(record: Record, path, grid, std: np.ndarray, s: np.ndarray, heun: bool) -> np.ndarray:
+    """The scale of that noise for every step.  Heun saw every level twice, where the step before ended and after gamma = 0; Euler's is
+    read off the states, one number for 32, and none above sigma sqrt(32 ulp) is believed."""
+    sigma = record["eval_sigma"]
+    if heun:
+        return s[::2] * np.sqrt(np.maximum(sigma[::2] ** 2 - np.append(sigma[0], sigma[1:-1:2]) ** 2, 0))
+    t = np.asarray(grid.steps(path).t)
+    rates = [np.asarray(rate(jnp.asarray(t))) for rate in (path.alpha_dot, path.sigma_dot)]
+    scale, x = np.zeros(len(t)), record["eval_x"] * s[:, None, None]
+    for k in range(1, len(t) if len(t) == len(x) else 0):
+        x0, eps = mixture_numpy(x[k - 1], s[k - 1], std[k - 1])
+        off, z = x[k] - x[k - 1] - (t[k] - t[k - 1]) * (rates[0][k - 1] * x0 + rates[1][k - 1] * eps), record.noise_bank[k]
+        found = float((off * z).sum() / (z * z).sum())
+        scale[k] = found if 1e-10 < found / std[k] < np.sqrt(32 * np.finfo(float).eps) else 0.0
+    return scale
 
 
 def ablation(record: Record) -> Case:
-    """generate.py's ablation_sampler: levels by ``discretization``, the path by ``schedule`` and ``scaling`` (Karras et al. 2022, table 1)."""
+    """generate.py's ablation_sampler: levels by ``discretization``, the path by ``schedule``, ``scaling`` (Karras et al.
+    2022, table 1)."""
     kw = {
         "num_steps": 18, "sigma_min": None, "sigma_max": None, "rho": 7, "solver": "heun", "discretization": "edm", "schedule": "linear",
-        "scaling": "none", "epsilon_s": 1e-3, "C_1": 0.001, "C_2": 0.008, "M": 1000, "alpha": 1, "S_churn": 0, "S_min": 0,
-        "S_max": float("inf"), "S_noise": 1, **record.config["kw"],
+        "scaling": "none", "epsilon_s": 1e-3, "alpha": 1, "S_churn": 0, "S_min": 0, "S_max": float("inf"), "S_noise": 1,
+        **record.config["kw"],
     }  # fmt: skip
     n, eps, disc = kw["num_steps"], kw["epsilon_s"], kw["discretization"]
     i = np.arange(n) / (n - 1)
@@ -196,10 +242,11 @@ def ablation(record: Record) -> Case:
     d = 2 * (np.log(low**2 + 1) / eps - np.log(high**2 + 1)) / (eps - 1)
     b = np.log(high**2 + 1) - 0.5 * d
     rho = kw["rho"]
+    sigma = record["eval_sigma"]
     levels = {
+        "iddpm": lambda: sigma[:: 1 if kw["solver"] == "euler" else 2],  # their table is float32
         "vp": lambda: vp(1 + i * (eps - 1), d, b),
         "ve": lambda: high * (low / high) ** i,
-        "iddpm": lambda: _iddpm(n, low, high, kw["M"], kw["C_1"], kw["C_2"]),
         "edm": lambda: (high ** (1 / rho) + i * (low ** (1 / rho) - high ** (1 / rho))) ** rho,
     }[disc]()
     top = 1.5 * levels[0]  # room for churn
@@ -210,8 +257,11 @@ def ablation(record: Record) -> Case:
     grid = Times((*map(float, levels), 0.0), of="kappa")
     grid, noise = churned(grid, n, kw["S_churn"], kw["S_min"], kw["S_max"], kw["S_noise"])
     sampler = Euler(T()) if kw["solver"] == "euler" else EDMSecond(float(kw["alpha"]), T())
-    sigma = record["eval_sigma"]
     s = 1 / np.sqrt(1 + sigma**2) if kw["scaling"] == "vp" else np.ones_like(sigma)
+    if kw["schedule"] == "vp" and noise is None:
+        scale = _rounding(record, path, grid, sigma * s, s, kw["solver"] == "heun" and kw["alpha"] == 1)
+        if scale.any():
+            sampler, noise = Rounding(sampler, scale), np.arange(n)[:, None]
     x_T = record.x_init * levels[0] * (1 / np.sqrt(1 + levels[0] ** 2) if kw["scaling"] == "vp" else 1.0)
     return Case(path, sampler, grid, x_T, noise, states=record["eval_x"] * s[:, None, None], final=record["final"])
 
@@ -238,7 +288,9 @@ class LinearVP(GaussianPath):
 
 
 FLOWS = {"condot": LinearFlow(), "cosine": Trigonometric(), "linear_vp": LinearVP(), "vp": VP()}
-METHODS = {"euler": Euler(T()), "midpoint": Midpoint(T(), True), "heun2": Heun(T(), True), "heun3": Heun3(T(), True), "rk4": RK38(T(), True)}
+METHODS = {
+    "euler": Euler(T()), "midpoint": Midpoint(T(), True), "heun2": Heun(T(), True), "heun3": Heun3(T(), True), "rk4": RK38(T(), True),
+}  # fmt: skip
 
 
 def flow_matching(record: Record) -> Case | Excluded:
