@@ -68,7 +68,10 @@ def test_the_optimal_variance_in_the_papers_symbols():
     bar, bar_s = float(path.alpha(t)) ** 2, float(path.alpha(s)) ** 2
     beta_bar, beta_bar_s, alpha_n = 1 - bar, 1 - bar_s, bar / bar_s
     level = [float(path.log_snr(jnp.asarray(t)))]
-    std = lambda *a, last=False, **k: step(path, AnalyticDPM(*a, **k), t, s, 1.0) - step(path, AnalyticDPM(*a, **k), t, s, 0.0)  # noqa: E731
+
+    def std(*a, **k):
+        return step(path, AnalyticDPM(*a, **k), t, s, 1.0) - step(path, AnalyticDPM(*a, **k), t, s, 0.0)
+
     for eta, gamma in ((1.0, 0.3), (0.0, 0.8), (0.5, 1.0)):
         lambda2 = eta**2 * beta_bar_s / beta_bar * (1 - alpha_n)
         factor = (np.sqrt(beta_bar / alpha_n) - np.sqrt(beta_bar_s - lambda2)) ** 2

@@ -53,7 +53,10 @@ def round_trip(sampler, path, n):
 
 @pytest.mark.parametrize(
     ("sampler", "path", "n"),
-    [(DDIM(), VP(), 200), (Heun(T()), LinearFlow(), 60), (DPMSolverPP2M(), VP(), 100), (RK4(Kappa()), EDM(), 40)],
+    [
+        (DDIM(), VP(), 200), (Heun(T()), LinearFlow(), 60),
+        pytest.param(DPMSolverPP2M(), VP(), 100, marks=pytest.mark.slow), pytest.param(RK4(Kappa()), EDM(), 40, marks=pytest.mark.slow),
+    ],
     ids=["DDIM", "Heun", "DPM++2M", "RK4"],
 )  # fmt: skip
 def test_the_round_trip_converges_with_the_order(x64, sampler, path, n):

@@ -1,6 +1,6 @@
 """Runge-Kutta methods: the textbook's recursion on Gaussian data to 1e-12, measured orders in every variable, the ends of the paths.
 
-For data N(0, s^2) the ODE is y' = f(u) y, and every method, written as in a textbook with its stages y + h sum a_ij k_j, multiplies the state:
+For data N(0, s^2) the ODE is y' = f(u) y, and every method, written as in a textbook with its stages y + h sum a_ij k_j, multiplies y:
 
     kappa on x / alpha   f = kappa / (s^2 + kappa^2)
     t on the linear flow f = (t - (1 - t) s^2) / V                 (4.3)
@@ -94,7 +94,7 @@ def test_the_textbook_in_kappa(x64, method):
         np.testing.assert_allclose(ratio(path, make(method, Kappa()), grid), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("method", TEXTBOOK, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow if m in (Ralston, EDMSecond) else ()) for m in TEXTBOOK])
 def test_the_textbook_in_t(x64, method):
     """(4.3) for every method, with all its calls at data."""
     path, n = LinearFlow(), 5
@@ -145,8 +145,7 @@ def test_the_family_of_second_order(x64):
     assert _sample._cache_size() == compiled
 
 
-QUICK = [(Midpoint, LinearFlow(), T()), (Ralston, EDM(), Kappa()), (EDMSecond, LinearFlow(), T()), (Heun3, EDM(), Kappa()), (RK4, LinearFlow(), T()),
-         (RK38, EDM(), Kappa())]  # fmt: skip
+QUICK = [(Midpoint, LinearFlow(), T()), (Heun3, EDM(), Kappa()), (RK4, LinearFlow(), T())]
 NUM_STEPS = {2: (100, 300), 3: (60, 100), 4: (60, 100)}
 """On the mixture and on the stiff problem."""
 
