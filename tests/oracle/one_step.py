@@ -227,8 +227,7 @@ def _rounding(record: Record, path, grid, std: np.ndarray, s: np.ndarray, heun: 
 
 
 def ablation(record: Record) -> Case:
-    """generate.py's ablation_sampler: levels by ``discretization``, the path by ``schedule`` and ``scaling`` (Karras et
-    al. 2022, table 1)."""
+    """generate.py's ablation_sampler: levels by ``discretization``, the path by ``schedule`` and ``scaling`` (table 1 of Karras et al.)."""
     kw = {
         "num_steps": 18, "sigma_min": None, "sigma_max": None, "rho": 7, "solver": "heun", "discretization": "edm", "schedule": "linear",
         "scaling": "none", "epsilon_s": 1e-3, "alpha": 1, "S_churn": 0, "S_min": 0, "S_max": float("inf"), "S_noise": 1,

@@ -77,7 +77,8 @@ def test_the_optimal_variance_in_the_papers_symbols():
         factor = (np.sqrt(beta_bar / alpha_n) - np.sqrt(beta_bar_s - lambda2)) ** 2
         np.testing.assert_allclose(std(level, [gamma], eta=eta) ** 2, lambda2 + factor * (1 - gamma), rtol=1e-10)
         bound = min(beta_bar / bar * (1 - gamma), 0.2**2)
-        np.testing.assert_allclose(std(level, [gamma], eta=eta, half_range=0.2) ** 2, lambda2 + factor * bar / beta_bar * bound, rtol=1e-10)
+        clipped = std(level, [gamma], eta=eta, half_range=0.2)
+        np.testing.assert_allclose(clipped**2, lambda2 + factor * bar / beta_bar * bound, rtol=1e-10)
 
 
 def test_the_last_noise_before_data_is_clipped():
