@@ -194,8 +194,8 @@ class Scaled(GaussianPath):
 
 @pytree_dataclass
 class Rounding:
-    """``inner`` after noise of ``scale[k]`` before step k: what EDM's churn adds at gamma = 0 where sigma(sigma_inv(sigma)) comes out an ulp
-    above sigma, for sqrt(sigma_hat^2 - sigma^2) is then 1e-8 of sigma."""
+    """``inner`` after noise of ``scale[k]`` before step k: what EDM's churn adds at gamma = 0 where sigma(sigma_inv(sigma)) comes out an
+    ulp above sigma, for sqrt(sigma_hat^2 - sigma^2) is then 1e-8 of sigma."""
 
     inner: object = leaf()
     scale: object = leaf()

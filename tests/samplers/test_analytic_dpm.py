@@ -134,7 +134,7 @@ def test_gddim_solves_the_sde_with_x0_fixed():
 
 @pytest.mark.parametrize(("m", "tau"), [(1.0, 1.0), (0.5, 1.3), (0.0, 1.0)])
 def test_ito_euler(m, tau):
-    """On x / alpha: v' = (1 - (1 + m^2)/tau (kappa - kappa') kappa / V)^2 v + m^2 (kappa^2 - kappa'^2), V = s^2 + kappa^2, on every path."""
+    """On x / alpha: v' = (1 - (1 + m^2)/tau (kappa - kappa') kappa / V)^2 v + m^2 (kappa^2 - kappa'^2), V = s^2 + kappa^2."""
     for path in (VE(), VP()):
         grid = Karras(8, sigma_min=0.02, sigma_max=40.0, to_data=False)
         a, s, V, _ = levels(path, grid.steps(path))
