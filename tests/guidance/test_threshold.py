@@ -74,7 +74,7 @@ def test_refused(wrapper, message):
 def test_eps_may_be_kept():
     """``keep_eps``: x0 clipped, eps as the inner denoiser predicted it."""
     x = jnp.full((1, 1), 5.0)
-    inner = Gaussian(VP(), 2.0)(x, 0.3)
-    p = ClipX0(Gaussian(VP(), 2.0), keep_eps=True)(x, 0.3)
+    inner = Gaussian(LinearFlow(), 2.0)(x, 0.3)
+    p = ClipX0(Gaussian(LinearFlow(), 2.0), keep_eps=True)(x, 0.3)
     assert float(p.x0[0, 0]) == 1.0 < float(inner.x0[0, 0])
     assert float(p.eps[0, 0]) == float(inner.eps[0, 0])
