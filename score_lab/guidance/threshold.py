@@ -3,10 +3,13 @@
     static:   x0 <- clip(x0, low, high)                                                        (Ho et al. 2020)
     dynamic:  x0 <- clip(x0, -q, q) / q * bound,   q = max(bound, quantile_p |x0|) per sample      (Saharia et al. 2022, section 2.3)
 
-eps is recomputed from the new x0, so that x_t = alpha x0 + sigma eps still holds.
+eps is recomputed from the new x0, so that x_t = alpha x0 + sigma eps still holds; ``ClipX0(keep_eps=True)`` leaves it as predicted, as
+diffusers' DDIM does.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +29,12 @@ def _with_x0(p: Prediction, x0: PyTree) -> Prediction:
 
 @pytree_dataclass
 class ClipX0(Wrapper):
-    """``x0`` clipped to [low, high]."""
+    """``x0`` clipped to [low, high]; with ``keep_eps`` eps stays as predicted, and x_t = alpha x0 + sigma eps no longer holds."""
 
     denoiser: Denoiser = leaf()
     low: float = -1.0
     high: float = 1.0
+    keep_eps: bool = False
 
     def check(self) -> None:
         """``low < high``."""
@@ -40,7 +44,8 @@ class ClipX0(Wrapper):
     def __call__(self, x_t: PyTree, t: Time, cond: Cond = None, *, s=None, step=None, key=None) -> Prediction:
         """The inner prediction with x0 clipped."""
         p = self.denoiser(x_t, t, cond, s=s, step=step, key=key)
-        return _with_x0(p, jax.tree.map(lambda v: jnp.clip(v, self.low, self.high), p.x0))
+        x0 = jax.tree.map(lambda v: jnp.clip(v, self.low, self.high), p.x0)
+        return dataclasses.replace(p, x0=x0) if self.keep_eps else _with_x0(p, x0)
 
 
 @pytree_dataclass

@@ -1,30 +1,34 @@
 """Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
+from score_lab.samplers.analytic_dpm import AnalyticDPM, measure_gamma
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
 from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.churn import Churn
-from score_lab.samplers.ddim import DDIM, DDPM
+from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import EpsInTime, deis
 from score_lab.samplers.dpm import DPMSolverPP2M
 from score_lab.samplers.edit import noised
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.grids import Karras, Times, UniformLogSNR, UniformTime
+from score_lab.samplers.inversion import Encoded, encode
 from score_lab.samplers.loop import sample
-from score_lab.samplers.ode import Euler, Heun
+from score_lab.samplers.ode import Euler
 from score_lab.samplers.record import StateRecord, StateRecorder
+from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
 from score_lab.samplers.sde import EulerMaruyama
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "PLMS", "PNDM", "T", "WRAPPERS", "AdamsBashforth", "Angle", "Calls", "Churn", "DPMSolverPP2M",
-    "DataExponential", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerMaruyama", "Grid", "Heun", "Kappa", "Karras", "LogSNR",
-    "NormalDraws", "Recorder", "Rosenbrock", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Straight", "Times", "UniPC",
-    "UniformLogSNR", "UniformTime", "deis", "lms", "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "DPM2", "GDDIM", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS", "AdamsBashforth", "AnalyticDPM",
+    "Angle", "Calls", "Churn", "DPMSolverPP2M", "DataExponential", "EDMSecond", "Encoded", "Entry", "EpsExponential", "EpsInTime",
+    "Euler", "EulerMaruyama", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "LogSNR", "Midpoint", "NormalDraws", "Ralston",
+    "Recorder", "Rosenbrock", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Straight", "Times", "UniPC",
+    "UniformLogSNR", "UniformTime", "deis", "encode", "lms", "measure_gamma", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
 
 WRAPPERS: frozenset[type] = frozenset()

@@ -9,11 +9,13 @@ import dataclasses
 from typing import Any
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
-from score_lab.samplers.ddim import DDIM, DDPM
+from score_lab.samplers.analytic_dpm import AnalyticDPM
+from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import deis
 from score_lab.samplers.dpm import DPMSolverPP2M
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
-from score_lab.samplers.ode import Euler, Heun
+from score_lab.samplers.ode import Euler
+from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
 from score_lab.samplers.sde import EulerMaruyama
 from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
@@ -41,6 +43,20 @@ CATALOGUE: dict[str, Entry] = {
     "Heun in t": Entry(Heun(T()), ONE_STEP, "Heun's method on the probability-flow ODE", "flows, from 20 NFE on"),
     "Heun in kappa": Entry(Heun(Kappa()), ONE_STEP, "Karras et al. 2022, algorithm 1", "EDM's sampler, from 20 NFE on"),
     "Heun in log-SNR": Entry(Heun(LogSNR()), ONE_STEP, "Heun's method on the probability-flow ODE", "to see what a variable does"),
+    "midpoint in t": Entry(Midpoint(T()), ONE_STEP, "Runge 1895", "flow matching's midpoint, from 20 NFE on"),
+    "midpoint in kappa": Entry(Midpoint(Kappa()), ONE_STEP, "Karras et al. 2022, algorithm 3 with alpha = 1/2", "no call at a step's end"),
+    "midpoint in log-SNR": Entry(Midpoint(LogSNR()), ONE_STEP, "Runge 1895", "to see what a variable does"),
+    "Ralston in kappa": Entry(Ralston(), ONE_STEP, "Ralston 1962; alpha = 2/3 below", "second order of least error bound"),
+    "EDM's second order, alpha = 0.8": Entry(EDMSecond(0.8), ONE_STEP, "Karras et al. 2022, algorithm 3", "Heun to midpoint by one number"),
+    "Heun's third order in kappa": Entry(Heun3(), ONE_STEP, "Heun 1900", "references at 50 NFE and more"),
+    "RK4 in kappa": Entry(RK4(), ONE_STEP, "Kutta 1901", "references at 100 NFE and more"),
+    "RK4 in t": Entry(RK4(T()), ONE_STEP, "Kutta 1901", "references on flows"),
+    "3/8 rule in t": Entry(RK38(T()), ONE_STEP, "Kutta 1901", "what torchdiffeq calls rk4"),
+    "DPM2": Entry(DPM2(), ONE_STEP, "Karras et al. 2022, algorithm 2, with a log-midpoint (k-diffusion)", "as k-diffusion's dpm_2"),
+    "generalised DDIM, m = 0.5": Entry(GDDIM(0.5), STOCHASTIC, "Zhang, Tao & Chen 2022", "noise by the SDE's own multiplier"),
+    "Ito-Euler": Entry(ItoEuler(), STOCHASTIC, "Song et al. 2021, eq. 6, eps held over the step", "as azula's ItoSampler"),
+    "Analytic-DDPM": Entry(AnalyticDPM((0.0,), (0.5,)), STOCHASTIC, "Bao et al. 2022, theorem 1", "few steps; Gamma is measured"),
+    "Analytic-DDIM": Entry(AnalyticDPM((0.0,), (0.5,), eta=0.0), STOCHASTIC, "Bao et al. 2022, theorem 1", "few steps; Gamma is measured"),
     "DDIM": Entry(DDIM(), ONE_STEP, "Song et al. 2020a, eq. 12 with eta = 0", "deterministic baseline; encodings"),
     "DDIM, eta = 0.5": Entry(DDIM(0.5), STOCHASTIC, "Song et al. 2020a, eq. 12 and 16", "between DDIM and DDPM"),
     "DDIM, eta = 1": Entry(DDIM(1.0), STOCHASTIC, "Song et al. 2020a, eq. 12 and 16", "DDPM with beta tilde"),

@@ -159,6 +159,8 @@ def check_run(denoiser: Denoiser, sampler: Sampler, steps: Steps, path: Gaussian
     if steps.renoises and sampler.memory:
         allowed = f"a grid that does not: {type(sampler).__name__} remembers {sampler.memory} earlier step(s)"
         refuse("grid", "a grid that renoises (churn, Restart)", allowed)
+    if steps.ascends and sampler.stochastic:
+        refuse("sampler", type(sampler).__name__, "a deterministic solver: noise drawn on the way up cannot be drawn again on the way down")
     for part in (denoiser, sampler):
         if hasattr(part, "check_steps"):
             part.check_steps(steps, path)

@@ -2,7 +2,8 @@
 
     x_T at start  (-> t_0),   t_0 -> s_0 (-> r_0 = t_1),   t_1 -> s_1 (-> r_1 = t_2),   ...,   t_{N-1} -> s_{N-1} (-> r_{N-1})
 
-The last level is the grid's end.  Every step moves: a repeated or reversed time is refused.
+The last level is the grid's end.  Every step moves: a repeated or reversed time is refused.  ``ascends`` marks the rows of an encoding,
+which run from data to noise, s > t (see ``inversion``).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Steps:
     start: Array = leaf()
     noise_scale: Array = leaf(default=1.0)
     renoises: bool = static(default=False)
+    ascends: bool = static(default=False)
 
     @classmethod
     def of(cls, times: Array | np.ndarray) -> Steps:
@@ -41,13 +43,16 @@ class Steps:
         return cls(*(jnp.asarray(v) for v in (times[:-1], times[1:], times[1:], times[0])))
 
     def check(self) -> None:
-        """At least one step, times in [0, 1], every step descends, renoising ascends; ConfigError names the first that does not."""
+        """At least one step, times in [0, 1], every step descends (or, of an encoding, ascends), renoising ascends; ConfigError names the
+        first that does not."""
         t, s, r, start = (np.asarray(v, np.float64) for v in (self.t, self.s, self.r, self.start))
         if t.ndim != 1 or len(t) < 1:
             refuse("grid.num_steps", len(t) if t.ndim == 1 else t.shape, "at least 1 step")
         for bad, rule in (
             (~((t >= 0) & (t <= 1)), "times in [0, 1]"),
-            (~((s >= 0) & (s < t)), "s < t in every step (a repeated or reversed time)"),
+            (~((s >= 0) & (s < t)), "s < t in every step (a repeated or reversed time)")
+            if not self.ascends
+            else (~((s > t) & (s <= 1)), "s > t in every step of an encoding (a repeated or reversed time)"),
             (~((r >= s) & (r <= 1)), "s <= r <= 1"),
         ):
             if bad.any():

@@ -9,8 +9,9 @@ Each writes the ODE as ``dy/du = p x0 + q eps`` for a scaled state ``y = x c(u)`
     Angle     u = atan2(sigma, alpha),      y = x / norm,              p = -sigma / norm, q = alpha / norm,   norm^2 = alpha^2 + sigma^2
 
 Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  With k = p x0 + q eps, every explicit method is Euler plus
-multiples of ``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps.  A
-step from or to a level where the variable or its slope is infinite is taken by DDIM, its limit.
+multiples of ``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps (see
+``runge_kutta``).  A step from or to a level where the variable or its slope is infinite is taken by DDIM, its limit.  All of it holds for
+s > t too (encoding).
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class T:
         """``s - t``."""
         return s - t
 
+    def between(self, path: GaussianPath, t: Array, s: Array, c: Array | float) -> Array:
+        """``t + c (s - t)``."""
+        return jnp.where(c == 1, s, t + c * (s - t))
+
     def finite(self, path: GaussianPath, t: Array) -> Array:
         """Whether the slope is finite at t."""
         return jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t))
@@ -78,6 +83,10 @@ class Kappa:
         """``alpha_s (kappa_s - kappa_t) = sigma_s - alpha_s kappa_t``."""
         return path.sigma(s) - path.alpha(s) * path.kappa(t)
 
+    def between(self, path: GaussianPath, t: Array, s: Array, c: Array | float) -> Array:
+        """The time of ``kappa_t + c (kappa_s - kappa_t)``."""
+        return jnp.where(c == 1, s, path.time_of_kappa(path.kappa(t) + c * (path.kappa(s) - path.kappa(t))))
+
     def finite(self, path: GaussianPath, t: Array) -> Array:
         """Whether kappa is finite at t."""
         return path.alpha(t) > 0
@@ -103,6 +112,10 @@ class LogSNR:
     def length(self, path: GaussianPath, t: Array, s: Array) -> Array:
         """``log_snr_s - log_snr_t``."""
         return path.log_snr(s) - path.log_snr(t)
+
+    def between(self, path: GaussianPath, t: Array, s: Array, c: Array | float) -> Array:
+        """The time of ``log_snr_t + c (log_snr_s - log_snr_t)``."""
+        return jnp.where(c == 1, s, path.time_of(path.log_snr(t) + c * (path.log_snr(s) - path.log_snr(t))))
 
     def finite(self, path: GaussianPath, t: Array) -> Array:
         """Whether log_snr and the derivatives are finite at t."""

@@ -69,3 +69,12 @@ def test_in_a_sampler_from_end_to_end(wrapper):
 def test_refused(wrapper, message):
     with pytest.raises(ConfigError, match=message):
         sample(wrapper(small(PATH, F(0.7))), DDIM(), UniformTime(3), (2, 2))
+
+
+def test_eps_may_be_kept():
+    """``keep_eps``: x0 clipped, eps as the inner denoiser predicted it."""
+    x = jnp.full((1, 1), 5.0)
+    inner = Gaussian(LinearFlow(), 2.0)(x, 0.3)
+    p = ClipX0(Gaussian(LinearFlow(), 2.0), keep_eps=True)(x, 0.3)
+    assert float(p.x0[0, 0]) == 1.0 < float(inner.x0[0, 0])
+    assert float(p.eps[0, 0]) == float(inner.eps[0, 0])

@@ -27,7 +27,8 @@ HERE = Path(__file__).parent.parent / "fixtures" / "oracle"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One record: ``peer``, ``name``, its ``config`` and arrays by name; ``x_init`` and ``noise_bank`` are the peer file's."""
+    """One record: ``peer``, ``name``, its ``config`` and arrays by name; ``x_init``, ``noise_bank`` and ``inputs`` (the arrays of records
+    named ``*_inputs``) are the peer file's."""
 
     peer: str
     name: str
@@ -35,6 +36,7 @@ class Record:
     arrays: dict[str, np.ndarray]
     x_init: np.ndarray
     noise_bank: np.ndarray
+    inputs: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -49,7 +51,8 @@ class Record:
 @dataclasses.dataclass(frozen=True)
 class Case:
     """Ours.  ``x_T`` is the first state; ``noise`` an index of the noise bank per (step, call), -1 where we draw and they do not (0 is
-    used); ``calls`` chooses which of our network calls their states are compared with (all by default), ``states`` which of their states.
+    used); ``calls`` chooses which of our network calls their states are compared with (all by default), ``states`` which of their states;
+    ``around(exact denoiser)`` is what the network's output goes through (clipping).
     """
 
     path: Any
@@ -60,6 +63,7 @@ class Case:
     states: np.ndarray | None = None
     final: np.ndarray | None = None
     calls: Any = None
+    around: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +96,11 @@ def records(peer: str, folder: Path = HERE) -> dict[str, Record]:
         if "/" in key:
             name, array = key.rsplit("/", 1)
             groups.setdefault(name, {})[array] = key
+    inputs = {name: {a: f[k] for a, k in keys.items() if a != "config"} for name, keys in groups.items() if name.endswith("_inputs")}
     return {
         name: Record(
             peer, name, json.loads(str(f[keys["config"]])) if "config" in keys else {},
-            {a: f[k] for a, k in keys.items() if a != "config"}, f["x_init"], f["noise_bank"],
+            {a: f[k] for a, k in keys.items() if a != "config"}, f["x_init"], f["noise_bank"], inputs,
         )
         for name, keys in sorted(groups.items())
     }  # fmt: skip
@@ -104,8 +109,9 @@ def records(peer: str, folder: Path = HERE) -> dict[str, Record]:
 def error(record: Record, case: Case) -> float:
     """The largest relative difference of a state, over all states of the record."""
     noise = None if case.noise is None else Bank(jnp.asarray(record.noise_bank), jnp.asarray(np.asarray(case.noise, np.int32)))
+    denoiser = Mixture(case.path) if case.around is None else case.around(Mixture(case.path))
     run = sample(
-        Mixture(case.path), case.sampler, case.grid, x_T=jnp.asarray(case.x_T), recorder=StateRecorder(len(case.x_T)), noise=noise
+        denoiser, case.sampler, case.grid, x_T=jnp.asarray(case.x_T), recorder=StateRecorder(len(case.x_T)), noise=noise
     )
     ours = [*run.record.in_order().x_t[slice(None) if case.calls is None else case.calls], np.asarray(run.x)]
     theirs = [*(record["states"][:-1] if case.states is None else case.states), record["states"][-1] if case.final is None else case.final]

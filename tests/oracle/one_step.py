@@ -1,34 +1,385 @@
-"""Peers' one-step solvers: DDIM and DDPM on a beta table."""
+"""Peers' one-step solvers: DDIM and DDPM on a beta table, Euler, Heun, midpoint and Runge-Kutta in sigma or t, with and without churn.
+
+Peers' levels are those of their own tables (``sigmas``, ``timesteps``, ``t``): their grids have tests of their own.  Where a node is
+repeated (a last step from sigma_min to sigma_min) the dead step and its state are dropped.
+"""
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
-from oracle.case import Case, Record
+from oracle.case import Case, Excluded, Record
+from samplers.exact import mixture_numpy
 
-from score_lab.paths import ddpm_table
-from score_lab.samplers import DDIM, Times
+from score_lab.guidance import ClipX0
+from score_lab.linear import combine
+from score_lab.paths import EDM, VP, GaussianPath, LinearFlow, Trigonometric, ddpm_table
+from score_lab.samplers import (
+    DDIM,
+    DDPM,
+    DPM2,
+    RK38,
+    Churn,
+    EDMSecond,
+    Euler,
+    Heun,
+    Heun3,
+    ItoEuler,
+    Kappa,
+    Karras,
+    Midpoint,
+    Steps,
+    T,
+    Times,
+)
+from score_lab.types import leaf, pytree_dataclass
 
 
 def beta_table(record: Record):
     """Our table path for a diffusers scheduler's betas."""
     c = record.config["resolved"]
     T, low, high = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
+    zero = c.get("rescale_betas_zero_snr", False)
     if c["trained_betas"] is not None:
-        return ddpm_table(tuple(c["trained_betas"]))
+        return ddpm_table(tuple(c["trained_betas"]), zero_terminal=zero)
+    if c["beta_schedule"] == "squaredcos_cap_v2":
+        return ddpm_table("cosine", T, zero_terminal=zero)
     betas = {
         "linear": lambda: np.linspace(low, high, T),
         "scaled_linear": lambda: np.linspace(low**0.5, high**0.5, T) ** 2,
+        "sigmoid": lambda: low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, T))),
     }[c["beta_schedule"]]()
-    return ddpm_table(tuple(betas), zero_terminal=c.get("rescale_betas_zero_snr", False))
+    return ddpm_table(tuple(betas), zero_terminal=zero)
+
+
+def moved(levels) -> tuple[tuple, np.ndarray]:
+    """``levels`` without repeated ones, and the indices of those kept."""
+    levels = np.asarray(levels, np.float64)
+    keep = np.flatnonzero(np.append(True, np.diff(levels) != 0))
+    return tuple(float(v) for v in levels[keep]), keep
+
+
+def _table(record: Record, sampler, s: list[int], around) -> Case:
+    """Steps between table indices k, at t = (k + 1) / T; index -1 is data, and a last step from the first level to itself is dropped."""
+    T = record.config["resolved"]["num_train_timesteps"]
+    times, keep = moved([(k + 1) / T for k in (*record["timesteps"], s[-1])])
+    noise = record["noise_used"][keep[:-1], None]
+    return Case(beta_table(record), sampler, Times(times), record["states"][0], noise, states=record["states"][keep][:-1],
+                final=record["states"][keep[-1]], around=around)  # fmt: skip
+
+
+def _clipped(record: Record, keep_eps: bool):
+    c = record.config["resolved"]
+    if c.get("thresholding"):
+        raise NotImplementedError("dynamic thresholding of diffusers, which ends at sample_max_value")
+    if not c["clip_sample"]:
+        return None
+    return lambda denoiser: ClipX0(denoiser, -c["clip_sample_range"], c["clip_sample_range"], keep_eps)
 
 
 def ddim(record: Record) -> Case:
-    """DDIMScheduler: table index k is t = (k + 1) / T; the last step ends at data."""
-    T = record.config["resolved"]["num_train_timesteps"]
-    times = (*((k + 1) / T for k in record["timesteps"]), 0.0)
-    return Case(
-        beta_table(record), DDIM((record.config["step_kw"] or {}).get("eta", 0.0)), Times(times), record["states"][0], record["noise_used"][:, None]
-    )
+    """DDIMScheduler: every step goes ``T // steps`` table indices down, whatever its next timestep is (``stride``); the last one to data
+    or, without ``set_alpha_to_one``, to the table's first level."""
+    c, kw = record.config["resolved"], record.config["step_kw"] or {}
+    ratio, k = c["num_train_timesteps"] // record.config["steps"], np.asarray(record["timesteps"], int)
+    last = -1 if c["set_alpha_to_one"] else 0
+    s = [int(v) if v >= 0 else last for v in k - ratio]
+    stride = None if s[:-1] == list(k[1:]) else ratio / c["num_train_timesteps"]
+    sampler = DDIM(kw.get("eta", 0.0), stride=stride)
+    return _table(record, sampler, s, _clipped(record, not kw.get("use_clipped_model_output", False)))
 
 
-TRANSLATIONS = {"diffusers:DDIMScheduler": ddim}
+def ddpm(record: Record) -> Case:
+    """DDPMScheduler: the next timestep, and data after the last."""
+    kind = record.config["resolved"]["variance_type"]
+    variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta"}[kind]
+    return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], _clipped(record, False))
+
+
+def _kappa(record: Record, sampler) -> Case:
+    """Diffusers' schedulers in sigma: states x0 + sigma eps; Heun's table holds its inner levels twice."""
+    if (record.config["step_kw"] or {}).get("s_churn"):
+        raise NotImplementedError("diffusers' churn, whose network sees the state before it")
+    sigmas, keep = moved(record["sigmas_table"])
+    states = record["states"]
+    if sampler.calls == 1:  # a state per level
+        states = states[keep]
+    elif len(states) != 2 * len(sigmas) - 2:
+        raise AssertionError(f"{len(states)} states of {len(sigmas)} levels")
+    return Case(EDM(max(sigmas)), sampler, Times(sigmas, of="kappa"), states[0], states=states[:-1], final=states[-1])
+
+
+def _flow(record: Record, sampler) -> Case | Excluded:
+    """Diffusers' flow schedulers: sigma is t."""
+    if record.config["resolved"].get("stochastic_sampling"):
+        return Excluded("its stochastic option, see stochastic.py")
+    sigmas, _ = moved(record["sigmas_table"])
+    return Case(LinearFlow(), sampler, Times(sigmas), record["states"][0])
+
+
+def churned(grid, n: int, s_churn=0.0, s_tmin=0.0, s_tmax=float("inf"), s_noise=1.0):
+    """``(grid, noise)`` of n steps: peers draw once before every step, whether they churn or not; our first renoising is step n's."""
+    if not s_churn > 0:
+        return grid, None
+    noise = np.append(np.arange(1, n), (-1, 0))[:, None]
+    return Churn(grid, float(s_churn), float(s_tmin), float(s_tmax), float(s_noise)), noise
+
+
+def _k(record: Record, sampler) -> Case:
+    """k-diffusion on its sigmas, from x_init sigma_0; ``eval_x`` is what the network saw, after churn."""
+    sigmas, _ = moved(record["sigmas"])
+    grid, noise = churned(Times(sigmas, of="kappa"), len(sigmas) - 1, **record.config["kw"])
+    return Case(EDM(2 * sigmas[0]), sampler, grid, record["x_start"], noise, states=record["eval_x"], final=record["states"][-1])
+
+
+def schedule(record: Record) -> Excluded:
+    """``schedule_*`` and ``log_likelihood``, which no sampler made."""
+    return Excluded("not a sampler: " + ("a grid, see the grids' tests" if "sigmas" in record.arrays else "a likelihood"))
+
+
+@pytree_dataclass
+class RootVE(GaussianPath):
+    """EDM's ``ve`` schedule, ``sigma(t) = sqrt(t)``, its time divided by ``t_max``."""
+
+    t_max: float = 1e4
+
+    def alpha(self, t):
+        return jnp.ones_like(t)
+
+    def sigma(self, t):
+        return jnp.sqrt(self.t_max * t)
+
+    def time_of(self, log_snr):
+        return jnp.clip(jnp.exp(-jnp.asarray(log_snr)) / self.t_max, 0.0, 1.0)
+
+
+@pytree_dataclass
+class UnscaledVP(VP):
+    """EDM's ``vp`` schedule without its scaling: sigma is kappa of VP, alpha is 1."""
+
+    def alpha(self, t):
+        return jnp.ones_like(t)
+
+    def sigma(self, t):
+        return jnp.sqrt(jnp.expm1(self.integral(t)))
+
+    def drift(self, t):
+        return jnp.zeros_like(t)
+
+    def diffusion_squared(self, t):
+        return self.beta(t) * jnp.exp(self.integral(t))
+
+    def prior_std(self, t=1.0):
+        return self.sigma(t)
+
+
+@pytree_dataclass
+class Scaled(GaussianPath):
+    """``inner``, a path of alpha 1, with EDM's ``vp`` scaling ``s = 1 / sqrt(1 + sigma^2)``."""
+
+    inner: GaussianPath
+
+    def alpha(self, t):
+        return 1 / jnp.sqrt(1 + self.inner.sigma(t) ** 2)
+
+    def sigma(self, t):
+        return self.inner.sigma(t) * self.alpha(t)
+
+    def log_snr(self, t):
+        return self.inner.log_snr(t)
+
+    def time_of(self, log_snr):
+        return self.inner.time_of(log_snr)
+
+
+@pytree_dataclass
+class Rounding:
+    """``inner`` after noise of ``scale[k]`` before step k: what EDM's churn adds at gamma = 0 where sigma(sigma_inv(sigma)) comes out an
+    ulp above sigma, for sqrt(sigma_hat^2 - sigma^2) is then 1e-8 of sigma."""
+
+    inner: object = leaf()
+    scale: object = leaf()
+    order, memory, stochastic = 1, 0, False
+    calls = property(lambda self: self.inner.calls)
+
+    def init(self, x, steps, path):
+        return self.inner.init(x, steps, path)
+
+    def step(self, denoise, x, t, s, draw, carry):
+        return self.inner.step(denoise, combine((1.0, x), (jnp.asarray(self.scale)[denoise.step], draw())), t, s, draw, carry)
+
+
+def _rounding(record: Record, path, grid, std: np.ndarray, s: np.ndarray, heun: bool) -> np.ndarray:
+    """The scale of that noise for every step.  Heun saw every level twice, where the step before ended and after gamma = 0; Euler's is
+    read off the states, one number for 32, and none above sigma sqrt(32 ulp) is believed."""
+    sigma = record["eval_sigma"]
+    if heun:
+        return s[::2] * np.sqrt(np.maximum(sigma[::2] ** 2 - np.append(sigma[0], sigma[1:-1:2]) ** 2, 0))
+    t = np.asarray(grid.steps(path).t)
+    rates = [np.asarray(rate(jnp.asarray(t))) for rate in (path.alpha_dot, path.sigma_dot)]
+    scale, x = np.zeros(len(t)), record["eval_x"] * s[:, None, None]
+    for k in range(1, len(t) if len(t) == len(x) else 0):
+        x0, eps = mixture_numpy(x[k - 1], s[k - 1], std[k - 1])
+        off, z = x[k] - x[k - 1] - (t[k] - t[k - 1]) * (rates[0][k - 1] * x0 + rates[1][k - 1] * eps), record.noise_bank[k]
+        found = float((off * z).sum() / (z * z).sum())
+        scale[k] = found if 1e-10 < found / std[k] < np.sqrt(32 * np.finfo(float).eps) else 0.0
+    return scale
+
+
+def ablation(record: Record) -> Case:
+    """generate.py's ablation_sampler: levels by ``discretization``, the path by ``schedule`` and ``scaling`` (table 1 of Karras et al.)."""
+    kw = {
+        "num_steps": 18, "sigma_min": None, "sigma_max": None, "rho": 7, "solver": "heun", "discretization": "edm", "schedule": "linear",
+        "scaling": "none", "epsilon_s": 1e-3, "alpha": 1, "S_churn": 0, "S_min": 0, "S_max": float("inf"), "S_noise": 1,
+        **record.config["kw"],
+    }  # fmt: skip
+    n, eps, disc = kw["num_steps"], kw["epsilon_s"], kw["discretization"]
+    i = np.arange(n) / (n - 1)
+    vp = lambda t, d, b: np.sqrt(np.expm1(0.5 * d * t**2 + b * t))  # noqa: E731
+    low, high = {"vp": (vp(eps, 19.9, 0.1), vp(1.0, 19.9, 0.1)), "ve": (0.02, 100), "iddpm": (0.002, 81), "edm": (0.002, 80)}[disc]
+    low, high = kw["sigma_min"] or low, kw["sigma_max"] or high
+    d = 2 * (np.log(low**2 + 1) / eps - np.log(high**2 + 1)) / (eps - 1)
+    b = np.log(high**2 + 1) - 0.5 * d
+    rho = kw["rho"]
+    sigma = record["eval_sigma"]
+    levels = {
+        "iddpm": lambda: sigma[:: 1 if kw["solver"] == "euler" else 2],  # their table is float32
+        "vp": lambda: vp(1 + i * (eps - 1), d, b),
+        "ve": lambda: high * (low / high) ** i,
+        "edm": lambda: (high ** (1 / rho) + i * (low ** (1 / rho) - high ** (1 / rho))) ** rho,
+    }[disc]()
+    top = 1.5 * levels[0]  # room for churn
+    c = 1.25  # their vp time, of which ours is a fraction
+    path = {"linear": EDM(top), "ve": RootVE(top**2), "vp": UnscaledVP(c * b, c * b + c**2 * d)}[kw["schedule"]]
+    if kw["scaling"] == "vp":
+        path = VP(c * b, c * b + c**2 * d) if kw["schedule"] == "vp" else Scaled(path)
+    grid = Times((*map(float, levels), 0.0), of="kappa")
+    grid, noise = churned(grid, n, kw["S_churn"], kw["S_min"], kw["S_max"], kw["S_noise"])
+    sampler = Euler(T()) if kw["solver"] == "euler" else EDMSecond(float(kw["alpha"]), T())
+    s = 1 / np.sqrt(1 + sigma**2) if kw["scaling"] == "vp" else np.ones_like(sigma)
+    if kw["schedule"] == "vp" and noise is None:
+        scale = _rounding(record, path, grid, sigma * s, s, kw["solver"] == "heun" and kw["alpha"] == 1)
+        if scale.any():
+            sampler, noise = Rounding(sampler, scale), np.arange(n)[:, None]
+    x_T = record.x_init * levels[0] * (1 / np.sqrt(1 + levels[0] ** 2) if kw["scaling"] == "vp" else 1.0)
+    return Case(path, sampler, grid, x_T, noise, states=record["eval_x"] * s[:, None, None], final=record["final"])
+
+
+def edm(record: Record) -> Case:
+    """generate.py's edm_sampler: Heun in sigma."""
+    kw = {"num_steps": 18, "sigma_min": 0.002, "sigma_max": 80, "rho": 7, "S_churn": 0, "S_min": 0, "S_max": float("inf"), "S_noise": 1,
+          **record.config["kw"]}  # fmt: skip
+    n, high = kw["num_steps"], float(kw["sigma_max"])
+    grid = Karras(n, float(kw["rho"]), float(kw["sigma_min"]), high)
+    grid, noise = churned(grid, n, kw["S_churn"], kw["S_min"], kw["S_max"], kw["S_noise"])
+    return Case(EDM(1.5 * high), Heun(Kappa()), grid, record.x_init * high, noise, states=record["eval_x"], final=record["final"])
+
+
+@pytree_dataclass
+class LinearVP(GaussianPath):
+    """flow_matching's LinearVPScheduler: ``alpha = 1 - t, sigma = sqrt(1 - alpha^2)``."""
+
+    def alpha(self, t):
+        return 1.0 - t
+
+    def sigma(self, t):
+        return jnp.sqrt(t * (2.0 - t))
+
+
+FLOWS = {"condot": LinearFlow(), "cosine": Trigonometric(), "linear_vp": LinearVP(), "vp": VP()}
+METHODS = {
+    "euler": Euler(T()), "midpoint": Midpoint(T(), True), "heun2": Heun(T(), True), "heun3": Heun3(T(), True), "rk4": RK38(T(), True),
+}  # fmt: skip
+
+
+def flow_matching(record: Record) -> Case | Excluded:
+    """ODESolver on torchdiffeq's fixed-grid methods: their t runs the other way, and a ``step_size`` refines the grid.
+
+    Of a likelihood with a fixed step the encoded states are compared: it runs from data up.
+    """
+    method, step = record.config["method"], record.config.get("step_size")
+    if method not in METHODS:
+        return Excluded("adaptive, see the adaptive solvers' tests")
+    if "x_source" in record.arrays:
+        n = round(1 / step)
+        times = jnp.arange(n + 1) / n
+        steps = Steps(t=times[:-1], s=times[1:], r=times[1:], start=times[0], ascends=True)
+        x1 = np.asarray(record.inputs["likelihood_inputs"]["x1"])
+        return Case(FLOWS[record.name.split("_")[1]], METHODS[method], steps, x1, states=record["x_source"][:0], final=record["x_source"],
+                    calls=slice(0))  # fmt: skip
+    t = 1 - np.asarray(record["t"], np.float64)
+    stages = METHODS[method].calls
+    return Case(FLOWS[record.config["schedule"]], METHODS[method], Times(tuple(t)), record["states"][0], calls=slice(None, None, stages))
+
+
+@pytree_dataclass
+class AzulaVP(GaussianPath):
+    """azula's VPSchedule: ``alpha = alpha_min^(t^2), sigma = sqrt(1 - alpha^2 + sigma_min^2)``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+
+    def alpha(self, t):
+        return jnp.exp(jnp.log(self.alpha_min) * t**2)
+
+    def sigma(self, t):
+        return jnp.sqrt(-jnp.expm1(2 * jnp.log(self.alpha_min) * t**2) + self.sigma_min**2)
+
+
+@pytree_dataclass
+class AzulaRectified(GaussianPath):
+    """azula's RectifiedSchedule: ``alpha = t alpha_min + (1 - t), sigma = t + (1 - t) sigma_min``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+
+    def alpha(self, t):
+        return t * self.alpha_min + (1 - t)
+
+    def sigma(self, t):
+        return t + (1 - t) * self.sigma_min
+
+
+AZULA = {"vp": AzulaVP(), "rectified": AzulaRectified()}
+
+
+def _azula(sampler):
+    """A case on azula's schedule; its states, where it has them, are those between steps.  One draw a step where it is stochastic."""
+
+    def case(record: Record) -> Case:
+        made, n = sampler(record.config["kw"]), len(record["t"]) - 1
+        states = record.arrays.get("states", record["x_start"][None])
+        calls = slice(None, None, made.calls) if "states" in record.arrays else slice(1)
+        noise = np.arange(n)[:, None] if made.stochastic else None
+        grid = Times(tuple(record["t"]))
+        return Case(AZULA[record.config["schedule"]], made, grid, record["x_start"], noise,
+                    states=states[:n] if "states" in record.arrays else states, final=record["final"], calls=calls)  # fmt: skip
+
+    return case
+
+
+TRANSLATIONS = {
+    "diffusers:DDIMScheduler": ddim,
+    "diffusers:DDPMScheduler": ddpm,
+    "diffusers:EulerDiscreteScheduler": lambda record: _kappa(record, Euler(Kappa())),
+    "diffusers:EDMEulerScheduler": lambda record: _kappa(record, Euler(Kappa())),
+    "diffusers:HeunDiscreteScheduler": lambda record: _kappa(record, Heun(Kappa())),
+    "diffusers:FlowMatchEulerDiscreteScheduler": lambda record: _flow(record, Euler(T())),
+    "diffusers:FlowMatchHeunDiscreteScheduler": lambda record: _flow(record, Heun(T())),
+    "k_diffusion:sample_euler": lambda record: _k(record, Euler(Kappa())),
+    "k_diffusion:sample_heun": lambda record: _k(record, Heun(Kappa())),
+    "k_diffusion:sample_dpm_2": lambda record: _k(record, DPM2()),
+    "k_diffusion:-": schedule,
+    "edm:edm_sampler": edm,
+    "edm:ablation_sampler": ablation,
+    **{
+        f"flow_matching:{method}": flow_matching
+        for method in (*METHODS, "adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2", "fehlberg", "explicit_adams", "tsit5")
+    },
+    "flow_matching:-": lambda record: Excluded("not a sampler: values of a path, see the paths' tests, or a likelihood's inputs"),
+    "azula:DDIMSampler": _azula(lambda kw: DDIM(float(kw.get("eta", 0.0)) ** 0.5)),
+    "azula:DDPMSampler": _azula(lambda kw: DDPM()),
+    "azula:EulerSampler": _azula(lambda kw: Euler(Kappa())),
+    "azula:HeunSampler": _azula(lambda kw: Heun(Kappa())),
+    "azula:ItoSampler": _azula(lambda kw: ItoEuler(float(kw.get("eta", 1.0)), float(kw.get("temperature", 1.0)))),
+}
