@@ -1,5 +1,6 @@
 """Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
 
+from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
@@ -10,17 +11,16 @@ from score_lab.samplers.dpm import DPMSolverPP2M
 from score_lab.samplers.edit import noised
 from score_lab.samplers.grids import Karras, Times, UniformLogSNR, UniformTime
 from score_lab.samplers.loop import sample
+from score_lab.samplers.multipliers import Multiplier, Rate, SiTDiffusion
 from score_lab.samplers.ode import Euler, Heun
 from score_lab.samplers.record import StateRecord, StateRecorder
-from score_lab.samplers.sde import EulerMaruyama
+from score_lab.samplers.sde import EulerMaruyama, StochasticHeun
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.variables import Kappa, LogSNR, T
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "T", "WRAPPERS", "Calls", "Churn", "DPMSolverPP2M", "Entry", "Euler", "EulerMaruyama", "Grid", "Heun",
-    "Kappa", "Karras", "LogSNR", "NormalDraws", "Recorder", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Times",
-    "UniformLogSNR", "UniformTime", "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "DPMPPSDE", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral", "DPMSolverPP2M", "Entry", "Euler",
+    "EulerAncestral", "EulerMaruyama", "Grid", "Heun", "Kappa", "Karras", "LogSNR", "Multiplier", "NormalDraws", "Rate", "Recorder",
+    "Sampler", "Samples", "SiTDiffusion", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "T",
+    "Times", "UniformLogSNR", "UniformTime", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
-
-WRAPPERS: frozenset[type] = frozenset()
-"""Samplers around another sampler: no solvers of their own in the catalogue."""
