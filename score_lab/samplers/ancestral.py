@@ -8,7 +8,7 @@ On y = x / alpha with kappa = sigma / alpha (K. Crowson, k-diffusion; Song et al
     DPM++ 2S a    the same y_m;  y_s = (kappa_down / kappa_t) y + (1 - kappa_down / kappa_t) x0_m                           + ...
     DPM++ SDE     kappa_m = kappa_t^(1-r) kappa_s^r,  y_m = Euler a from kappa_t to kappa_m with its own noise,
                   y_s = (kappa_down / kappa_t) y + (1 - kappa_down / kappa_t) [x0 + (x0_m - x0) / (2 r)]                    + ...
-                  (Lu et al. 2022b, section 5 and appendix; r = 1/2, two independent draws a step)
+                  (Lu et al. 2022b, section 5 and appendix; r = 1/2, two draws a step)
     flow, stochastic   x_s = alpha_s x0 + sigma_s z      (diffusers' stochastic_sampling; Song et al. 2023, consistency models, algorithm 1)
 
 An exact deterministic step followed by exact noising would keep the marginals, so the weak order of the first three is that of their
@@ -127,15 +127,23 @@ class DPMPP2SAncestral(_TwoStage):
 
 @pytree_dataclass
 class DPMPPSDE(_Ancestral):
-    """``r`` in (0, 1] is where the middle is, in log-SNR; ``eta``, ``s_noise`` as in Euler a; draw 0 is the middle's, 1 the step's."""
+    """``r`` in (0, 1] is where the middle is, in log-SNR; ``eta``, ``s_noise`` as in Euler a; draw 0 is the middle's, 1 the step's.
+
+    By default both are of one Brownian path: the step's noise holds the middle's, shrunk as the rest of the state is (weak order 2).
+    ``independent`` draws them apart (weak order 1), which is k-diffusion with a noise sampler that is not its Brownian tree."""
 
     eta: float = 1.0
     s_noise: float = 1.0
     r: float = 0.5
-    order = 1
+    independent: bool = False
     calls = 2
     memory = 0
     stochastic = True
+
+    @property
+    def order(self) -> int:
+        """The weak order, measured."""
+        return 1 if self.independent else 2
 
     def check(self) -> None:
         """``eta >= 0``, ``s_noise >= 0``, ``0 < r <= 1``."""
@@ -155,8 +163,15 @@ class DPMPPSDE(_Ancestral):
         x_m = combine((alpha_m, p.x0), (alpha_m * down_m, p.eps), (alpha_m * self.s_noise * up_m, z_m))
         p_m = denoise(x_m, t_m, where=second, otherwise=p)
         c = jnp.where(second, alpha_s * (1.0 - down / whole) / (2 * self.r), 0.0)
-        terms = (alpha_s, p.x0), (alpha_s * down, p.eps), (c, p_m.x0), (-c, p.x0), (alpha_s * self.s_noise * up, z)
-        return combine(*terms), carry, p_m
+        old, fresh = (0.0, up) if self.independent else self._shared(second, up, down, up_m, down_m)
+        noise = (alpha_s * self.s_noise * old, z_m), (alpha_s * self.s_noise * fresh, z)
+        return combine((alpha_s, p.x0), (alpha_s * down, p.eps), (c, p_m.x0), (-c, p.x0), *noise), carry, p_m
+
+    def _shared(self, second, up, down, up_m, down_m):
+        """The step's noise as that of the middle, times kappa_down / kappa_down_m, and what is left of kappa_up."""
+        shrink = jnp.where(second & (down_m > 0), down / jnp.where(down_m > 0, down_m, 1.0), 0.0)
+        old = jnp.minimum(shrink * up_m, up)
+        return old, jnp.sqrt(jnp.maximum(up**2 - old**2, 0.0))
 
 
 @pytree_dataclass

@@ -47,7 +47,7 @@ def flow_match_stochastic(record: Record) -> Case:
     )  # fmt: skip
 
 
-def _k_diffusion(make, draws: int, needs: str):
+def _k_diffusion(make, draws: int = 1, needs: str = "", **fixed):
     """A k_diffusion function as our sampler: ``eval_x`` are all network inputs."""
 
     def translate(record: Record) -> Case:
@@ -60,8 +60,8 @@ def _k_diffusion(make, draws: int, needs: str):
         first = np.cumsum(np.append(0, asks[:-1])) * draws
         noise = np.where(asks[:, None], first[:, None] + np.arange(draws), -1)[steps]
         return Case(
-            _path(sigmas), make(**known), Times((*sigmas[:-1][steps], sigmas[-1]), of="kappa"), record["x_start"], noise,
-            record["eval_x"], record["states"][-1], None,
+            _path(sigmas), make(**known, **fixed), Times((*sigmas[:-1][steps], sigmas[-1]), of="kappa"), record["x_start"], noise,
+            record["eval_x"],
         )  # fmt: skip
 
     return translate
@@ -69,8 +69,8 @@ def _k_diffusion(make, draws: int, needs: str):
 
 TRANSLATIONS = {
     "diffusers:EulerAncestralDiscreteScheduler": euler_ancestral_diffusers,
-    "k_diffusion:sample_euler_ancestral": _k_diffusion(EulerAncestral, 1, ""),
-    "k_diffusion:sample_dpm_2_ancestral": _k_diffusion(DPM2Ancestral, 1, ""),
-    "k_diffusion:sample_dpmpp_2s_ancestral": _k_diffusion(DPMPP2SAncestral, 1, ""),
-    "k_diffusion:sample_dpmpp_sde": _k_diffusion(DPMPPSDE, 2, "r"),
+    "k_diffusion:sample_euler_ancestral": _k_diffusion(EulerAncestral),
+    "k_diffusion:sample_dpm_2_ancestral": _k_diffusion(DPM2Ancestral),
+    "k_diffusion:sample_dpmpp_2s_ancestral": _k_diffusion(DPMPP2SAncestral),
+    "k_diffusion:sample_dpmpp_sde": _k_diffusion(DPMPPSDE, 2, "r", independent=True),
 }
