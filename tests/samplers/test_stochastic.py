@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from oracle.case import Bank
 from samplers.convergence import order
-from samplers.exact import Gaussian, Mixture, paths
+from samplers.exact import Mixture, paths
 from samplers.impulses import S, levels, ratio
 
 from score_lab.paths import EDM, VP, LinearFlow
@@ -61,7 +61,7 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sampler", WEAK, ids=str)
+@pytest.mark.parametrize("sampler", [StochasticHeun(), DPM2Ancestral(), DPMPPSDE(), SASolver(1, 1), ERSDE(2)], ids=str)
 def test_weak_order(sampler):
     assert (np.abs(weak_orders(VP(), sampler, 48) - sampler.order) <= 0.2).all()
 
@@ -75,7 +75,9 @@ def test_weak_order_on_other_paths(sampler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [SASolver(3), SASolver(3, tau=0.5), SASolver(2, 2), SASolver(3, 3), ERSDE(3), ERSDE(3, PowerNoise(1.0))], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [SASolver(3), SASolver(3, tau=0.5), SASolver(2, 2), SASolver(3, 3), ERSDE(3), ERSDE(3, PowerNoise(1.0))], ids=str
+)
 def test_more_nodes_are_at_least_of_weak_order_two(sampler):
     """Their errors change sign between bands, so that a band's own order may be anything: the largest error is measured, on a fine grid."""
     errors = []
@@ -91,23 +93,25 @@ def test_a_flow_step_with_new_noise_does_not_converge():
     assert all(0.3 < v < 0.7 for v in r) and abs(r[1] - r[0]) < 0.1, r
 
 
-@pytest.mark.parametrize("sampler", [EulerMaruyama(SiTDiffusion("sigma", 0.5)), StochasticHeun(SiTDiffusion("sigma", 0.5))], ids=["EM", "Heun"])
-def test_strong_order_one(sampler):
-    """The mixture, on increments that refine one Brownian path in t, against 16 times finer stochastic Heun: mean |x_N - x| ~ 1 / N."""
+@pytest.mark.parametrize("solver", [EulerMaruyama, StochasticHeun])
+def test_strong_order_one(solver):
+    """The mixture, on increments that refine one Brownian path in t, against 16 times finer stochastic Heun: the median of |x_N - x| over
+    256 paths (a path that passes between two components decides late, and rules any mean)."""
+    sampler = solver(SiTDiffusion("sigma", 0.5))
     path, fine = LinearFlow(), 2048
     grid = lambda n: UniformLogSNR(n, -3.0, 3.0, to_data=False).steps(path)  # noqa: E731
     h = np.asarray(grid(fine).t - grid(fine).s)
-    dW = np.random.default_rng(2).standard_normal((fine, 64, 2)) * np.sqrt(h)[:, None, None]
-    x_T = jnp.asarray(np.random.default_rng(3).standard_normal((64, 2)))
+    dW = np.random.default_rng(2).standard_normal((fine, 256, 2)) * np.sqrt(h)[:, None, None]
+    x_T = jnp.asarray(np.random.default_rng(3).standard_normal((256, 2)))
 
     def run(s, n):
-        sums = dW.reshape(n, fine // n, 64, 2).sum(1) / np.sqrt(h.reshape(n, -1).sum(1))[:, None, None]
+        sums = dW.reshape(n, fine // n, 256, 2).sum(1) / np.sqrt(h.reshape(n, -1).sum(1))[:, None, None]
         noise = Bank(jnp.asarray(sums), jnp.arange(n)[:, None])
         return np.asarray(sample(Mixture(path), s, grid(n), x_T=x_T, noise=noise).x)
 
     truth = run(StochasticHeun(sampler.multiplier), fine)
-    errors = [np.abs(run(sampler, n) - truth).mean() for n in (64, 128)]
-    assert np.log2(errors[0] / errors[1]) >= 0.8, errors
+    errors = [np.median(np.abs(run(sampler, n) - truth)) for n in (32, 128)]
+    assert abs(0.5 * np.log2(errors[0] / errors[1]) - 1) <= 0.2, errors
 
 
 def variance(a, b, R, V):
@@ -201,8 +205,8 @@ def test_sa_solver_is_deterministic_outside_its_interval(bank):
 
 @pytest.mark.parametrize(
     ("sampler", "expected"),
-    [(DPM2Ancestral(0.0), 2), (DPMPP2SAncestral(0.0), 2), (SASolver(2, tau=0.0), 2), (SASolver(3, tau=0.0), 3), (SASolver(2, 2, tau=0.0), 3),
-     (ERSDE(2, PowerNoise(0.0)), 2), (ERSDE(3, PowerNoise(0.0)), 3)],
+    [(DPM2Ancestral(0.0), 2), (DPMPP2SAncestral(0.0), 2), (SASolver(2, tau=0.0), 2), (SASolver(3, tau=0.0), 3),
+     (SASolver(2, 2, tau=0.0), 3), (ERSDE(2, PowerNoise(0.0)), 2), (ERSDE(3, PowerNoise(0.0)), 3)],
     ids=str,
 )  # fmt: skip
 def test_deterministic_order_without_noise(sampler, expected):
