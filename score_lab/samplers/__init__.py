@@ -27,5 +27,8 @@ __all__ = [
     "ERSDENoise", "Entry", "Euler", "EulerAncestral", "EulerMaruyama", "Grid", "Heun", "Kappa", "Karras", "Langevin", "LogSNR",
     "Multiplier", "NormalDraws", "PowerNoise", "Rate", "Recorder", "Restart", "SASolver", "Sampler", "Samples", "SiTDiffusion",
     "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "T", "Times", "UniformLogSNR", "UniformTime",
-    "noised", "sample", "sample_chunked",
+    "WRAPPERS", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
+
+WRAPPERS: frozenset[type] = frozenset({Langevin})
+"""Samplers around another sampler: no solvers of their own in the catalogue."""
