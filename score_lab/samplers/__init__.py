@@ -2,6 +2,7 @@
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
 from score_lab.samplers.analytic_dpm import AnalyticDPM, measure_gamma
+from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
@@ -11,25 +12,32 @@ from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import EpsInTime, deis
 from score_lab.samplers.dpm import DPMSolverPP2M
 from score_lab.samplers.edit import noised
+from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.grids import Karras, Times, UniformLogSNR, UniformTime
 from score_lab.samplers.inversion import Encoded, encode
+from score_lab.samplers.langevin import Langevin
 from score_lab.samplers.loop import sample
+from score_lab.samplers.multipliers import Multiplier, Rate, SiTDiffusion
 from score_lab.samplers.ode import Euler
 from score_lab.samplers.record import StateRecord, StateRecorder
+from score_lab.samplers.restart import Restart
 from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
-from score_lab.samplers.sde import EulerMaruyama
+from score_lab.samplers.sa_solver import SASolver
+from score_lab.samplers.sde import EulerMaruyama, StochasticHeun
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "DPM2", "GDDIM", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS", "AdamsBashforth", "AnalyticDPM",
-    "Angle", "Calls", "Churn", "DPMSolverPP2M", "DataExponential", "EDMSecond", "Encoded", "Entry", "EpsExponential", "EpsInTime",
-    "Euler", "EulerMaruyama", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "LogSNR", "Midpoint", "NormalDraws", "Ralston",
-    "Recorder", "Rosenbrock", "Sampler", "Samples", "StateRecord", "StateRecorder", "Steps", "Straight", "Times", "UniPC",
-    "UniformLogSNR", "UniformTime", "deis", "encode", "lms", "measure_gamma", "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS", "AdamsBashforth",
+    "AnalyticDPM", "Angle", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral", "DPMSolverPP2M", "DataExponential", "EDMSecond",
+    "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral", "EulerMaruyama", "Grid", "Heun",
+    "Heun3", "ItoEuler", "Kappa", "Karras", "Langevin", "LogSNR", "Midpoint", "Multiplier", "NormalDraws", "PowerNoise", "Ralston",
+    "Rate", "Recorder", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "SiTDiffusion", "StateRecord", "StateRecorder",
+    "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight", "Times", "UniPC", "UniformLogSNR", "UniformTime", "deis", "encode",
+    "lms", "measure_gamma", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
 
-WRAPPERS: frozenset[type] = frozenset()
+WRAPPERS: frozenset[type] = frozenset({Langevin})
 """Samplers around another sampler: no solvers of their own in the catalogue."""

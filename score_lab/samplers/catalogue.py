@@ -10,13 +10,16 @@ from typing import Any
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
 from score_lab.samplers.analytic_dpm import AnalyticDPM
+from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import deis
 from score_lab.samplers.dpm import DPMSolverPP2M
+from score_lab.samplers.er_sde import ERSDE
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.ode import Euler
 from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
-from score_lab.samplers.sde import EulerMaruyama
+from score_lab.samplers.sa_solver import SASolver
+from score_lab.samplers.sde import EulerMaruyama, StochasticHeun
 from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
@@ -66,6 +69,14 @@ CATALOGUE: dict[str, Entry] = {
     "Euler-Maruyama, exact increment": Entry(
         EulerMaruyama(increment="exact"), STOCHASTIC, "Song et al. 2021, eq. 6, diffusion integrated", "the reverse SDE at fewer steps"
     ),
+    "stochastic Heun": Entry(StochasticHeun(), STOCHASTIC, "Kloeden & Platen 1992, section 15.1", "the reverse SDE at weak order 2"),
+    "Euler a": Entry(EulerAncestral(), STOCHASTIC, "Song et al. 2021, eq. 16; k-diffusion", "the same method as DDIM with eta = 1"),
+    "DPM2 a": Entry(DPM2Ancestral(), STOCHASTIC, "Karras et al. 2022, midpoint; k-diffusion", "as in k-diffusion"),
+    "DPM++ 2S a": Entry(DPMPP2SAncestral(), STOCHASTIC, "Lu et al. 2022b, algorithm 1; k-diffusion", "20 NFE and more, with noise"),
+    "DPM++ SDE": Entry(DPMPPSDE(), STOCHASTIC, "Lu et al. 2022b, section 5; k-diffusion", "20 NFE and more, with noise"),
+    "SA-Solver": Entry(SASolver(), STOCHASTIC, "Xue et al. 2023, algorithm 1", "20 to 50 NFE, with as much noise as wanted"),
+    "ER-SDE": Entry(ERSDE(), STOCHASTIC, "Cui et al. 2023, algorithm 3", "20 to 50 NFE, with little noise"),
+    "stochastic flow Euler": Entry(StochasticFlowEuler(), STOCHASTIC, "Song et al. 2023, algorithm 1", "few-step distilled models only"),
     "DPM-Solver++(2M)": Entry(DPMSolverPP2M(), MULTISTEP, "Lu et al. 2022b, algorithm 2", "10 to 20 NFE, guidance"),
     "Adams-Bashforth 2 in t": Entry(AdamsBashforth(T(), 2), MULTISTEP, "Adams-Bashforth, variable steps", "flows, 10 NFE and more"),
     "Adams-Bashforth 2 in angle": Entry(AdamsBashforth(Angle(), 2), MULTISTEP, "Adams-Bashforth, variable steps", "v-prediction"),

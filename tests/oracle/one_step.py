@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from oracle.case import Case, Excluded, Record
+from oracle.stochastic import flow_match_stochastic
 from samplers.exact import mixture_numpy
 
 from score_lab.guidance import ClipX0
@@ -112,7 +113,7 @@ def _kappa(record: Record, sampler) -> Case:
 def _flow(record: Record, sampler) -> Case | Excluded:
     """Diffusers' flow schedulers: sigma is t."""
     if record.config["resolved"].get("stochastic_sampling"):
-        return Excluded("its stochastic option, see stochastic.py")
+        return flow_match_stochastic(record)
     sigmas, _ = moved(record["sigmas_table"])
     return Case(LinearFlow(), sampler, Times(sigmas), record["states"][0])
 
@@ -210,8 +211,9 @@ class Rounding:
 
 
 def _rounding(record: Record, path, grid, std: np.ndarray, s: np.ndarray, heun: bool) -> np.ndarray:
-    """The scale of that noise for every step.  Heun saw every level twice, where the step before ended and after gamma = 0; Euler's is
-    read off the states, one number for 32, and none above sigma sqrt(32 ulp) is believed."""
+    """The scale of that noise for every step, ``s sqrt((sigma + m ulp)^2 - sigma^2)``, m = 0, 1, ...: how many ulp sigma(sigma_inv(sigma))
+    missed sigma by on the peer's machine.  Heun saw every level twice, where the step before ended and after gamma = 0; of Euler's states
+    only the whole number m is read."""
     sigma = record["eval_sigma"]
     if heun:
         return s[::2] * np.sqrt(np.maximum(sigma[::2] ** 2 - np.append(sigma[0], sigma[1:-1:2]) ** 2, 0))
@@ -221,8 +223,10 @@ def _rounding(record: Record, path, grid, std: np.ndarray, s: np.ndarray, heun: 
     for k in range(1, len(t) if len(t) == len(x) else 0):
         x0, eps = mixture_numpy(x[k - 1], s[k - 1], std[k - 1])
         off, z = x[k] - x[k - 1] - (t[k] - t[k - 1]) * (rates[0][k - 1] * x0 + rates[1][k - 1] * eps), record.noise_bank[k]
-        found = float((off * z).sum() / (z * z).sum())
-        scale[k] = found if 1e-10 < found / std[k] < np.sqrt(32 * np.finfo(float).eps) else 0.0
+        found = max(float((off * z).sum() / (z * z).sum()), 0.0)
+        ulp = np.spacing(sigma[k])
+        m = round((found / s[k]) ** 2 / (2 * sigma[k] * ulp))
+        scale[k] = s[k] * np.sqrt(ulp * m * (2 * sigma[k] + ulp * m)) if m <= 32 else 0.0
     return scale
 
 

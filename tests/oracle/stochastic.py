@@ -1,5 +1,76 @@
-"""Peers' stochastic solvers: the ancestral family, DPM++ SDE, stochastic Euler."""
+"""Peers' stochastic solvers: the ancestral family, DPM++ SDE, stochastic Euler.
+
+Both peers' states are on alpha = 1 with sigma from a table; a repeated sigma of theirs is dropped with its state.  diffusers draws in every
+step, k-diffusion in every step that does not end at 0 (twice in DPM++ SDE).
+"""
 
 from __future__ import annotations
 
-TRANSLATIONS = {}
+import numpy as np
+from oracle.case import Case, Excluded, Record
+
+from score_lab.paths import EDM, LinearFlow
+from score_lab.samplers import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler, Times
+
+
+def _path(sigmas: np.ndarray) -> EDM:
+    """The path with alpha = 1 that reaches the highest of their levels."""
+    return EDM(sigma_max=max(80.0, float(sigmas[0])))
+
+
+def _moving(sigmas: np.ndarray) -> np.ndarray:
+    """The indices of their steps that move."""
+    return np.flatnonzero(sigmas[1:] < sigmas[:-1])
+
+
+def euler_ancestral_diffusers(record: Record) -> Case:
+    """EulerAncestralDiscreteScheduler: eta 1, noise times ``s_noise`` = 1, one draw in every step."""
+    sigmas = record["sigmas_table"]
+    steps = _moving(sigmas)
+    return Case(
+        _path(sigmas), EulerAncestral(), Times((*sigmas[:-1][steps], sigmas[-1]), of="kappa"), record["states"][0],
+        record["noise_used"][steps, None], record["states"][:-1][steps],
+    )  # fmt: skip
+
+
+def flow_match_stochastic(record: Record) -> Case:
+    """FlowMatchEulerDiscreteScheduler(stochastic_sampling=True): alpha = 1 - sigma, all noise new in every step."""
+    sigmas = record["sigmas_table"]
+    if not record.config["resolved"]["stochastic_sampling"]:
+        raise ValueError(f"{record.name}: stochastic_sampling is off")
+    if record.config["resolved"]["invert_sigmas"]:
+        return Excluded("invert_sigmas runs from data to noise")
+    steps = _moving(sigmas)
+    return Case(
+        LinearFlow(), StochasticFlowEuler(), Times((*sigmas[:-1][steps], sigmas[-1])), record["states"][0],
+        record["noise_used"][steps, None], record["states"][:-1][steps],
+    )  # fmt: skip
+
+
+def _k_diffusion(make, draws: int = 1, needs: str = "", **fixed):
+    """A k_diffusion function as our sampler: ``eval_x`` are all network inputs."""
+
+    def translate(record: Record) -> Case:
+        kw, sigmas = dict(record.config["kw"] or {}), record["sigmas"]
+        steps = _moving(sigmas)
+        known = {k: float(kw.pop(k)) for k in ("eta", "s_noise", *needs.split()) if k in kw}
+        if kw:
+            raise ValueError(f"{record.name}: unknown arguments {sorted(kw)}")
+        asks = sigmas[1:] > 0
+        first = np.cumsum(np.append(0, asks[:-1])) * draws
+        noise = np.where(asks[:, None], first[:, None] + np.arange(draws), -1)[steps]
+        return Case(
+            _path(sigmas), make(**known, **fixed), Times((*sigmas[:-1][steps], sigmas[-1]), of="kappa"), record["x_start"], noise,
+            record["eval_x"],
+        )  # fmt: skip
+
+    return translate
+
+
+TRANSLATIONS = {
+    "diffusers:EulerAncestralDiscreteScheduler": euler_ancestral_diffusers,
+    "k_diffusion:sample_euler_ancestral": _k_diffusion(EulerAncestral),
+    "k_diffusion:sample_dpm_2_ancestral": _k_diffusion(DPM2Ancestral),
+    "k_diffusion:sample_dpmpp_2s_ancestral": _k_diffusion(DPMPP2SAncestral),
+    "k_diffusion:sample_dpmpp_sde": _k_diffusion(DPMPPSDE, 2, "r", independent=True),
+}

@@ -28,16 +28,16 @@ def levels(path, steps: Steps):
     return a, s, a**2 * S**2 + s**2, np.arctan2(s * np.ones_like(S), a * S)
 
 
-def ratio(path, sampler, grid, R_0=1.0, renoising=False):
-    """``Var(x_N) / V_N`` (4,) of the real sampler, started with variance ratio ``R_0``."""
+def ratio(path, sampler, grid, R_0=1.0, renoising=False, draws_per_step=1):
+    """``Var(x_N) / V_N`` (4,) of the real sampler, started with variance ratio ``R_0``; ``draws_per_step`` of a stochastic sampler."""
     steps = grid.steps(path)
     a, s, V, _ = levels(path, steps)
     n = len(steps.t)
     draws = [(-1, 0)]
     if sampler.stochastic:
-        draws += [(k, 0) for k in range(n)]
+        draws += [(k, j) for k in range(n) for j in range(draws_per_step)]
     if renoising:
-        draws += [(k, int(sampler.stochastic)) for k in range(n)] + [(n, 0)]
+        draws += [(k, draws_per_step if sampler.stochastic else 0) for k in range(n)] + [(n, 0)]
     step, call = (np.tile(np.array(v), len(S)) for v in zip(*draws, strict=True))
     start = np.asarray(path.alpha(steps.start)) ** 2 * S**2 + np.asarray(path.sigma(steps.start)) ** 2
     x_T = np.where(step == -1, np.repeat(np.sqrt(R_0 * start[:, 0]), len(draws)), 0.0)[:, None]
