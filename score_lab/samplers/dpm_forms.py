@@ -120,13 +120,13 @@ class NoisePrediction:
         return Update(c_x, w, jnp.where(inside, 0.0, alpha_s), z, h, inside)
 
 
-def second(w: tuple, r: Array, solver: str = "midpoint") -> tuple[Array, Array]:
+def second(w: tuple, r: Any, solver: str = "midpoint") -> tuple[Array, Array]:
     """Weights of (m_0, m_a) with h m' = D_a, the other node at l_t + r h; ``midpoint`` or ``heun`` (see the module)."""
     c = (0.5 * w[0] if solver == "midpoint" else w[1]) / r
     return w[0] - c, c
 
 
-def third(w: tuple, r_a: Array, r_b: Array) -> tuple[Array, Array, Array]:
+def third(w: tuple, r_a: Any, r_b: Any) -> tuple[Array, Array, Array]:
     """Weights of (m_0, m_a, m_b) with both derivatives, the other nodes at l_t + r_a h and l_t + r_b h."""
     c_a = (r_b * w[1] - 2.0 * w[2]) / ((r_b - r_a) * r_a)
     c_b = (2.0 * w[2] - r_a * w[1]) / ((r_b - r_a) * r_b)

@@ -88,8 +88,8 @@ class DPMSolverSinglestep:
 
     @property
     def order(self) -> int:
-        """k for the ODE, 1 for ancestral steps."""
-        return 1 if self.stochastic else self.k
+        """k; of ancestral steps in the weak sense: the ODE down to kappa_down and the noise up again keep the marginals."""
+        return self.k
 
     @property
     def calls(self) -> int:
