@@ -31,7 +31,7 @@ def _form(algorithm: str):
 def _path_and_levels(record: Record, keep_repeated: bool = False):
     """Our path, the table's levels as its times' kappa, and whether the repeated last level was dropped."""
     c, sigmas = record.config["resolved"], np.asarray(record["sigmas_table"], np.float64)
-    repeated = len(sigmas) > 2 and abs(sigmas[-1] - sigmas[-2]) <= 1e-9 * sigmas[-2]
+    repeated = len(sigmas) > 2 and abs(sigmas[-1] - sigmas[-2]) <= 1e-6 * sigmas[-2]  # once in float32 and once in float64, in places
     if repeated:
         sigmas = np.append(sigmas[:-1], sigmas[-2] * (1 - 1e-12)) if keep_repeated else sigmas[:-1]
     if c.get("use_flow_sigmas"):
@@ -52,7 +52,7 @@ def multistep(record: Record) -> Case | Excluded:
     """DPMSolverMultistepScheduler and EDMDPMSolverMultistepScheduler."""
     c, n = record.config["resolved"], len(record["sigmas_table"]) - 1
     path, grid, dropped = _path_and_levels(record)
-    if dropped and c["solver_order"] == 3 and not c["lower_order_final"] and not c["euler_at_final"]:
+    if dropped and c["solver_order"] == 3 and c.get("use_karras_sigmas") and not c["lower_order_final"] and not c["euler_at_final"]:
         return Excluded("order 3 over a repeated last level (h = 9e-18): degenerate, NaN as shipped (oracle/README.md)")
     few = c["lower_order_final"] and n < 15
     final = (2, 1) if few else (1,) if c["euler_at_final"] else ()

@@ -50,14 +50,13 @@ def test_weights_are_the_integrals_at_every_step_length():
     np.testing.assert_allclose(np.stack(weights(jnp.asarray(z, jnp.float32))), exact, rtol=2e-6)
 
 
-@pytest.mark.parametrize("form", [DATA, NOISE], ids=["data", "noise"])
-def test_order_1_is_ddim_and_its_closed_form(form):
+def test_order_1_is_ddim_and_its_closed_form():
     """(4.1): R_N = prod cos^2 of the angles' differences, in either form; k = 1 of all three classes is one method."""
     path, steps, s = LinearFlow(), UniformTime(7).steps(LinearFlow()), 0.5
     t = np.append(steps.t, 0.0)
     angle = np.arctan2(t, (1 - t) * s)
     expected = s * np.prod(np.cos(np.diff(angle)))
-    for sampler in (M(1, form), S(1, form), B(1, form)):
+    for sampler in (M(1), S(1, NOISE), B(1)):
         x = sample(Gaussian(path, s), sampler, steps, x_T=jnp.ones((1, 1))).x
         assert abs(float(x[0, 0]) / expected - 1) < 1e-12
 
@@ -92,7 +91,9 @@ def test_nodes_are_the_singlestep_solver_on_every_third_level():
     np.testing.assert_allclose(fine.x, coarse.x, rtol=1e-11)
 
 
-SHIPPED = [M(2), M(3), M(2, NOISE, "heun"), S(3, NOISE), S(2, DATA, eta=1.0), B(3, DATA), B(2, NOISE), M(3, DATA, eta=1.0), M(2, NOISE, eta=0.5)]
+SHIPPED = [
+    M(2), M(3), M(2, NOISE, "heun"), S(3, NOISE), S(2, DATA, eta=1.0), B(3, DATA), B(2, NOISE), M(3, DATA, eta=1.0), M(2, NOISE, eta=0.5),
+]  # fmt: skip
 
 
 @pytest.mark.slow
