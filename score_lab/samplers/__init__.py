@@ -10,7 +10,9 @@ from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.churn import Churn
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import EpsInTime, deis
-from score_lab.samplers.dpm import DPMSolverPP2M
+from score_lab.samplers.dpm import DPMSolverMultistep, DPMSolverPP2M
+from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
+from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep, dpm_fast
 from score_lab.samplers.edit import noised
 from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
@@ -31,11 +33,12 @@ from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
 __all__ = [
     "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS", "AdamsBashforth",
-    "AnalyticDPM", "Angle", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral", "DPMSolverPP2M", "DataExponential", "EDMSecond",
-    "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral", "EulerMaruyama", "Grid", "Heun",
-    "Heun3", "ItoEuler", "Kappa", "Karras", "Langevin", "LogSNR", "Midpoint", "Multiplier", "NormalDraws", "PowerNoise", "Ralston",
-    "Rate", "Recorder", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "SiTDiffusion", "StateRecord", "StateRecorder",
-    "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight", "Times", "UniPC", "UniformLogSNR", "UniformTime", "deis", "encode",
+    "AnalyticDPM", "Angle", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral", "DPMSolverMultistep", "DPMSolverNodes",
+    "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "EDMSecond", "ERSDENoise", "Encoded", "Entry",
+    "EpsExponential", "EpsInTime", "Euler", "EulerAncestral", "EulerMaruyama", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras",
+    "Langevin", "LogSNR", "Midpoint", "Multiplier", "NoisePrediction", "NormalDraws", "PowerNoise", "Ralston", "Rate", "Recorder",
+    "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "SiTDiffusion", "StateRecord", "StateRecorder", "Steps",
+    "StochasticFlowEuler", "StochasticHeun", "Straight", "Times", "UniPC", "UniformLogSNR", "UniformTime", "deis", "dpm_fast", "encode",
     "lms", "measure_gamma", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
 

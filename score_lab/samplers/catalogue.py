@@ -13,7 +13,9 @@ from score_lab.samplers.analytic_dpm import AnalyticDPM
 from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import deis
-from score_lab.samplers.dpm import DPMSolverPP2M
+from score_lab.samplers.dpm import DPMSolverMultistep, DPMSolverPP2M
+from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
+from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep
 from score_lab.samplers.er_sde import ERSDE
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.ode import Euler
@@ -93,5 +95,23 @@ CATALOGUE: dict[str, Entry] = {
     "UniP-2": Entry(UniPC(2, corrector=False), MULTISTEP, "Zhao et al. 2023, algorithm 2", "what UniPC is without its corrector"),
     "UniPC-2": Entry(UniPC(2), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "5 to 20 NFE"),
     "UniPC-3": Entry(UniPC(3), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "10 to 20 NFE without guidance"),
+    "DPM-Solver++(3M)": Entry(DPMSolverMultistep(3), MULTISTEP, "Lu et al. 2022b, section 4, D2 corrected", "10 to 20 NFE, no guidance"),
+    "DPM-Solver++(3M) as released": Entry(
+        DPMSolverMultistep(3, as_released="diffusers"), MULTISTEP, "the authors' code; diffusers", "to reproduce what others report"
+    ),
+    "DPM-Solver(2M)": Entry(DPMSolverMultistep(2, NoisePrediction()), MULTISTEP, "Lu et al. 2022a, eq. 3.4", "eps in place of x0"),
+    "DPM-Solver-2": Entry(DPMSolverSinglestep(2), EXPONENTIAL, "Lu et al. 2022a, algorithm 1", "no history"),
+    "DPM-Solver-3": Entry(DPMSolverSinglestep(3), EXPONENTIAL, "Lu et al. 2022a, algorithm 2", "accuracy, from 30 NFE on"),
+    "DPM-Solver++(2S)": Entry(DPMSolverSinglestep(2, DataPrediction()), EXPONENTIAL, "Lu et al. 2022b, algorithm 1", "strong guidance"),
+    "DPM-Solver++(3S)": Entry(DPMSolverSinglestep(3, DataPrediction()), EXPONENTIAL, "Lu et al. 2022a, algorithm 2, in x0", "accuracy"),
+    "DPM-Solver++ on the nodes": Entry(
+        DPMSolverNodes(2), EXPONENTIAL, "diffusers' DPMSolverSinglestepScheduler", "a singlestep solver on someone else's grid"
+    ),
+    "DPM-Solver++(2M) SDE": Entry(
+        DPMSolverMultistep(2, eta=1.0), STOCHASTIC, "Lu et al. 2022b, section 5; k-diffusion's dpmpp_2m_sde", "20 NFE and more"
+    ),
+    "DPM-Solver++(3M) SDE": Entry(
+        DPMSolverMultistep(3, solver="heun", eta=1.0), STOCHASTIC, "k-diffusion's dpmpp_3m_sde, D2 corrected", "30 NFE and more"
+    ),
 }
 """By the name that tables and plots show."""

@@ -1,44 +1,126 @@
-"""DPM-Solver++(2M): an exponential multistep integrator of the x0-prediction (Lu et al. 2022b, algorithm 2).
+"""DPM-Solver and DPM-Solver++, multistep, for the probability-flow ODE and for the reverse SDE (Lu et al. 2022a, 2022b).
 
-With l = ln(alpha / sigma), h = l_s - l_t, h' = l_t - l_{t'} of the step before, r = h' / h:
+With the weights w_j of ``dpm_forms`` and the predictions m_0, m_1, m_2 at l_t and one and two steps before, h_0 = l_t - l_1:
 
-    D   = x0_t + (x0_t - x0_{t'}) / (2 r)
-    x_s = (sigma_s / sigma_t) x_t - alpha_s (exp(-h) - 1) D
+    k = 1   x_s = c_x x_t + w_0 m_0                                                       DDIM where eta = 0
+    k = 2   + w_1 D_1  or  + (w_0 / 2) D_1,    D_1 = (h / h_0) (m_0 - m_1)                2M: Lu et al. 2022b, algorithm 2
+    k = 3   + w_1 h m' + w_2 h^2 m'',          m', m'' of the parabola through the three                3M
 
-The first step, and the last one to pure data (h infinite), are first order (D = x0_t, which is DDIM).
+The first steps, and the last one to pure data (h infinite), are of lower order.
+
+As released, 3M has h^2 m'' / 2 in place of h^2 m'': order 2, not 3.  diffusers' sde-dpmsolver++ of order 3 has, further, the weight w_2
+less alpha_s (a sign of its 1/2): order 1.  ``as_released`` reproduces the one or the other.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from score_lab.linear import combine
-from score_lab.types import pytree_dataclass
+from score_lab.build import refuse
+from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction, advance, check_solver, choose, half_log_snr, second, third
+from score_lab.types import leaf, pytree_dataclass
 
-__all__ = ["DPMSolverPP2M"]
+__all__ = ["DPMSolverMultistep", "DPMSolverPP2M"]
 
 
 @pytree_dataclass
-class DPMSolverPP2M:
-    """Second order, one call a step, one step of history: the carry is the last x0."""
+class DPMSolverMultistep:
+    """One call a step, k - 1 steps of history.
 
-    order = 2
+    ``k``: 1, 2 or 3, the paper's order.  ``form``: ``DataPrediction`` (DPM-Solver++) or ``NoisePrediction`` (DPM-Solver).  ``solver``:
+    ``midpoint`` or ``heun``, of the steps of order 2.  ``eta`` >= 0: the reverse SDE with that squared multiplier, fresh noise times
+    ``s_noise``; None or 0: the ODE, nothing drawn.  ``final_orders`` caps the orders of the last steps: (1,) is diffusers'
+    euler_at_final, (2, 1) what its lower_order_final does below 15 steps (at 15 and more it does nothing).  ``as_released``: None,
+    ``k_diffusion`` or ``diffusers`` (see the module).
+    """
+
+    k: int = 2
+    form: Any = leaf(default=DataPrediction())
+    solver: str = "midpoint"
+    eta: float | None = None
+    s_noise: float = 1.0
+    final_orders: tuple = ()
+    as_released: str | None = None
     calls = 1
-    memory = 1
-    stochastic = False
+
+    @property
+    def order(self) -> int:
+        """k; at most 2 for 3M as released and in the weak sense for the SDE; 1 for the SDE of order 3 as diffusers has it."""
+        if self.k == 3 and self.as_released == "diffusers" and self.stochastic and isinstance(self.form, DataPrediction):
+            return 1
+        return min(self.k, 2) if self.as_released or self.stochastic else self.k
+
+    @property
+    def memory(self) -> int:
+        """k - 1."""
+        return self.k - 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn."""
+        return self.eta is not None
+
+    def specialise(self) -> DPMSolverMultistep:
+        """The ODE where eta is 0."""
+        return dataclasses.replace(self, eta=float(self.eta) or None) if self.eta is not None else self
+
+    def check(self) -> None:
+        """Every field in its range."""
+        name = type(self).__name__
+        check_solver(name, self)
+        if not all(order in (1, 2, 3) for order in self.final_orders):
+            refuse(f"{name}.final_orders", self.final_orders, "orders 1, 2 or 3 of the last steps, (2, 1) for instance")
+        known = ("k_diffusion", "diffusers")
+        if self.as_released not in (None, *known):
+            refuse(f"{name}.as_released", self.as_released, "None, k_diffusion or diffusers", known)
+
+    def check_steps(self, steps, path) -> None:
+        """The same check on every use, and at least k steps."""
+        self.check()
+        if steps.t.shape[0] < self.k:
+            refuse("grid.num_steps", steps.t.shape[0], f"at least {self.k} for {type(self).__name__} with k = {self.k}")
 
     def init(self, x, steps, path):
-        """No x0 yet."""
-        return jax.tree.map(jnp.zeros_like, x)
+        """No predictions yet."""
+        return (jax.tree.map(jnp.zeros_like, x),) * (self.k - 1)
 
     def step(self, denoise, x, t, s, draw, carry):
         """One step."""
-        path, (t_last, there) = denoise.path, denoise.before(1)
-        p = denoise(x, t)
-        l_last, l_t, l_s = (0.5 * path.log_snr(u) for u in (t_last, t, s))
-        h = l_s - l_t
-        second = there & jnp.isfinite(l_last) & jnp.isfinite(h)
-        w = jnp.where(second, 0.5 * h / jnp.where(second, l_t - l_last, 1.0), 0.0)
-        c = -path.alpha(s) * jnp.expm1(-h)
-        return combine((path.sigma(s) / path.sigma(t), x), (c + c * w, p.x0), (-c * w, carry)), p.x0, p
+        path, p = denoise.path, denoise(x, t)
+        ms = (self.form.of(p), *carry)
+        u = self.form.update(path, t, s, self.eta)
+        x_s = advance(u, self._coefficients(denoise, u, t, path.alpha(s)), x, ms, p, draw() if u.z is not None else None, self.s_noise)
+        return x_s, ms[:-1], p
+
+    def _coefficients(self, denoise, u, t, alpha_s) -> tuple:
+        """The weights of m_0, m_1, m_2: those of the highest order whose history is there."""
+        n = denoise.steps.t.shape[0]
+        orders = [self.k] * n
+        for j, cap in enumerate(reversed(self.final_orders[-n:])):
+            orders[n - 1 - j] = min(self.k, cap)
+        order, l_t = jnp.asarray(orders)[denoise.step], half_log_snr(denoise.path, t)
+        cases, r = [(True, u.w[:1])], []
+        for j in range(1, self.k):
+            t_j, there = denoise.before(j)
+            l_j = half_log_snr(denoise.path, t_j)
+            usable = there & (order > j) & u.inside & jnp.isfinite(l_j)
+            r.append(jnp.where(usable, (jnp.where(usable, l_j, 0.0) - l_t) / u.h, -float(j)))
+            cases.insert(0, (usable, second(u.w, r[0], self.solver) if j == 1 else third(self._released(u.w, alpha_s), *r)))
+        return choose(cases, self.k)
+
+    def _released(self, w: tuple, alpha_s) -> tuple:
+        """The weights with the peers' defects where they are asked for."""
+        if self.as_released is None:
+            return w
+        if self.as_released == "diffusers" and self.stochastic and not isinstance(self.form, NoisePrediction):
+            return w[0], w[1], 0.5 * (w[2] - alpha_s)
+        return w[0], w[1], 0.5 * w[2]
+
+
+@pytree_dataclass
+class DPMSolverPP2M(DPMSolverMultistep):
+    """DPM-Solver++(2M) under its usual name: ``DPMSolverMultistep`` as its defaults have it."""
