@@ -51,7 +51,7 @@ def test_every_exported_solver_is_in_the_catalogue():
 
 @pytest.mark.parametrize("name", EVERY)
 def test_finite_counted_and_alone_in_its_batch(name):
-    """Guided, on the flow, float64: what the network did is what is counted, and sample 6 does not know of the others."""
+    """Guided, on the flow, float64: what the network did is what is counted, and a sample is the same among others, in another row."""
     sampler = CATALOGUE[name].sampler
     with jax.enable_x64(True):
         denoiser, runs = CFG(small(LinearFlow(), F(0.7), Counting()), 2.0), []
@@ -62,16 +62,23 @@ def test_finite_counted_and_alone_in_its_batch(name):
             assert np.shape(run.nfe) == (N,) and rows >= int(np.sum(run.nfe)) > 0
         else:
             assert rows == N * int(run.nfe) and int(run.nfe) <= 2 * sampler.calls * 5
-        pick = np.array([6, 1])
-        part = sample(denoiser, sampler, GRID, (2, 2), KEY, index=pick, cond={"label": COND["label"][pick]})
-        same(np.asarray(part.x), np.asarray(run.x)[pick], sampler, "float64")
+        rows = np.array([6, 1, 17, 18, 0, 19, 20, 3])  # the same program: what differs is who stands beside whom
+        other = sample(denoiser, sampler, GRID, (N, 2), KEY, index=rows, cond={"label": rows % 3})
+        known = rows < N
+        same(np.asarray(other.x)[known], np.asarray(run.x)[rows[known]], sampler, "float64")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_chunks_devices_and_programs(name):
-    """Chunked, on four devices, in float32; another seed, level or path value compiles nothing."""
+    """Chunked, on four devices, in float32; batches of two sizes in float64; another seed, level or path value compiles nothing."""
     sampler = CATALOGUE[name].sampler
+    with jax.enable_x64(True):
+        denoiser, runs = small(LinearFlow(), F(0.7), Counting()), []
+        rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, GRID, (N, 2), KEY)) or runs[-1])
+        assert rows == N * int(runs[-1].nfe) if not adaptive(sampler) else rows >= int(np.sum(runs[-1].nfe)) > 0
+        pick = np.array([6, 1])
+        same(np.asarray(sample(denoiser, sampler, GRID, (2, 2), KEY, index=pick).x), np.asarray(runs[-1].x)[pick], sampler, "float64")
     denoiser = small(VP(), F(0.7))
     whole = sample(denoiser, sampler, GRID, (N, 2), KEY).x
     size = _sample._cache_size()
