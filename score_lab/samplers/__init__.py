@@ -16,7 +16,12 @@ from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSingleste
 from score_lab.samplers.edit import noised
 from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
-from score_lab.samplers.grids import Karras, Times, UniformLogSNR, UniformTime
+from score_lab.samplers.grids import LevelsOf, Quadratic, Times, UniformLogSNR, UniformTime, ending
+from score_lab.samplers.grids_kappa import IDDPM, BetaQuantiles, Exponential, Karras, PolyExponential, VPTime
+from score_lab.samplers.grids_nodes import NODES, Nodes
+from score_lab.samplers.grids_shift import DynamicShift, FlowTimesteps, ResolutionShift, Shift, Stretch
+from score_lab.samplers.grids_spectrum import SpectrumAware
+from score_lab.samplers.grids_table import TimestepList, Timesteps
 from score_lab.samplers.inversion import Encoded, encode
 from score_lab.samplers.langevin import Langevin
 from score_lab.samplers.loop import sample
@@ -32,14 +37,16 @@ from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS", "AdamsBashforth",
-    "AnalyticDPM", "Angle", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral", "DPMSolverMultistep", "DPMSolverNodes",
-    "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "EDMSecond", "ERSDENoise", "Encoded", "Entry",
-    "EpsExponential", "EpsInTime", "Euler", "EulerAncestral", "EulerMaruyama", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras",
-    "Langevin", "LogSNR", "Midpoint", "Multiplier", "NoisePrediction", "NormalDraws", "PowerNoise", "Ralston", "Rate", "Recorder",
-    "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "SiTDiffusion", "StateRecord", "StateRecorder", "Steps",
-    "StochasticFlowEuler", "StochasticHeun", "Straight", "Times", "UniPC", "UniformLogSNR", "UniformTime", "deis", "dpm_fast", "encode",
-    "lms", "measure_gamma", "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T",
+    "WRAPPERS", "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral",
+    "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction",
+    "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral",
+    "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "Langevin", "LevelsOf",
+    "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential", "PowerNoise", "Quadratic",
+    "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "Shift",
+    "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight",
+    "Stretch", "Times", "TimestepList", "Timesteps", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "deis", "dpm_fast",
+    "encode", "ending", "lms", "measure_gamma", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
 
 WRAPPERS: frozenset[type] = frozenset({Langevin})

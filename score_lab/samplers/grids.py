@@ -1,16 +1,20 @@
 """Where inference looks: grids of noise levels.
 
-A grid says where it starts and where it ends.  Ends are given as log-SNR (or kappa for Karras); None is the path's own end.  The path's
-end at t = 0 is data (kappa = 0) on every path but VE, whose sigma_min is not 0.  Every step moves: a repeated or reversed time is refused.
+A grid says where it starts and where it ends.  Ends are given as log-SNR here, as kappa in ``grids_kappa``; None is the path's own end.
+The path's end at t = 0 is data (kappa = 0) on every path but VE, whose sigma_min is not 0.  Every step moves: a repeated or reversed time
+is refused.
 
     uniform time      t_i = t_start + i / N (t_end - t_start)
+    quadratic         sqrt(t_i) = sqrt(t_start) + i / N (sqrt(t_end) - sqrt(t_start))     (DPM-Solver's time_quadratic; DDIM, D.3)
     uniform log-SNR   log_snr_i = start + i / N (end - start)
-    Karras            kappa_i = (kappa_max^(1/rho) + i / (N - 1) (kappa_min^(1/rho) - kappa_max^(1/rho)))^rho, then 0
-                      (Karras et al. 2022, eq. 5)
+
+In other rooms of this floor: ``grids_kappa`` (Karras, exponential, beta, EDM's), ``grids_table`` (timesteps of a table), ``grids_shift``
+(around a grid), ``grids_nodes`` (published lists), ``grids_spectrum``; ``Churn`` renoises around any of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -20,16 +24,20 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.steps import Grid, Steps
-from score_lab.types import Array, pytree_dataclass, static
+from score_lab.types import Array, leaf, pytree_dataclass, static
 
-__all__ = ["Grid", "Karras", "Steps", "Times", "UniformLogSNR", "UniformTime"]
+__all__ = [
+    "Grid", "LevelsOf", "Quadratic", "Steps", "Times", "UniformLogSNR", "UniformTime", "ending", "level_range", "levels_at",
+    "step_count", "times_of",
+]  # fmt: skip
 
 FINITE_START = -10.0
 """Where a grid in log-SNR starts on a path that reaches -inf; a step to data ends it where the path reaches +inf."""
 FINITE_END = 10.0
 
 
-def _count(name: str, num_steps: Any, least: int = 1) -> int:
+def step_count(name: str, num_steps: Any, least: int = 1) -> int:
+    """``num_steps`` as an int; ConfigError for what is not a whole number, or is less than ``least``."""
     if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < least:
         refuse(f"{name}.num_steps", num_steps, f"a whole number of steps, at least {least}")
     return int(num_steps)
@@ -38,6 +46,12 @@ def _count(name: str, num_steps: Any, least: int = 1) -> int:
 @jax.jit
 def _log_snrs(path: GaussianPath) -> Array:
     return path.log_snr(jnp.asarray([1.0, 0.0]))
+
+
+@jax.jit
+def levels_at(path: GaussianPath, t: Array) -> Array:
+    """The log-SNRs of ``path`` at times."""
+    return path.log_snr(t)
 
 
 @jax.jit
@@ -62,6 +76,21 @@ def times_of(path: GaussianPath, log_snr: np.ndarray, field: str) -> np.ndarray:
     return np.where(levels >= high, 0.0, np.where(levels <= low, 1.0, t))
 
 
+def ending(steps: Steps, path: GaussianPath) -> str:
+    """Where a grid ends on ``path``, in words: data and the level from which the last step denoises, the path's own end, or a level."""
+    first, last = (float(v) for v in np.exp(-0.5 * np.asarray(levels_at(path, jnp.stack([steps.t[-1], steps.s[-1]])), np.float64)))
+    if last == 0:
+        return f"data, by a last step from kappa = {first:.4g}"
+    return f"kappa = {last:.4g}" + (f", the end of {type(path).__name__}" if float(steps.s[-1]) == 0 else "")
+
+
+def _time_ends(name: str, path: GaussianPath, start: float | None, end: float | None) -> np.ndarray:
+    """The two times of the log-SNRs ``start`` and ``end``, None being the path's own end."""
+    low, high = level_range(path)
+    ends = np.array([low if start is None else start, high if end is None else end])
+    return times_of(path, ends, f"{name}.start, end")
+
+
 @pytree_dataclass
 class UniformTime:
     """``num_steps`` equal steps in t between the log-SNRs ``start`` and ``end`` (None: the path's ends, t = 1 and t = 0)."""
@@ -72,11 +101,31 @@ class UniformTime:
 
     def steps(self, path: GaussianPath) -> Steps:
         """The rows on ``path``."""
-        n, (low, high) = _count("UniformTime", self.num_steps), level_range(path)
-        start, end = (low if self.start is None else self.start), (high if self.end is None else self.end)
-        t0, t1 = times_of(path, np.array([start, end]), "UniformTime.start, end")
+        n = step_count("UniformTime", self.num_steps)
+        t0, t1 = _time_ends("UniformTime", path, self.start, self.end)
         w = np.arange(n + 1) / n
         return Steps.of(t0 * (1 - w) + t1 * w)
+
+
+@pytree_dataclass
+class Quadratic:
+    """``num_steps`` steps, equal in sqrt(t), between the log-SNRs ``start`` and ``end`` (None: the path's ends, t = 1 and t = 0).
+
+    The table's form of it, of the DDIM code, is ``Timesteps(spacing="quadratic")``.
+    """
+
+    num_steps: int
+    start: float | None = None
+    end: float | None = None
+
+    def steps(self, path: GaussianPath) -> Steps:
+        """The rows on ``path``."""
+        n = step_count("Quadratic", self.num_steps)
+        t0, t1 = _time_ends("Quadratic", path, self.start, self.end)
+        w = np.arange(n + 1) / n
+        times = (np.sqrt(t0) * (1 - w) + np.sqrt(t1) * w) ** 2
+        times[0], times[-1] = t0, t1
+        return Steps.of(times)
 
 
 @pytree_dataclass
@@ -98,44 +147,10 @@ class UniformLogSNR:
         start = self.start if self.start is not None else low if np.isfinite(low) else FINITE_START
         end = self.end if self.end is not None else high if np.isfinite(high) else FINITE_END
         extra = self.to_data and end < high
-        n = _count("UniformLogSNR", self.num_steps, 2 if extra else 1)
+        n = step_count("UniformLogSNR", self.num_steps, 2 if extra else 1)
         if not (np.isfinite(start) and np.isfinite(end)):
             refuse("UniformLogSNR.start, end", (start, end), "finite log-SNRs")
         times = times_of(path, np.linspace(start, end, n + 1 - extra), "UniformLogSNR.start, end")
-        return Steps.of(np.append(times, 0.0) if extra else times)
-
-
-@pytree_dataclass
-class Karras:
-    """``kappa_i = (kappa_max^(1/rho) + i/(N-1) (kappa_min^(1/rho) - kappa_max^(1/rho)))^rho`` and, with ``to_data``, a last step to t = 0.
-
-    ``sigma_min``, ``sigma_max`` are noise levels kappa = sigma / alpha; None: 0.002 and 80, or the path's own ends where these are
-    narrower. ``num_steps`` counts all steps: N = num_steps nodes before the 0 with ``to_data``, num_steps + 1 without, or where sigma_min
-    is the path's own t = 0. """
-
-    num_steps: int
-    rho: float = 7.0
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    to_data: bool = True
-
-    def steps(self, path: GaussianPath) -> Steps:
-        """The rows on ``path``."""
-        n = _count("Karras", self.num_steps)
-        if not self.rho > 0:
-            refuse("Karras.rho", self.rho, "> 0")
-        low, high = (np.exp(-0.5 * v) for v in reversed(level_range(path)))  # kappa at t = 0 and t = 1
-        small = max(0.002, low) if self.sigma_min is None else self.sigma_min
-        large = min(80.0, high) if self.sigma_max is None else self.sigma_max
-        if not (0 < small < large and low <= small * (1 + 1e-5) and large <= high * (1 + 1e-5)):
-            allowed = f"0 < sigma_min < sigma_max inside the path's kappa, [{low:.4g}, {high:.4g}]"
-            refuse("Karras.sigma_min, sigma_max", (small, large), allowed)
-        extra = self.to_data and small > low
-        w = np.linspace(0.0, 1.0, n if extra else n + 1)
-        kappa = (large ** (1 / self.rho) * (1 - w) + small ** (1 / self.rho) * w) ** self.rho
-        kappa[0] = large
-        kappa[-1] = small if len(kappa) > 1 else large
-        times = times_of(path, -2.0 * np.log(kappa), "Karras.sigma_min, sigma_max")
         return Steps.of(np.append(times, 0.0) if extra else times)
 
 
@@ -162,3 +177,23 @@ class Times:
             with np.errstate(divide="ignore"):
                 values = -2.0 * np.log(values)
         return Steps.of(times_of(path, values, "Times.values"))
+
+
+@pytree_dataclass
+class LevelsOf:
+    """The levels (log-SNRs) that ``grid`` has on ``source``, on whatever path is sampled: a beta table's timesteps on EDM, VP's times on a
+    flow.  A level that the sampled path does not have is refused."""
+
+    grid: Grid = leaf()
+    source: GaussianPath = leaf()
+
+    def steps(self, path: GaussianPath) -> Steps:
+        """The rows on ``path``, renoising ones too."""
+        inner = self.grid.steps(self.source)
+
+        def moved(t: Array) -> Array:
+            t = jnp.atleast_1d(t)
+            return jnp.asarray(times_of(path, np.asarray(levels_at(self.source, t), np.float64), "LevelsOf.grid"), t.dtype)
+
+        t, s, r, start = (moved(v) for v in (inner.t, inner.s, inner.r, inner.start))
+        return dataclasses.replace(inner, t=t, s=s, r=r, start=start[0])
