@@ -37,16 +37,16 @@ from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T",
-    "WRAPPERS", "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral",
-    "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction",
-    "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral",
-    "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "Langevin", "LevelsOf",
-    "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential", "PowerNoise", "Quadratic",
-    "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "Shift",
-    "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight",
-    "Stretch", "Times", "TimestepList", "Timesteps", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "deis", "dpm_fast",
-    "encode", "ending", "lms", "measure_gamma", "noised", "sample", "sample_chunked",
+    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS",
+    "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral",
+    "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "DynamicShift",
+    "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral", "EulerMaruyama",
+    "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "Langevin", "LevelsOf", "LogSNR",
+    "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential", "PowerNoise", "Quadratic", "Ralston",
+    "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "Shift", "SiTDiffusion",
+    "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight", "Stretch", "Times",
+    "TimestepList", "Timesteps", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "deis", "dpm_fast", "encode", "ending", "lms",
+    "measure_gamma", "noised", "sample", "sample_chunked",
 ]  # fmt: skip
 
 WRAPPERS: frozenset[type] = frozenset({Langevin})
