@@ -20,7 +20,7 @@ jax.config.update("jax_enable_x64", True)
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 from oracle.case import Excluded, records  # noqa: E402
-from oracle.translate import PEERS, translate  # noqa: E402
+from oracle.translate import PEERS, TRANSLATIONS, translate  # noqa: E402
 from samplers.convergence import HIGH, LOW, error  # noqa: E402
 from samplers.impulses import ratio  # noqa: E402
 
@@ -49,7 +49,7 @@ def peers() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for peer in PEERS:
         for record in records(peer).values():
-            case = translate(record)
+            case = translate(record) if record.key in TRANSLATIONS else Excluded("adaptive")
             if not isinstance(case, Excluded):
                 found.setdefault(type(case.sampler).__name__, set()).add(record.key.replace(":", " "))
     return found
@@ -58,13 +58,19 @@ def peers() -> dict[str, set[str]]:
 def deterministic(sampler) -> tuple[str, str, np.ndarray]:
     """Interior and shipped order between 40 and 80 steps (20 and 40 for fourth order), and the shipped errors at NS."""
     n = 40 if sampler.order < 4 else 20
-    slope = [np.log2(error(sampler, VP(), n, exact_start=e) / error(sampler, VP(), 2 * n, exact_start=e)) for e in (True, False)]
-    return f"{slope[0]:.2f}", f"{slope[1]:.2f}", np.array([error(sampler, VP(), k) for k in NS])
+    errors = np.array([error(sampler, VP(), k) for k in NS])
+    k = NS.index(n)
+    shipped = np.log2(errors[k] / errors[k + 1])
+    interior = shipped
+    if sampler.memory:
+        coarse, fine = (error(sampler, VP(), m, exact_start=True) for m in (n, 2 * n))
+        interior = np.log2(coarse / fine)
+    return f"{interior:.2f}", f"{shipped:.2f}", errors
 
 
 def weak(sampler) -> str:
     """The order of the variance's error on Gaussian data of three widths, between 40 and 80 steps: the least."""
-    one, two = (np.abs(ratio(VP(), sampler, UniformLogSNR(k, LOW, HIGH, to_data=False)) - 1) for k in (40, 80))
+    one, two = (np.abs(ratio(VP(), sampler, UniformLogSNR(k, LOW, HIGH, to_data=False), draws_per_step=2) - 1) for k in (40, 80))
     moved = one > 1e-9
     return f"{np.log2(one[moved] / two[moved]).min():.2f}" if moved.any() else "exact"
 
