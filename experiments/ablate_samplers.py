@@ -1,7 +1,7 @@
 """Which sampler should I use, at how many network evaluations, for my model?
 
     python -m experiments.ablate_samplers --workdir runs/digits
-    python -m experiments.ablate_samplers --workdir runs/digits --nfe 5,10,20 --solvers 'DDIM, DDIM(eta=1), Heun(variable=T), my_pkg.mod:Mine'
+    python -m experiments.ablate_samplers --workdir runs/digits --nfe 5,10,20 --solvers 'DDIM, DDIM(eta=1), Heun(variable=T), mine:Mine'
     python -m experiments.ablate_samplers --workdir runs/digits --grids 'UniformLogSNR(end=8), Karras' --paths own,VP --guidance 1,2
     python -m experiments.ablate_samplers --config configs/ablate.py:mixture --n 500
 

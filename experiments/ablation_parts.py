@@ -14,7 +14,7 @@ from experiments.overrides import literal
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest, split
-from score_lab.ablation.specs import plain
+from score_lab.ablation.specs import name_of, plain
 from score_lab.build import build, refuse
 from score_lab.training import load
 
@@ -114,15 +114,15 @@ class Progress:
     def plan(self, study: Study, plan: Plan) -> None:
         """How much there is to do."""
         keys = {key for run in (*plan.runs, *(whole for whole, _ in plan.references)) for key in run.keys}
-        print(f"{len(plan.runs)} rows, {len(keys)} cells of {study.n} samples; {time.time() - self.start:.0f} s to plan", file=sys.stderr, flush=True)
+        spent = time.time() - self.start
+        print(f"{len(plan.runs)} rows, {len(keys)} cells of {study.n} samples; {spent:.0f} s to plan", file=sys.stderr, flush=True)
         self.begun = time.time()
 
     def sampled(self, done: int, total: int, run: Run) -> None:
         """After each run."""
         left = (time.time() - self.begun) / done * (total - done)
-        words = run.system.names()
-        solver = words["solver"] if len(words["solver"]) < 40 else words["solver"][:37] + "..."
-        self._line(f"sampling {done}/{total}: {solver} at {run.budget.nfe:g} NFE, {left:.0f} s left", done == total)
+        what = f"{name_of(run.system.solver)} at {run.budget.budget} NFE"
+        self._line(f"sampling {done}/{total}: {what[:60]}, {left:.0f} s left", done == total)
 
     def measured(self, done: int, total: int) -> None:
         """After each row."""

@@ -2,8 +2,8 @@
 
     steps(budget) = max { N : nfe(N) <= budget }
 
-nfe(N) is what the loop counts (Heun's skipped last call, both passes of guidance).  Nothing but the counter is asked for, so XLA removes the
-states and a count costs some hundredths of a second.
+nfe(N) is what the loop counts (Heun's skipped last call, both passes of guidance).  Nothing but the counter is asked for, so XLA removes
+the states and a count costs some hundredths of a second.
 """
 
 from __future__ import annotations

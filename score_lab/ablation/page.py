@@ -29,13 +29,17 @@ def full_table(results: Results) -> Table:
     table = Table(notes=_notes(results))
     axes, seeds, n = results.varying(), len(results.study.seeds), results.study.n
     for row in results.rows:
-        names = row.run.system.names()
-        broken = sum(map(len, row.invalid.values()))
+        names, cells = row.run.system.names(), row.cells
         name = {axis: names[axis] for axis in axes} | {
-            "budget": row.run.budget.budget, "NFE": _number(row.nfe), "steps": row.cells[0].steps if row.cells else "-", "n": n * len(row.cells),
-            "not finite": broken, "ms": _number(row.milliseconds), "compile s": _number(max((c.compile_s for c in row.cells), default=math.nan)),
-            "MB": _number(max((c.memory for c in row.cells), default=math.nan) / 1e6),
-        }  # fmt: skip
+            "budget": row.run.budget.budget,
+            "NFE": _number(row.nfe),
+            "steps": cells[0].steps if cells else "-",
+            "n": n * len(cells),
+            "not finite": sum(map(len, row.invalid.values())),
+            "ms": _number(row.milliseconds),
+            "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
+            "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
+        }
         table.add(name, row.measured.estimates)
     blank = dict.fromkeys(table.rows[0].name, "-")
     for row, _ in results.references:
@@ -64,17 +68,17 @@ def _notes(results: Results) -> list[str]:
     if results.references:
         halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
         notes.append(
-            f"solver_error: root mean square distance of a sample to the solution of its own noise (Heun, {study.reference_nfe} NFE, row 'the ODE "
-            f"itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic systems. Distance to the "
-            "data of the row 'the ODE itself' is the model's error alone"
+            f"solver_error: root mean square distance of a sample to the solution of its own noise (Heun, {study.reference_nfe} NFE, row "
+            f"'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic systems. "
+            "What the row 'the ODE itself' reads against the data is the model's error alone"
         )
     notes.append(
-        "snr_gap: effective minus nominal log-SNR of the states at the last network call, missing where total variance tells no level; R_last: "
-        "their variance over the path's (1: what the network was trained on)"
+        "snr_gap: effective minus nominal log-SNR of the states at the last network call, missing where total variance tells no level; "
+        "R_last: their variance over the path's (1: what the network was trained on)"
     )
     notes.append(
-        f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; ms: per "
-        "sample, of the fastest chunk; MB: arguments, result and scratch of one chunk"
+        f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; "
+        "ms: per sample, of the fastest chunk; MB: arguments, result and scratch of one chunk"
     )
     return notes
 
@@ -88,10 +92,12 @@ def ranking_table(results: Results, contest: Contest) -> Table:
         row, same = contest.rows[name], ranking.same(name)
         words = ", ".join(str(rank[other]) for other in same) or "-"
         columns = [c for c in (column, *results.models[contest.model].truth.columns, "solver_error") if c in row.measured.estimates]
-        names = {"rank": rank[name], "sampler": name, "NFE": _number(row.nfe), "not distinguishable from": words, "ms": _number(row.milliseconds)}
+        names = {"rank": rank[name], "sampler": name, "not distinguishable from": words}
+        names |= {"NFE": _number(row.nfe), "ms": _number(row.milliseconds)}
         table.add(names, {c: row.measured.estimates[c] for c in dict.fromkeys(columns)})
     for name, why in ranking.unranked.items():
-        table.add({"rank": "-", "sampler": name, "NFE": _number(contest.rows[name].nfe), "not distinguishable from": why[:60], "ms": "-"}, {})
+        names = {"rank": "-", "sampler": name, "not distinguishable from": why[:60]}
+        table.add(names | {"NFE": _number(contest.rows[name].nfe), "ms": "-"}, {})
     return table
 
 
@@ -103,8 +109,8 @@ def failures(results: Results) -> list[str]:
         if row.reason:
             lines.append(f"{where}: {row.reason}")
         for seed, indices in row.invalid.items():
-            lines.append(f"{where}, seed {seed}: {len(indices)} of {results.study.n} samples are not finite: {', '.join(map(str, indices[:20]))}"
-                         + (" ..." if len(indices) > 20 else ""))  # fmt: skip
+            shown = ", ".join(map(str, indices[:20])) + (" ..." if len(indices) > 20 else "")
+            lines.append(f"{where}, seed {seed}: {len(indices)} of {results.study.n} samples are not finite, at index {shown}")
     return list(dict.fromkeys(lines))
 
 
@@ -122,7 +128,7 @@ def write(results: Results, store: Store, title: str, commands: Sequence[str]) -
     page = Page(title, " ".join(model.note for model in results.models.values()))
     page.section("Which sampler should I use?", *results.advice(), _caveat(results))
     quality = _quality(results, at)
-    page.section("Quality against network evaluations", "Bands are 95 % intervals; grey lines are what no sampler can beat (see the table's foot).")
+    page.section("Quality against network evaluations", "Bands are 95 % intervals; the grey lines are explained at the table's foot.")
     page.picture(quality, "Every column against the counted network evaluations per sample")
     page.section("Rankings", *([] if len(results.contests) < 2 else ["Best first; the numbers in 'not distinguishable from' are ranks."]))
     for contest in results.contests:
@@ -144,8 +150,8 @@ def _caveat(results: Results) -> str:
     study = results.study
     return (
         f"Ranked by {', '.join(columns)} on {len(study.seeds)} x {study.n} samples that start from the same noise for every sampler. "
-        f"{different} of {pairs} pairs differ at the level {study.alpha:g} (paired bootstrap, Holm's correction over the pairs of one budget); "
-        "not distinguishable means that this many samples cannot tell, not that the two are equal. More seeds tell more."
+        f"{different} of {pairs} pairs differ at the level {study.alpha:g} (paired bootstrap, Holm's correction over the pairs of one "
+        "budget); not distinguishable means that this many samples cannot tell, not that the two are equal. More seeds tell more."
     )
 
 
@@ -161,8 +167,8 @@ def _rankings(results: Results, at: Path) -> None:
         for i, name in enumerate(contest.ranking.order):
             e = contest.rows[name].measured.estimates[where["column"]]
             same = "; ".join(contest.ranking.same(name))
-            ranks.append(where | {"rank": i + 1, "sampler": name, "nfe": contest.rows[name].nfe, "value": e.value, "low": e.low, "high": e.high,
-                                  "not_distinguishable_from": same})  # fmt: skip
+            found = {"value": e.value, "low": e.low, "high": e.high, "not_distinguishable_from": same}
+            ranks.append(where | {"rank": i + 1, "sampler": name, "nfe": contest.rows[name].nfe} | found)
         for name, why in contest.ranking.unranked.items():
             ranks.append(where | {"rank": "", "sampler": name, "not_distinguishable_from": why})
         for p in contest.ranking.pairs:
@@ -202,7 +208,8 @@ def _quality(results: Results, at: Path) -> Path:
             for column, e in results.references[0][0].measured.estimates.items():
                 if math.isfinite(e.value) and column not in ("R_last", "snr_gap", "solver_error"):
                     levels.setdefault(COLUMNS[column], {})["the ODE itself"] = e.value
-    return save_quality(at / "quality.png", panels, levels, log_y=[COLUMNS[c] for c in ("frechet", "kid", "energy", "mmd", "w2", "solver_error")])
+    log_y = [COLUMNS[c] for c in ("frechet", "kid", "energy", "mmd", "w2", "solver_error", "R_last")]
+    return save_quality(at / "quality.png", panels, levels, log_y=log_y, ticks=results.study.nfe)
 
 
 def _pictures(results: Results, store: Store) -> list[tuple[str, Path]]:

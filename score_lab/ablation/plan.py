@@ -16,14 +16,14 @@ import numpy as np
 
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, key_of, levels_of, versions
-from score_lab.ablation.specs import takes
+from score_lab.ablation.specs import counted, stepped
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study, System
 from score_lab.build import ConfigError, find
 from score_lab.mismatch.inversion import on_host
 from score_lab.samplers.steps import Steps
 
-__all__ = ["Plan", "Run", "planned", "stepped"]
+__all__ = ["Plan", "Run", "planned"]
 
 REACH = 12.0
 """Log-SNRs between which the reference's levels are spread."""
@@ -53,20 +53,6 @@ class Plan:
 
     runs: tuple[Run, ...]
     references: tuple[tuple[Run, Run], ...]
-
-
-def stepped(grid: Mapping[str, Any], num_steps: int | None) -> dict[str, Any]:
-    """``grid`` with that many steps (of a grid around a grid, the inner one); as it is for None."""
-    if num_steps is None:
-        return dict(grid)
-    if isinstance(grid.get("grid"), Mapping):
-        return {**grid, "grid": stepped(grid["grid"], num_steps)}
-    return {**grid, "num_steps": num_steps}
-
-
-def _counted(grid: Mapping[str, Any]) -> bool:
-    """Whether the innermost grid has a number of steps."""
-    return _counted(grid["grid"]) if isinstance(grid.get("grid"), Mapping) else takes(grid, "num_steps")
 
 
 class _Planner:
@@ -107,7 +93,7 @@ class _Planner:
         calls = getattr(find(system.solver["target"], "score_lab.samplers", "solvers"), "calls", 1)
         guess = (calls if isinstance(calls, int) else 1) * (1 if system.guidance is None else 2)
         try:
-            fixed = grid is not None and not _counted(grid)
+            fixed = grid is not None and not counted(grid)
             budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
             return self.keyed(system, budget)
         except BudgetError as error:
@@ -144,7 +130,8 @@ class _Planner:
         denoiser, _, built = model.assemble(run.section, model.denoiser)
         steps, pair = built.steps(denoiser.path), []
         solver = {"target": "Heun"}
-        for count, n in (((self.study.reference_nfe + 1) // 2, None), ((self.study.reference_nfe + 1) // 4, min(self.study.chunk, self.study.n))):
+        whole, few = (self.study.reference_nfe + 1) // 2, min(self.study.chunk, self.study.n)
+        for count, n in ((whole, None), (whole // 2, few)):
             times = levels(steps, denoiser, max(count, 2))
             grid = {"target": "Times", "values": times}
             system = dataclasses.replace(run.system, solver=solver, grid=grid)
@@ -166,7 +153,7 @@ def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:
     first, last = float(steps.t[0]), float(steps.s[-1])
     ends = on_host(path, np.array([first, last]))[2]
     low, high = max(ends[0], low, -REACH), min(ends[1], high, REACH)
-    inner = (ends[0] < low) + (ends[1] > high)  # an end outside is a step of its own
+    inner = int(ends[0] < low) + int(ends[1] > high)  # an end outside is a step of its own
     spread = np.linspace(low, high, count + 1 - inner)
     with jax.enable_x64(True):
         times = np.asarray(path.time_of(jax.numpy.asarray(spread)), np.float64)

@@ -1,8 +1,8 @@
 """From cells to rows, rankings and words.
 
 A row pools the samples of all seeds of one run (they are independent draws: the seed only names the noise), its interval resamples them.
-A contest is one model, one guidance and one budget: all that may be chosen there, solver, grid and path, is ranked, all pairs are compared on
-common noise, and Holm's correction is over all pairs of the contest.
+A contest is one model, one guidance and one budget: all that may be chosen there, solver, grid and path, is ranked, all pairs are compared
+on common noise, and Holm's correction is over all pairs of the contest.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Results:
         return [_advice(self, contest) for contest in self.contests]
 
 
-def collected(study: Study, models: Mapping[str, Model], plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None) -> Results:
+def collected(
+    study: Study, models: Mapping[str, Model], plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
+) -> Results:
     """Measures every run whose cells are done (or finds that it has been), and ranks."""
     rank_by = {name: _ranked_by(study, model) for name, model in models.items()}
     rows, total = [], len(plan.runs) + len(plan.references)
@@ -204,5 +206,7 @@ def _advice(results: Results, contest: Contest) -> str:
         return line + " It was the only one."
     if not same:
         return line + f" It is distinguishable from all {others} others."
-    return line + f" Not distinguishable from it: {', '.join(same)}." + (f" The other {others - len(same)} are worse." if others > len(same) else "")
+    worse = others - len(same)
+    rest = f" The other {worse} {'are' if worse > 1 else 'is'} worse." if worse else ""
+    return line + f" Not distinguishable from it: {', '.join(same)}." + rest
 

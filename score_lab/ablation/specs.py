@@ -16,7 +16,7 @@ from typing import Any
 
 from score_lab.build import find, refuse
 
-__all__ = ["name_of", "plain", "spec_of", "split", "takes", "vary"]
+__all__ = ["counted", "name_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
 
 NESTED = ("variable", "grid")
 _SPEC = re.compile(r"([A-Za-z_][\w.]*(?::\w+)?)(?:\((.*)\))?", re.DOTALL)
@@ -84,6 +84,20 @@ def takes(spec: Mapping[str, Any], field: str, room: str = "score_lab.samplers")
     """Whether the part that ``spec`` names has this field."""
     target = find(spec["target"], room, "target")
     return callable(target) and field in inspect.signature(target).parameters
+
+
+def stepped(grid: Mapping[str, Any], num_steps: int | None) -> dict[str, Any]:
+    """``grid`` with that many steps (of a grid around a grid, the inner one); as it is for None."""
+    if num_steps is None:
+        return dict(grid)
+    if isinstance(grid.get("grid"), Mapping):
+        return {**grid, "grid": stepped(grid["grid"], num_steps)}
+    return {**grid, "num_steps": num_steps}
+
+
+def counted(grid: Mapping[str, Any]) -> bool:
+    """Whether the innermost grid has a number of steps."""
+    return counted(grid["grid"]) if isinstance(grid.get("grid"), Mapping) else takes(grid, "num_steps")
 
 
 def vary(specs: Sequence[Mapping[str, Any]], field: str, values: Sequence[Any]) -> list[dict[str, Any]]:

@@ -36,8 +36,8 @@ CREATE TABLE IF NOT EXISTS measures (key TEXT PRIMARY KEY, estimates TEXT, draws
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row of ``cells``: one system, one seed.  ``seconds`` per sample, ``compile_s`` of its program, ``memory`` in bytes; ``invalid``: the
-    indices of the samples that were not finite."""
+    """A row of ``cells``: one system, one seed.  ``seconds`` per sample, ``compile_s`` of its program, ``memory`` in bytes; ``invalid``:
+    the indices of the samples that were not finite."""
 
     key: str
     what: Mapping[str, Any]

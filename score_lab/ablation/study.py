@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from score_lab.ablation.specs import name_of, spec_of, vary
-from score_lab.build import find, refuse
+from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
+from score_lab.build import build, find, refuse
 
 __all__ = ["Model", "Study", "System"]
 
@@ -131,13 +131,12 @@ class Study:
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
         for spec in self.solver_specs():
-            find(spec["target"], "score_lab.samplers", "solvers", ("init", "step", "order", "calls", "memory"))
-        for spec in self.grid_specs():
-            if spec is not None:
-                find(spec["target"], "score_lab.samplers", "grids", ("steps",))
-        for spec in self.path_specs():
-            if spec is not None:
-                find(spec["target"], "score_lab.paths", "paths", ("alpha", "sigma", "time_of"))
+            build(spec, "score_lab.samplers", "solvers", needs=("init", "step", "order", "calls", "memory"))
+        for spec in filter(None, self.grid_specs()):
+            find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
+            build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
+        for spec in filter(None, self.path_specs()):
+            build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
 
     def solver_specs(self) -> list[dict[str, Any]]:
         """The solvers with every varied field of theirs."""

@@ -119,8 +119,8 @@ class Images:
             lines.append(f"agreement: classifier {accuracy.note}, held-out accuracy {accuracy}, n = {accuracy.n}")
         return [
             *lines,
-            f"frechet, kid: in {f.extractor.name} of {f.train.n} training images (statistics {f.train.digest}); KID (cubic kernel, unbiased) to "
-            f"{len(self.kid.reference)} of them; a Frechet distance falls with n, so compare rows of one n only",
+            f"frechet, kid: in {f.extractor.name} of {f.train.n} training images (statistics {f.train.digest}); KID (cubic kernel, "
+            f"unbiased) to {len(self.kid.reference)} of them; a Frechet distance falls with n, so compare rows of one n only",
             "variance: total variance within classes over the training data's; 1 for the data",
         ]
 
@@ -146,7 +146,7 @@ class Points:
 
     @classmethod
     def of(cls, reference: np.ndarray, floor: np.ndarray, labels: np.ndarray | None, *, known: bool, block: int = 250) -> Points:
-        """``reference``: exact draws or held-out data; ``floor``: other exact draws, or training data, that read what no sampler can beat."""
+        """``reference``: exact draws or held-out data; ``floor``: other exact draws, or training data: what the law itself reads."""
         rows = np.asarray(reference, np.float64).reshape(len(reference), -1)
         part, block = rows[:MOST_POINTS], max(10, min(block, len(floor) // 8))
         stamp = digest(rows, np.asarray(floor), block)
@@ -202,8 +202,8 @@ def solver_error(x: np.ndarray, reference: np.ndarray, seeds: int, repeats: int)
 
 
 def snr_gap(t: float, square: np.ndarray, path: GaussianPath, moments: DataMoments, data: np.ndarray) -> dict[str, Estimate]:
-    """``R_last`` and ``snr_gap`` from the squared norms (n,) at the last network call; where total variance tells no level the gap is missing
-    with the flag of ``mismatch.read``."""
+    """``R_last`` and ``snr_gap`` from the squared norms (n,) at the last network call; where total variance tells no level the gap is
+    missing with the flag of ``mismatch.read``."""
     n = min(len(square), len(data))
     square = np.asarray(square, np.float64)[None, :n]
     record = NormRecord(t=np.array([t], np.float64), square=square, fed=0 * square, made=np.ones(1, bool), d=np.asarray(moments.d))

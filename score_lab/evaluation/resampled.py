@@ -1,15 +1,16 @@
 """Statistics of one set of samples under many resamplings at once, so that two sets drawn from the same noise can be compared in pairs.
 
-    W (B + 1, n):  row 0 is ones, row b counts how often bootstrap b draws each sample;   statistic(x, W) -> (B + 1,):  the value, then B draws
+    W (B + 1, n):   row 0 is ones, row b counts how often bootstrap b draws each sample
+    statistic(x, W) -> (B + 1,):   the value, then B draws
 
 The unit is one sample (one trajectory).  W depends on n, the strata and the seed alone, so sample i of every solver, which started from the
 same noise, is drawn equally often, and ``a[1:] - b[1:]`` are the draws of a *paired* difference.
 
-    Frechet      |m - m_0|^2 + tr(C + C_0 - 2 (C_0^(1/2) C C_0^(1/2))^(1/2))                                    (Heusel et al. 2017)
-    MMD^2        mean_{i != j} k(x_i, x_j) - 2 mean k(x_i, y_j) + mean_{i != j} k(y_i, y_j)                     (Gretton et al. 2012, eq. 3)
-    KID          MMD^2 with k(x, y) = (x.y / k + 1)^3 in a feature space of k values                            (Binkowski et al. 2018, eq. 4)
-    energy       MMD^2 with k(x, y) = -|x - y|                                                                 (Szekely & Rizzo 2013, eq. 5)
-    W2           sqrt(mean of W2^2 over blocks of m samples and m reference points, each the exact assignment)   (Villani 2009, eq. 6.1)
+    Frechet      |m - m_0|^2 + tr(C + C_0 - 2 (C_0^(1/2) C C_0^(1/2))^(1/2))                                  (Heusel et al. 2017)
+    MMD^2        mean_{i != j} k(x_i, x_j) - 2 mean k(x_i, y_j) + mean_{i != j} k(y_i, y_j)                   (Gretton et al. 2012, eq. 3)
+    KID          MMD^2 with k(x, y) = (x.y / k + 1)^3 in a feature space of k values                          (Binkowski et al. 2018, eq. 4)
+    energy       MMD^2 with k(x, y) = -|x - y|                                                               (Szekely & Rizzo 2013, eq. 5)
+    W2           sqrt(mean of W2^2 over blocks of m samples and m reference points, each the exact assignment) (Villani 2009, eq. 6.1)
 
 The reference is fixed: intervals speak of the samples.  A sample drawn twice makes no pair with itself, so the draws of MMD^2 are unbiased
 too.  W2 is at block size m, where even equal laws read more than 0: its floor is that of two sets of the reference's law.
@@ -108,7 +109,8 @@ class Discrepancy:
         if bandwidth is None:
             part = points[:1000]
             bandwidth = float(np.median(_distances(part, part)[np.triu_indices(len(part), 1)]))
-        return cls.of(f"MMD^2 (Gaussian, bandwidth {bandwidth:.3g})", lambda x, y: np.exp(-0.5 * (_distances(x, y) / bandwidth) ** 2), points)
+        name = f"MMD^2 (Gaussian, bandwidth {bandwidth:.3g})"
+        return cls.of(name, lambda x, y: np.exp(-0.5 * (_distances(x, y) / bandwidth) ** 2), points)
 
     def __call__(self, x: np.ndarray, W: np.ndarray) -> np.ndarray:
         """The discrepancy of ``x`` (n, k), (B + 1,); unbiased, so that equal laws may read a little below 0."""

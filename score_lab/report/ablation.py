@@ -19,8 +19,8 @@ _MARKS = ("o", "s", "^", "D")
 
 
 def save_quality(
-    file: str | Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]], levels: Mapping[str, Mapping[str, float]] | None = None,
-    *, log_y: Sequence[str] = (), title: str = "",
+    file: str | Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]],
+    levels: Mapping[str, Mapping[str, float]] | None = None, *, log_y: Sequence[str] = (), ticks: Sequence[float] = (), title: str = "",
 ) -> Path:  # fmt: skip
     """A panel for each column: NFE (log) against the value, one line with its band per solver.
 
@@ -28,6 +28,7 @@ def save_quality(
       panels: column -> solver -> [(nfe that was counted, estimate), ...]; what is not finite is left out.
       levels: column -> {name: value}, drawn as grey lines (a floor, the exact solution).
       log_y: columns with a logarithmic axis, where all values are above 0.
+      ticks: of the NFE axis; empty: the NFE that occur.
 
     Raises ConfigError for no panel at all.
     """
@@ -59,8 +60,8 @@ def save_quality(
         for name, value in (levels or {}).get(column, {}).items():
             ax.axhline(value, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
             ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5, color=GREY)
-        ticks = _apart(sorted(seen))
-        ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
+        marks = _apart(sorted(ticks or seen))
+        ax.set_xticks(marks, [f"{v:g}" for v in marks])
         ax.minorticks_off()
         if column in log_y and lowest > 0:
             ax.set_yscale("log")
