@@ -15,11 +15,11 @@ from score_lab.build import refuse
 VARIANTS = ("digits", "mixture", "noise", "guidance")
 
 SOLVERS = (
-    "Euler(variable=T)", "Euler(variable=LogSNR)", "DDIM",
+    "DDIM", "Euler(variable=LogSNR)",
     "Heun(variable=T)", "Heun", "Heun(variable=LogSNR)",
     "DPMSolverPP2M",
     "DDIM(eta=1)", "DDIM(eta=0.5)", "DDPM(variance=beta)",
-    "EulerMaruyama", "EulerMaruyama(increment=exact)",
+    "EulerMaruyama", "EulerMaruyama(increment=exact)", "EulerMaruyama(multiplier=0.5, increment=exact)",
 )  # fmt: skip
 GRID = "UniformLogSNR(end=8)"
 """One grid for all: the same levels, so that solvers differ and nothing else."""

@@ -36,6 +36,7 @@ def full_table(results: Results) -> Table:
             "steps": cells[0].steps if cells else "-",
             "n": n * len(cells),
             "not finite": sum(map(len, row.invalid.values())),
+            "level": _level(row),
             "ms": _number(row.milliseconds),
             "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
             "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
@@ -56,6 +57,12 @@ def full_table(results: Results) -> Table:
     return table
 
 
+def _level(row: Row) -> str:
+    """What the state at the last network call says of its level: ok, or why total variance does not tell it."""
+    gap = row.measured.estimates.get("snr_gap")
+    return "-" if gap is None else "ok" if math.isfinite(gap.value) else gap.note.partition(";")[0]
+
+
 def _number(value: float) -> str:
     return "-" if not math.isfinite(value) else f"{value:.3g}"
 
@@ -68,13 +75,13 @@ def _notes(results: Results) -> list[str]:
     if results.references:
         halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
         notes.append(
-            f"solver_error: root mean square distance of a sample to the solution of its own noise (Heun, {study.reference_nfe} NFE, row "
+            f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} NFE, row "
             f"'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic systems. "
             "What the row 'the ODE itself' reads against the data is the model's error alone"
         )
     notes.append(
-        "snr_gap: effective minus nominal log-SNR of the states at the last network call, missing where total variance tells no level; "
-        "R_last: their variance over the path's (1: what the network was trained on)"
+        "snr_gap: effective minus nominal log-SNR of the states at the last network call, nan where total variance tells no level (column "
+        "level: why); R_last: their variance over the path's (1: what the network was trained on)"
     )
     notes.append(
         f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; "
@@ -208,7 +215,7 @@ def _quality(results: Results, at: Path) -> Path:
             for column, e in results.references[0][0].measured.estimates.items():
                 if math.isfinite(e.value) and column not in ("R_last", "snr_gap", "solver_error"):
                     levels.setdefault(COLUMNS[column], {})["the ODE itself"] = e.value
-    log_y = [COLUMNS[c] for c in ("frechet", "kid", "energy", "mmd", "w2", "solver_error", "R_last")]
+    log_y = [COLUMNS[c] for c in ("frechet", "kid", "variance", "energy", "mmd", "w2", "solver_error", "R_last")]
     return save_quality(at / "quality.png", panels, levels, log_y=log_y, ticks=results.study.nfe)
 
 

@@ -18,8 +18,7 @@ from score_lab.ablation.keys import key_of
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
-from score_lab.ablation.truth import HIGHER, RANKABLE, Measured, snr_gap, solver_error
-from score_lab.build import refuse
+from score_lab.ablation.truth import HIGHER, Measured, snr_gap, solver_error
 from score_lab.evaluation import Ranking, resampled
 
 __all__ = ["Contest", "Results", "Row", "collected"]
@@ -94,7 +93,7 @@ def collected(
     study: Study, models: Mapping[str, Model], plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
 ) -> Results:
     """Measures every run whose cells are done (or finds that it has been), and ranks."""
-    rank_by = {name: _ranked_by(study, model) for name, model in models.items()}
+    rank_by = {name: study.ranked_by(model) for name, model in models.items()}
     rows, total = [], len(plan.runs) + len(plan.references)
     for i, run in enumerate(plan.runs):
         rows.append(_row(study, models[run.system.model], run, store))
@@ -111,13 +110,6 @@ def collected(
         floors[name] = model.truth.measure(*model.truth.floor, study.repeats)
     results = Results(study, models, tuple(rows), tuple(references), floors, (), rank_by)
     return dataclasses.replace(results, contests=tuple(_contests(results)))
-
-
-def _ranked_by(study: Study, model: Model) -> str:
-    known = [c for c in RANKABLE if c in (*model.truth.columns, "solver_error")]
-    if study.rank_by and study.rank_by not in known:
-        refuse("rank_by", study.rank_by, ", ".join(known), known)
-    return study.rank_by or model.truth.columns[0]
 
 
 def _row(study: Study, model: Model, run: Run, store: Store) -> Row:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
+from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
 
 __all__ = ["Model", "Study", "System"]
@@ -111,7 +112,7 @@ class Study:
     rank_by: str = ""
     alpha: float = 0.05
     repeats: int = 200
-    reference_nfe: int = 127
+    reference_nfe: int = 100
     clip: bool | None = None
     extrapolate: bool | None = None
     output: str = ""
@@ -150,6 +151,13 @@ class Study:
     def path_specs(self) -> list[dict[str, Any] | None]:
         """The paths, None for the model's own."""
         return [None if p in ("own", None) else spec_of(p, "paths") for p in self.paths]
+
+    def ranked_by(self, model: Model) -> str:
+        """The column that ranks the samplers of ``model``; ConfigError for one that it does not have."""
+        known = [c for c in RANKABLE if c in (*model.truth.columns, "solver_error")]
+        if self.rank_by and self.rank_by not in known:
+            refuse("rank_by", self.rank_by, ", ".join(known), known)
+        return self.rank_by or model.truth.columns[0]
 
     def _varied(self, part: str, specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, values in self.vary.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from score_lab.build import refuse
 from score_lab.evaluation import Estimate
@@ -27,7 +28,7 @@ def save_quality(
     Args:
       panels: column -> solver -> [(nfe that was counted, estimate), ...]; what is not finite is left out.
       levels: column -> {name: value}, drawn as grey lines (a floor, the exact solution).
-      log_y: columns with a logarithmic axis, where all values are above 0.
+      log_y: columns with a logarithmic axis, linear around 0 where values are not all above 0.
       ticks: of the NFE axis; empty: the NFE that occur.
 
     Raises ConfigError for no panel at all.
@@ -42,7 +43,7 @@ def save_quality(
     for ax, (column, lines) in zip(axes, panels.items(), strict=False):
         tidy(ax, column, "network evaluations per sample (counted)", "")
         ax.set_xscale("log")
-        seen, lowest = set(), np.inf
+        seen, values = set(), []
         for name, points in lines.items():
             k = names.index(name)
             fine = sorted(((x, e) for x, e in points if np.isfinite(e.value)), key=lambda point: point[0])
@@ -50,7 +51,7 @@ def save_quality(
                 continue
             x, value, low, high = (np.array(v, float) for v in zip(*((x, e.value, e.low, e.high) for x, e in fine), strict=True))
             seen.update(x.tolist())
-            lowest = min(lowest, value.min())
+            values += value.tolist()
             colour, turn = COLOURS[k % len(COLOURS)], k // len(COLOURS)
             line = _STYLES[turn % len(_STYLES)]
             ax.plot(x, value, line, color=colour, linewidth=1.5, marker=_MARKS[turn % len(_MARKS)], markersize=3.5, label=name)
@@ -63,8 +64,8 @@ def save_quality(
         marks = _apart(sorted(ticks or seen))
         ax.set_xticks(marks, [f"{v:g}" for v in marks])
         ax.minorticks_off()
-        if column in log_y and lowest > 0:
-            ax.set_yscale("log")
+        if column in log_y and values:
+            _scale(ax, np.array(values), [*(levels or {}).get(column, {}).values()])
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     handles = {}
@@ -74,6 +75,21 @@ def save_quality(
     if title:
         fig.suptitle(title, fontsize=11.5, color=INK, fontweight="bold")
     return save(fig, file)
+
+
+def _scale(ax: Axes, values: np.ndarray, levels: Sequence[float]) -> None:
+    """A logarithmic axis (linear around 0 where values are not above it) that a solver far off does not stretch: 30 medians are its top."""
+    size = np.abs(values[values != 0])
+    if not len(size):
+        return
+    if min(values.min(), *levels, np.inf) > 0:
+        ax.set_yscale("log")
+    else:
+        ax.set_yscale("symlog", linthresh=float(np.quantile(size, 0.3)))
+    if values.max() > 100 * np.median(size):
+        top = 30 * float(np.median(size))
+        ax.set_ylim(bottom=min(0.7 * values.min(), 1.4 * values.min(), *(0.7 * v for v in levels)), top=top)
+        ax.annotate("further off: not drawn", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color=GREY)
 
 
 def _apart(values: list[float]) -> list[float]:
@@ -93,7 +109,7 @@ def save_same_noise(file: str | Path, rows: Mapping[str, np.ndarray], *, columns
     grid = np.stack([to_rgb(np.asarray(x)[:columns]) for x in rows.values()])
     canvas = tile(grid)
     width = 0.42 * columns
-    fig = figure(width + 2.6, width * canvas.shape[0] / canvas.shape[1] + (0.5 if title else 0.15))
+    fig = figure(width + 0.5 + 0.078 * max(map(len, rows)), width * canvas.shape[0] / canvas.shape[1] + (0.5 if title else 0.15))
     ax = fig.subplots()
     step = canvas.shape[0] / len(rows)
     ax.imshow(canvas, interpolation="nearest")

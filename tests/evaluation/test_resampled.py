@@ -1,4 +1,4 @@
-"""Statistics under resampling against the same statistics of the rows themselves, coverage on toys with known answers, Holm on synthetic p."""
+"""Statistics under resampling against those of the rows themselves, coverage on toys with known answers, Holm on synthetic p."""
 
 import numpy as np
 import pytest
