@@ -75,8 +75,8 @@ def _notes(results: Results) -> list[str]:
     if results.references:
         halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
         notes.append(
-            f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} NFE, "
-            f"row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic systems. "
+            f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} "
+            f"NFE, row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic systems. "
             "What the row 'the ODE itself' reads against the data is the model's error alone"
         )
     notes.append(

@@ -16,7 +16,8 @@ def line(*values):
 def test_quality_draws_every_column_and_survives_solvers_far_off(tmp_path):
     """NaN is left out, 1e6 does not stretch the axis, a column around 0 has an axis, as many lines as there are solvers."""
     solvers = {f"solver {k}": line(1.0 + k, 0.5, 0.3) for k in range(12)} | {"far": line(1e6, 1e3, 0.4), "lost": line(np.nan, np.nan, 1.0)}
-    panels = {"Frechet distance": solvers, "KID": {"a": line(0.01, -0.002, 0.0), "b": line(0.0, 0.0, 0.0)}, "agreement": {"a": line(0.2, 0.5, 1.0)}}
+    panels = {"Frechet distance": solvers, "KID": {"a": line(0.01, -0.002, 0.0), "b": line(0.0, 0.0, 0.0)}}
+    panels["agreement"] = {"a": line(0.2, 0.5, 1.0)}
     file = save_quality(
         tmp_path / "q.png", panels, {"Frechet distance": {"floor": 0.2}}, log_y=["Frechet distance", "KID"], ticks=(5, 10, 20), title="t"
     )
