@@ -76,8 +76,8 @@ def _notes(results: Results) -> list[str]:
         halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
         notes.append(
             f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} "
-            f"NFE, row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic systems. "
-            "What the row 'the ODE itself' reads against the data is the model's error alone"
+            f"NFE, row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic "
+            "systems. What the row 'the ODE itself' reads against the data is the model's error alone"
         )
     notes.append(
         "snr_gap: effective minus nominal log-SNR of the states at the last network call, nan where total variance tells no level (column "

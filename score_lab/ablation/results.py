@@ -182,6 +182,16 @@ def _why(row: Row, column: str) -> str:
     return f"{column} is not defined for it"
 
 
+def _against_the_ode(results: Results, row: Row, column: str) -> str:
+    """Whether more evaluations could tell: the row beside its own noise's solution, one paired comparison."""
+    solution = next((r for r, _ in results.references if r.run.keys == row.run.reference and _readable(r, column)), None)
+    if solution is None:
+        return ""
+    pair = Ranking.of({"row": row.measured.draws[column], "solution": solution.measured.draws[column]}, alpha=results.study.alpha)
+    same = "not distinguishable from it" if pair.same("row") else "distinguishable from it"
+    return f" The ODE itself reads {solution.measured.estimates[column].value:.3g}: {same}."
+
+
 def _advice(results: Results, contest: Contest) -> str:
     ranking, column = contest.ranking, results.rank_by[contest.model]
     where = [f"{contest.budget} NFE"]
@@ -193,6 +203,7 @@ def _advice(results: Results, contest: Contest) -> str:
     row, same = contest.rows[best], ranking.same(best)
     line = f"At {', '.join(where)}: use {best} ({column} {row.measured.estimates[column]}"
     line += f", {row.nfe:g} NFE used)." if row.nfe != contest.budget else ")."
+    line += _against_the_ode(results, row, column)
     others = len(ranking.order) - 1
     if not others:
         return line + " It was the only one."

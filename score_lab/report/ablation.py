@@ -88,7 +88,8 @@ def _scale(ax: Axes, values: np.ndarray, levels: Sequence[float]) -> None:
         ax.set_yscale("symlog", linthresh=float(np.quantile(size, 0.3)))
     if values.max() > 100 * np.median(size):
         top = 30 * float(np.median(size))
-        ax.set_ylim(bottom=min(0.7 * values.min(), 1.4 * values.min(), *(0.7 * v for v in levels)), top=top)
+        lowest = min(values.min(), *levels) if levels else values.min()
+        ax.set_ylim(bottom=0.7 * lowest if lowest > 0 else max(1.4 * lowest, -top), top=top)
         ax.annotate("further off: not drawn", (0.99, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color=GREY)
 
 
