@@ -15,11 +15,10 @@ from score_lab.build import refuse
 VARIANTS = ("digits", "mixture", "noise", "guidance")
 
 SOLVERS = (
-    "DDIM", "Euler(variable=LogSNR)",
-    "Heun(variable=T)", "Heun", "Heun(variable=LogSNR)",
-    "DPMSolverPP2M",
-    "DDIM(eta=1)", "DDIM(eta=0.5)", "DDPM(variance=beta)",
-    "EulerMaruyama", "EulerMaruyama(increment=exact)", "EulerMaruyama(multiplier=0.5, increment=exact)",
+    "DDIM", "Heun(variable=T)",  # one-step
+    "DPMSolverSinglestep",  # exponential
+    "DPMSolverPP2M", "UniPC", "deis", "AdamsBashforth",  # multistep
+    "DDIM(eta=1)", "EulerAncestral", "EulerMaruyama(increment=exact)", "ERSDE", "SASolver",  # stochastic
 )  # fmt: skip
 GRID = "UniformLogSNR(end=8)"
 """One grid for all: the same levels, so that solvers differ and nothing else."""

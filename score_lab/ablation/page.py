@@ -231,7 +231,7 @@ def _pictures(results: Results, store: Store) -> list[tuple[str, Path]]:
         if len(shape) == 3 and shape[-1] in (1, 3):
             file = save_same_noise(at_file(store, i), _with_reference(results, store, contest, drawn))
         elif shape == (2,):
-            few = dict(list(drawn.items())[:6])
+            few = {name: drawn[name] for name in [*contest.ranking.order, *contest.ranking.unranked][:6] if name in drawn}  # best first
             reference = np.asarray(results.models[contest.model].truth.data)[:2000]
             file = save_scatter(at_file(store, i), few, reference)
         else:

@@ -3,7 +3,8 @@
     spec    NAME | module:NAME | NAME(field=value, ...)        a value is a Python literal, a plain word, or a part again
     words   spec, spec, ...                                    commas inside brackets separate nothing
 
-A field that is a part itself (``variable``, ``grid``) takes a bare name: ``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.
+A field that is a part itself takes a bare name: ``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.  A bare word is a part if
+it is the capitalised name of one of ``score_lab.samplers``, or an import path; any other is text (``increment=exact``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from score_lab import samplers
 from score_lab.build import find, refuse
 
 __all__ = ["counted", "name_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
 
-NESTED = ("variable", "grid")
 _SPEC = re.compile(r"([A-Za-z_][\w.]*(?::\w+)?)(?:\((.*)\))?", re.DOTALL)
 
 
@@ -47,18 +48,19 @@ def spec_of(part: Any, field: str) -> dict[str, Any]:
         name, equals, value = (side.strip() for side in word.partition("="))
         if not (equals and name.isidentifier()):
             refuse(f"{field}: {part}", word, "field=value")
-        spec[name] = _value(name, value, f"{field}.{name}")
+        spec[name] = _value(value, f"{field}.{name}")
     return spec
 
 
-def _value(name: str, text: str, field: str) -> Any:
+def _value(text: str, field: str) -> Any:
     if text in ("inf", "-inf"):
         return float(text)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         pass
-    return spec_of(text, field) if name in NESTED or "(" in text else text
+    part = "(" in text or ":" in text or (text[:1].isupper() and hasattr(samplers, text))
+    return spec_of(text, field) if part else text
 
 
 def plain(value: Any) -> Any:
