@@ -18,7 +18,7 @@ SOLVERS = (
     "DDIM", "Heun(variable=T)",  # one-step
     "DPMSolverSinglestep",  # exponential
     "DPMSolverPP2M", "UniPC", "deis", "AdamsBashforth",  # multistep
-    "DDIM(eta=1)", "EulerAncestral", "EulerMaruyama(increment=exact)", "ERSDE", "SASolver",  # stochastic
+    "DDIM(eta=1)", "DPMPP2SAncestral", "EulerMaruyama(increment=exact)", "ERSDE", "SASolver",  # stochastic
 )  # fmt: skip
 GRID = "UniformLogSNR(end=8)"
 """One grid for all: the same levels, so that solvers differ and nothing else."""

@@ -74,8 +74,8 @@ class _Planner:
         model = self.models[system.model]
         blank = blank_of(model.denoiser)
         section = self.section(system, steps)
-        solver = find(system.solver["target"], "score_lab.samplers", "solvers")
-        key = key_of({"count": section, "blank": repr(blank), "code": code_of(), "solver": _digest_of(solver), "versions": versions()})
+        sources = [_digest_of(find(section[part]["target"], "score_lab.samplers", part)) for part in ("sampler", "grid")]
+        key = key_of({"count": section, "blank": repr(blank), "code": [code_of(), *sources], "versions": versions()})
         known = self.store.count(key)
         if known is None:
             try:

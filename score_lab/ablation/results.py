@@ -188,8 +188,8 @@ def _against_the_ode(results: Results, row: Row, column: str) -> str:
     if solution is None:
         return ""
     pair = Ranking.of({"row": row.measured.draws[column], "solution": solution.measured.draws[column]}, alpha=results.study.alpha)
-    same = "not distinguishable from it" if pair.same("row") else "distinguishable from it"
-    return f" The ODE itself reads {solution.measured.estimates[column].value:.3g}: {same}."
+    same = "not distinguishable" if pair.same("row") else "distinguishable"
+    return f" The ODE itself reads {solution.measured.estimates[column].value:.3g} ({same})."
 
 
 def _advice(results: Results, contest: Contest) -> str:
