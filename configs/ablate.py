@@ -41,7 +41,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.grids = (GRID,)
     config.paths = ("own",)
     config.guidance = (1.0,)
-    config.vary = {}
+    config.vary = {"solver": {}, "grid": {}}
     config.nfe = (5, 10, 20, 35, 50)
     config.seeds = (0, 1, 2)
     config.n = 1000
@@ -52,7 +52,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     elif variant == "noise":
         config.solvers = ("DDIM", "EulerMaruyama(increment=exact)", "Heun")
         config.grids = (GRID, "Churn(grid=UniformLogSNR(end=8), s_churn=0)")
-        config.vary = {"solver.eta": (0.0, 0.25, 0.5, 1.0), "solver.multiplier": (0.5, 1.0), "grid.s_churn": (5.0, 20.0)}
+        config.vary = {"solver": {"eta": (0.0, 0.25, 0.5, 1.0), "multiplier": (0.5, 1.0)}, "grid": {"s_churn": (5.0, 20.0)}}
         config.nfe = (10, 20, 50)
     elif variant == "guidance":
         config.solvers = ("DDIM", "DPMSolverPP2M", "Heun", "EulerMaruyama(increment=exact)")

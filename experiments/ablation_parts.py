@@ -27,6 +27,9 @@ NUMBERS = ("guidance", "nfe", "seeds")
 def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration's fields with the command line on top."""
     fields = {name: plain(value) for name, value in config.items()}
+    if isinstance(fields.get("vary"), dict):  # a configuration nests what the command line dots
+        nested = {f"{part}.{field}": v for part, of in fields["vary"].items() if isinstance(of, dict) for field, v in of.items()}
+        fields["vary"] = nested | {name: v for name, v in fields["vary"].items() if not isinstance(v, dict)}
     for name in FIELDS:
         if given.get(name) is not None:
             fields[name] = split(given[name])

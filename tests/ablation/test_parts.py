@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.ablate import get_config
+from experiments.ablation_parts import study_fields
 from score_lab.ablation import Cell, Store, Study, key_of
 from score_lab.ablation.counting import BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
@@ -192,6 +194,13 @@ def test_a_study_refuses_in_one_line(change, says):
     with pytest.raises(ConfigError, match=says) as error:
         build({"target": "score_lab.ablation.study:Study", **GOOD, **change}, field="config")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("variant", "systems"), [("digits", 12), ("mixture", 12), ("noise", 21), ("guidance", 12)])
+def test_every_configuration_is_a_study(variant, systems):
+    """noise: (DDIM with 4 eta, Euler-Maruyama with 2 multipliers, Heun) on a grid and on churn with 2 strengths."""
+    fields = study_fields(get_config(variant), {})
+    assert len(build({"target": "score_lab.ablation.study:Study", **fields}, field="config").systems()) == systems
 
 
 def test_a_study_spans_every_combination_once():
