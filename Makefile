@@ -17,7 +17,7 @@ CONSTRAINTS ?= constraints/py$(subst .,,$(version)).txt
 stamp := $(VENV)/.installed
 python := $(VENV)/bin/python
 
-.PHONY: help venv digits digits-short test test-slow lint oracle samplers-doc bench clean
+.PHONY: help venv digits digits-short ablate test test-slow lint oracle samplers-doc bench clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -34,6 +34,9 @@ digits: $(stamp)  ## train on handwritten digits, sample, table and pictures: 5 
 
 digits-short: $(stamp)  ## the same in two minutes, with a network that is not done learning
 	@$(python) -m experiments.digits --short --workdir $(WORKDIR)-short $(ARGS)
+
+ablate: $(stamp)  ## compare samplers on a trained workdir at equal network evaluations: WORKDIR/ablation/report.html
+	@$(python) -m experiments.ablate_samplers --workdir $(WORKDIR) $(ARGS)
 
 test: lint  ## lint, then the tests: under 10 minutes on 2 cores, no network
 	@$(python) -m pytest -n $(JOBS) --dist loadfile $(ARGS)

@@ -76,7 +76,8 @@ def build_sampling(section: Mapping[str, Any], denoiser: Any) -> tuple[Any, Any,
     options = options_of(section)
     if section.get("path"):
         denoiser = denoiser.on(build(section["path"], "score_lab.paths", "sampling.path", needs=("alpha", "sigma", "time_of")))
-    denoiser = dataclasses.replace(denoiser, clip=options.clip, extrapolate=options.extrapolate)
+    known = {field.name for field in dataclasses.fields(denoiser)}  # an exact denoiser has no range to leave
+    denoiser = dataclasses.replace(denoiser, **{name: getattr(options, name) for name in ("clip", "extrapolate") if name in known})
     for part in ("sampler", "grid"):
         if not section[part]:
             refuse(f"sampling.{part}", section[part], f"the name of a {part} in score_lab.samplers, or 'my_package.my_module:Name'")

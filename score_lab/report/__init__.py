@@ -1,5 +1,6 @@
 """Pictures and the page that holds them; every function writes one file and returns its path."""
 
+from score_lab.report.ablation import save_quality, save_same_noise
 from score_lab.report.curves import save_loss, save_scatter
 from score_lab.report.film import draw_film, save_film
 from score_lab.report.mismatch import save_mismatch
@@ -8,6 +9,6 @@ from score_lab.report.page import Page, versions
 from score_lab.report.samples import draw_samples, save_samples
 
 __all__ = [
-    "Page", "draw_film", "draw_samples", "save_film", "save_loss", "save_mismatch", "save_overview", "save_samples", "save_scatter",
-    "versions",
+    "Page", "draw_film", "draw_samples", "save_film", "save_loss", "save_mismatch", "save_overview", "save_quality", "save_same_noise",
+    "save_samples", "save_scatter", "versions",
 ]  # fmt: skip

@@ -1,0 +1,79 @@
+"""Which sampler should I use, at how many network evaluations, for my model?
+
+    python -m experiments.ablate_samplers --workdir runs/digits
+    python -m experiments.ablate_samplers --workdir runs/digits --nfe 5,10,20 --solvers 'DDIM, DDIM(eta=1), Heun(variable=T), mine:Mine'
+    python -m experiments.ablate_samplers --workdir runs/digits --grids 'UniformLogSNR(end=8), Karras' --paths own,VP --guidance 1,2
+    python -m experiments.ablate_samplers --config configs/ablate.py:mixture --n 500
+
+All combinations at equal counted evaluations, from the same noise, measured with intervals; table.csv, ranking.csv, pairs.csv, pictures and
+report.html in --output (WORKDIR/ablation by default), whose first lines answer the question.  Stopped or killed, the same command goes on
+where it was; more solvers, budgets or seeds add their cells only.  Every field of the configuration: --config.FIELD=VALUE.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from experiments.launcher import launch, parse, read_config
+from score_lab.build import build, refuse
+
+LISTS = ("solvers", "grids", "paths", "guidance", "nfe", "seeds")
+ABOUT = {
+    "solvers": "DDIM, DDIM(eta=0.5), Heun(variable=T), my_package.my_module:Mine",
+    "grids": "own (the workdir's), UniformLogSNR(end=8), Karras",
+    "paths": "own, VP, EDM(sigma_max=80)",
+    "guidance": "scales; 1 is none",
+    "nfe": "budgets of network evaluations per sample",
+    "seeds": "of the noise",
+}
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of this launcher."""
+    flags.DEFINE_string("workdir", None, "a run of experiments.train, or several with commas", flag_values=values)
+    for name in LISTS:
+        flags.DEFINE_string(name, None, f"with commas: {ABOUT[name]}", flag_values=values)
+    flags.DEFINE_alias("steps", "nfe", flag_values=values)
+    flags.DEFINE_alias("samplers", "solvers", flag_values=values)
+    flags.DEFINE_string("vary", None, "fields of solvers or grids: 'solver.eta=0|0.5|1, grid.s_churn=0|20'", flag_values=values)
+    flags.DEFINE_integer("n", None, "samples of each seed", flag_values=values)
+    flags.DEFINE_string("rank_by", None, "the column that ranks", flag_values=values)
+    flags.DEFINE_string("output", None, "where to write", flag_values=values)
+
+
+def main() -> None:
+    """Parses, plans, samples, measures, ranks and writes."""
+    values = parse(__doc__, sys.argv, define)
+    config = read_config("configs/ablate.py:digits") if values.config is None else values.config
+
+    from experiments.ablation_parts import Progress, open_models, study_fields
+    from score_lab.ablation import Store, collected, full_table, planned, run_cells, write
+    from score_lab.ablation.page import budgets, failures
+
+    start = time.time()
+    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "output", "workdir")}
+    study = build({"target": "score_lab.ablation.study:Study", **study_fields(config, given)}, field="config")
+    models = open_models(study)
+    store = Store(study.output or next(Path(m["workdir"]) / "ablation" for m in study.models.values()))
+    plan = planned(study, models, store)
+    say = Progress(start)
+    say.plan(study, plan)
+    references, halves = (zip(*plan.references, strict=True)) if plan.references else ((), ())
+    run_cells([*references, *plan.runs], models, study.seeds, store, study.chunk, say.sampled)
+    run_cells(halves, models, study.seeds[:1], store, study.chunk)
+    results = collected(study, models, plan, store, say.measured)
+    page = write(results, store, "Which sampler should I use?", [f"python -m experiments.ablate_samplers {' '.join(sys.argv[1:])}"])
+    print(f"\n{full_table(results).text()}\n")
+    print("\n".join([*(f"budget  {line}" for line in budgets(results)), *(f"failed  {line}" for line in failures(results))]))
+    print("\n" + "\n".join(results.advice()))
+    print(f"\n{time.time() - start:.0f} s.  Open {page}")
+    if not any(row.cells for row in results.rows):
+        refuse("ablation", "every cell failed", f"systems that run; the first reason: {results.rows[0].reason}")
+
+
+if __name__ == "__main__":
+    launch(main)

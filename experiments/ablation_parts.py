@@ -1,0 +1,135 @@
+"""From a configuration and a command line to the study and the models of an ablation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.overrides import literal
+from experiments.sampling import build_sampling, check_guidance
+from experiments.system import examples, sampling_of
+from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest, split
+from score_lab.ablation.specs import name_of, plain
+from score_lab.build import build, refuse
+from score_lab.training import load
+
+__all__ = ["Progress", "open_models", "study_fields"]
+
+FIELDS = ("solvers", "grids", "paths")
+NUMBERS = ("guidance", "nfe", "seeds")
+
+
+def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration's fields with the command line on top."""
+    fields = {name: plain(value) for name, value in config.items()}
+    if isinstance(fields.get("vary"), dict):  # a configuration nests what the command line dots
+        nested = {f"{part}.{field}": v for part, of in fields["vary"].items() if isinstance(of, dict) for field, v in of.items()}
+        fields["vary"] = nested | {name: v for name, v in fields["vary"].items() if not isinstance(v, dict)}
+    for name in FIELDS:
+        if given.get(name) is not None:
+            fields[name] = split(given[name])
+    for name in NUMBERS:
+        if given.get(name) is not None:
+            fields[name] = [literal(word) for word in split(given[name])]
+    if given.get("vary") is not None:
+        fields["vary"] = _varied(given["vary"])
+    fields |= {name: given[name] for name in ("n", "rank_by", "output") if given.get(name) is not None}
+    if given.get("workdir") is not None:
+        workdirs = split(given["workdir"])
+        names = [Path(w).name for w in workdirs]
+        fields["models"] = {name if names.count(name) == 1 else w: {"workdir": w} for name, w in zip(names, workdirs, strict=True)}
+    if not fields.get("output") and not any("workdir" in m for m in fields.get("models", {}).values()):
+        refuse("--output", None, "--output=FOLDER: there is no workdir to write into")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _varied(text: str) -> dict[str, tuple]:
+    """``solver.eta=0|0.5, grid.s_churn=0|20``."""
+    found = {}
+    for word in split(text):
+        name, equals, values = word.partition("=")
+        if not equals:
+            refuse("--vary", word, "solver.FIELD=VALUE|VALUE|...")
+        found[name.strip()] = tuple(literal(v.strip()) for v in values.split("|"))
+    return found
+
+
+def open_models(study: Study) -> dict[str, Model]:
+    """Every model of the study, with its data; ConfigError names what is missing."""
+    opened = {}
+    for name, spec in study.models.items():
+        if not isinstance(spec, Mapping) or ("workdir" in spec) == ("denoiser" in spec):
+            refuse(f"models.{name}", spec, "{'workdir': ...}, or {'denoiser': an exact denoiser, 'path': ...}")
+        opened[name] = _trained(name, spec) if "workdir" in spec else _exact(name, spec, study)
+    return opened
+
+
+def _trained(name: str, spec: Mapping[str, Any]) -> Model:
+    loaded = load(spec["workdir"], ema=spec.get("ema", 0), step=spec.get("step"))
+    base, config = sampling_of(loaded), loaded.config
+    classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes) or 0
+    (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
+    images = len(loaded.spec.shape) == 3
+    truth = Images.of(x, label, x_test, label_test) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
+    described = {key: config.get(key) for key in ("network", "target", "path", "denoiser", "objective")}
+
+    def assemble(section: Mapping[str, Any], denoiser: Any):
+        check_guidance(base | section, loaded.parts)
+        return build_sampling(base | section, denoiser)
+
+    note = f"{spec['workdir']}: {config['network']['target']} trained on {config['path']['target']}, checkpoint {loaded.step}."
+    stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
+    return Model(name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note)
+
+
+def _exact(name: str, spec: Mapping[str, Any], study: Study) -> Model:
+    path = build(spec.get("path", {"target": "VP"}), "score_lab.paths", f"models.{name}.path", needs=("alpha", "sigma", "time_of"))
+    described = dict(spec["denoiser"])
+    arrays = {key: np.asarray(value, np.float32) for key, value in described.items() if isinstance(value, list | tuple) and key != "labels"}
+    if described.get("labels") is not None:
+        arrays["labels"] = np.asarray(described["labels"], np.int32)
+    denoiser = build({**described, **arrays}, "score_lab.analytic", f"models.{name}.denoiser", needs=("posterior", "sample"), path=path)
+    classes = int(arrays["labels"].max()) + 1 if "labels" in arrays else 0
+    base: dict[str, Any] = {"path": None, "guidance": None}
+    n = study.n * len(study.seeds)
+    cond = {"label": np.concatenate([np.resize(np.arange(classes), study.n)] * len(study.seeds)).astype(np.int32)} if classes else None
+    truth = Points.exact(denoiser, n, cond)
+    shape = tuple(np.shape(truth.data)[1:])
+    note = f"{name}: exact {described['target']} on {type(path).__name__}: no network, so that every error is the sampler's."
+
+    def assemble(section: Mapping[str, Any], denoiser: Any):
+        return build_sampling(base | section, denoiser)
+
+    return Model(name, denoiser, shape, model_digest(denoiser, plain(spec)), truth, assemble, classes, None, note)
+
+
+class Progress:
+    """What is said on the way, on stderr."""
+
+    def __init__(self, start: float):
+        self.start, self.begun = start, time.time()
+
+    def plan(self, study: Study, plan: Plan) -> None:
+        """How much there is to do."""
+        keys = {key for run in (*plan.runs, *(whole for whole, _ in plan.references)) for key in run.keys}
+        spent = time.time() - self.start
+        print(f"{len(plan.runs)} rows, {len(keys)} cells of {study.n} samples; {spent:.0f} s to plan", file=sys.stderr, flush=True)
+        self.begun = time.time()
+
+    def sampled(self, done: int, total: int, run: Run) -> None:
+        """After each run."""
+        left = (time.time() - self.begun) / done * (total - done)
+        what = f"{name_of(run.system.solver)} at {run.budget.budget} NFE"
+        self._line(f"sampling {done}/{total}: {what[:60]}, {left:.0f} s left", done == total)
+
+    def measured(self, done: int, total: int) -> None:
+        """After each row."""
+        self._line(f"measuring {done}/{total}", done == total)
+
+    def _line(self, text: str, last: bool) -> None:
+        print(f"\r{text:100s}", end="\n" if last else "", file=sys.stderr, flush=True)

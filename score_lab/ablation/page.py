@@ -1,0 +1,252 @@
+"""What an ablation leaves behind: the terminal's table, CSV files, pictures and one page that answers first and explains later.
+
+    table.csv  ranking.csv  pairs.csv  failures.csv  quality.png  time.png  same_noise_*.png  report.html
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from score_lab.ablation.results import Contest, Results, Row
+from score_lab.ablation.store import Store
+from score_lab.ablation.truth import COLUMNS, HIGHER
+from score_lab.evaluation import Estimate, Table
+from score_lab.report import Page, save_quality, save_same_noise, save_scatter
+
+__all__ = ["failures", "full_table", "ranking_table", "write"]
+
+MOST_ROWS = 40
+"""Rows of a picture of the same noise."""
+
+
+def full_table(results: Results) -> Table:
+    """Every run with what was measured, then the floors and the reference solutions."""
+    table = Table(notes=_notes(results))
+    axes, seeds, n = results.varying(), len(results.study.seeds), results.study.n
+    for row in results.rows:
+        names, cells = row.run.system.names(), row.cells
+        name = {axis: names[axis] for axis in axes} | {
+            "budget": row.run.budget.budget,
+            "NFE": _number(row.nfe),
+            "steps": cells[0].steps if cells else "-",
+            "n": n * len(cells),
+            "not finite": sum(map(len, row.invalid.values())),
+            "level": _level(row),
+            "ms": _number(row.milliseconds),
+            "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
+            "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
+        }
+        table.add(name, row.measured.estimates)
+    blank = dict.fromkeys(table.rows[0].name, "-")
+    for row, _ in results.references:
+        names = row.run.system.names() | {"solver": "the ODE itself", "grid": "fine"}
+        table.add(blank | {axis: names[axis] for axis in axes} | {"NFE": _number(row.nfe), "n": n * seeds}, row.measured.estimates)
+    for model, measured in results.floors.items():
+        truth = results.models[model].truth
+        name = {"model": model, "solver": truth.floor_name}
+        table.add(blank | {axis: name.get(axis, "-") for axis in axes} | {"n": len(truth.floor[0])}, measured.estimates)
+    order = [c for c in COLUMNS if any(c in row.measures for row in table.rows)]
+    for row in table.rows:  # columns in one order, whatever the first row lacks
+        object.__setattr__(row, "measures", {c: row.measures[c] for c in order if c in row.measures})
+    table.rows.sort(key=lambda row: 0)
+    return table
+
+
+def _level(row: Row) -> str:
+    """What the state at the last network call says of its level: ok, or why total variance does not tell it."""
+    gap = row.measured.estimates.get("snr_gap")
+    return "-" if gap is None else "ok" if math.isfinite(gap.value) else gap.note.partition(";")[0]
+
+
+def _number(value: float) -> str:
+    return "-" if not math.isfinite(value) else f"{value:.3g}"
+
+
+def _notes(results: Results) -> list[str]:
+    study, notes = results.study, []
+    for name, model in results.models.items():
+        lead = f"{name}: " if len(results.models) > 1 else ""
+        notes += [lead + line for line in model.truth.describe()]
+    if results.references:
+        halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
+        notes.append(
+            f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} "
+            f"NFE, row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic "
+            "systems. What the row 'the ODE itself' reads against the data is the model's error alone"
+        )
+    notes.append(
+        "snr_gap: effective minus nominal log-SNR of the states at the last network call, nan where total variance tells no level (column "
+        "level: why); R_last: their variance over the path's (1: what the network was trained on)"
+    )
+    notes.append(
+        f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; "
+        "ms: per sample, of the fastest chunk; MB: arguments, result and scratch of one chunk"
+    )
+    return notes
+
+
+def ranking_table(results: Results, contest: Contest) -> Table:
+    """One contest, best first; pairs that are not distinguishable are named by rank."""
+    ranking, column = contest.ranking, results.rank_by[contest.model]
+    rank = {name: i + 1 for i, name in enumerate(ranking.order)}
+    table = Table()
+    for name in ranking.order:
+        row, same = contest.rows[name], ranking.same(name)
+        words = ", ".join(str(rank[other]) for other in same) or "-"
+        columns = [c for c in (column, *results.models[contest.model].truth.columns, "solver_error") if c in row.measured.estimates]
+        names = {"rank": rank[name], "sampler": name, "not distinguishable from": words}
+        names |= {"NFE": _number(row.nfe), "ms": _number(row.milliseconds)}
+        table.add(names, {c: row.measured.estimates[c] for c in dict.fromkeys(columns)})
+    for name, why in ranking.unranked.items():
+        names = {"rank": "-", "sampler": name, "not distinguishable from": why[:60]}
+        table.add(names | {"NFE": _number(contest.rows[name].nfe), "ms": "-"}, {})
+    return table
+
+
+def failures(results: Results) -> list[str]:
+    """One line for every run that has a reason or samples that are not finite."""
+    lines = []
+    for row in results.rows:
+        where = f"{results.entry(row.run)} at {row.run.budget.budget} NFE"
+        if row.reason:
+            lines.append(f"{where}: {row.reason}")
+        for seed, indices in row.invalid.items():
+            shown = ", ".join(map(str, indices[:20])) + (" ..." if len(indices) > 20 else "")
+            lines.append(f"{where}, seed {seed}: {len(indices)} of {results.study.n} samples are not finite, at index {shown}")
+    return list(dict.fromkeys(lines))
+
+
+def budgets(results: Results) -> list[str]:
+    """One line for every system that could not use its whole budget."""
+    return list(dict.fromkeys(f"{results.entry(r.run)}: {r.run.budget.note}" for r in results.rows if r.run.budget.note))
+
+
+def write(results: Results, store: Store, title: str, commands: Sequence[str]) -> Path:
+    """Everything of the module's list into the store's folder; returns the page's file."""
+    at, table = store.folder, full_table(results)
+    (at / "table.csv").write_text(table.csv())
+    (at / "table.json").write_text(table.json())
+    _rankings(results, at)
+    page = Page(title, " ".join(model.note for model in results.models.values()))
+    page.section("Which sampler should I use?", *results.advice(), _caveat(results))
+    quality = _quality(results, at)
+    page.section("Quality against network evaluations", "Bands are 95 % intervals; the grey lines are explained at the table's foot.")
+    page.picture(quality, "Every column against the counted network evaluations per sample")
+    page.section("Rankings", *([] if len(results.contests) < 2 else ["Best first; the numbers in 'not distinguishable from' are ranks."]))
+    for contest in results.contests:
+        page.section(_heading(results, contest)).table(ranking_table(results, contest))
+    for caption, file in _pictures(results, store):
+        page.section(caption).picture(file, "Column j of every row started from the same noise")
+    page.section("Everything that was measured").table(table)
+    if budgets(results):
+        page.section("Budgets that do not divide into whole steps", *budgets(results))
+    if failures(results):
+        page.section("What failed", *failures(results))
+    page.commands(commands)
+    return page.write(at / "report.html")
+
+
+def _caveat(results: Results) -> str:
+    columns = sorted({f"{c} ({'higher' if c in HIGHER else 'lower'} is better)" for c in results.rank_by.values()})
+    pairs, different = sum(len(c.ranking.pairs) for c in results.contests), sum(c.ranking.distinguished() for c in results.contests)
+    study = results.study
+    return (
+        f"Ranked by {', '.join(columns)} on {len(study.seeds)} x {study.n} samples that start from the same noise for every sampler. "
+        f"{different} of {pairs} pairs differ at the level {study.alpha:g} (paired bootstrap, Holm's correction over the pairs of one "
+        "budget); not distinguishable means that this many samples cannot tell, not that the two are equal. More seeds tell more."
+    )
+
+
+def _heading(results: Results, contest: Contest) -> str:
+    words = [f"{contest.budget} NFE"] + ([contest.model] if len(results.models) > 1 else [])
+    return ", ".join(words + ([f"guidance {contest.guidance}"] if "guidance" in results.varying() else []))
+
+
+def _rankings(results: Results, at: Path) -> None:
+    ranks, pairs = [], []
+    for contest in results.contests:
+        where = {"model": contest.model, "guidance": contest.guidance, "budget": contest.budget, "column": results.rank_by[contest.model]}
+        for i, name in enumerate(contest.ranking.order):
+            e = contest.rows[name].measured.estimates[where["column"]]
+            same = "; ".join(contest.ranking.same(name))
+            found = {"value": e.value, "low": e.low, "high": e.high, "not_distinguishable_from": same}
+            ranks.append(where | {"rank": i + 1, "sampler": name, "nfe": contest.rows[name].nfe} | found)
+        for name, why in contest.ranking.unranked.items():
+            ranks.append(where | {"rank": "", "sampler": name, "not_distinguishable_from": why})
+        for p in contest.ranking.pairs:
+            pairs.append(where | {"better": p.better, "worse": p.worse, "difference": p.difference, "low": p.low, "high": p.high, "p": p.p,
+                                  "p_holm": p.adjusted, "distinguishable": p.adjusted < contest.ranking.alpha})  # fmt: skip
+    lost = [{"what": line} for line in failures(results)]
+    for name, rows in (("ranking", ranks), ("pairs", pairs), ("failures", lost)):
+        with open(at / f"{name}.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ["what"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _line(results: Results, row: Row) -> str:
+    names, axes = row.run.system.names(), results.varying()
+    extra = [f"guidance {names['guidance']}"] if "guidance" in axes else []
+    return ", ".join(([names["model"]] if "model" in axes else []) + [results.entry(row.run)] + extra)
+
+
+def _quality(results: Results, at: Path) -> Path:
+    panels: dict[str, dict[str, list[tuple[float, Estimate]]]] = {}
+    columns = dict.fromkeys(c for model in results.models.values() for c in model.truth.columns)
+    for column in (*columns, "solver_error", "R_last"):
+        lines: dict[str, list[tuple[float, Estimate]]] = {}
+        for row in results.rows:
+            e = row.measured.estimates.get(column)
+            if e is not None and math.isfinite(e.value):
+                lines.setdefault(_line(results, row), []).append((row.nfe, e))
+        if lines:
+            panels[COLUMNS[column]] = lines
+    levels: dict[str, dict[str, float]] = {}
+    if len(results.models) == 1:
+        (name, measured), = results.floors.items()
+        for column, e in measured.estimates.items():
+            levels.setdefault(COLUMNS[column], {})[results.models[name].truth.floor_name] = e.value
+        if len(results.references) == 1:
+            for column, e in results.references[0][0].measured.estimates.items():
+                if math.isfinite(e.value) and column not in ("R_last", "snr_gap", "solver_error"):
+                    levels.setdefault(COLUMNS[column], {})["the ODE itself"] = e.value
+    log_y = [COLUMNS[c] for c in ("frechet", "kid", "variance", "energy", "mmd", "w2", "solver_error", "R_last")]
+    return save_quality(at / "quality.png", panels, levels, log_y=log_y, ticks=results.study.nfe)
+
+
+def _pictures(results: Results, store: Store) -> list[tuple[str, Path]]:
+    """Pictures of the same noise for the first contest of every model and budget: images or points in the plane."""
+    made = []
+    for i, contest in enumerate(results.contests):
+        rows = {name: row for name, row in list(contest.rows.items())[:MOST_ROWS] if row.cells}
+        if not rows:
+            continue
+        drawn = {name: store.arrays(row.cells[0].key)["x"] for name, row in rows.items()}
+        shape = results.models[contest.model].shape
+        if len(shape) == 3 and shape[-1] in (1, 3):
+            file = save_same_noise(at_file(store, i), _with_reference(results, store, contest, drawn))
+        elif shape == (2,):
+            few = {name: drawn[name] for name in [*contest.ranking.order, *contest.ranking.unranked][:6] if name in drawn}  # best first
+            reference = np.asarray(results.models[contest.model].truth.data)[:2000]
+            file = save_scatter(at_file(store, i), few, reference)
+        else:
+            continue
+        made.append((f"The same noise, {_heading(results, contest)}", file))
+    return made
+
+
+def _with_reference(results: Results, store: Store, contest: Contest, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``drawn`` with the solution of the same noise above it, where there is one."""
+    keys = [row.run.reference[0] for row in contest.rows.values() if row.run.reference]
+    cell = store.cell(keys[0]) if keys else None
+    return ({"the ODE itself": store.arrays(keys[0])["x"]} if cell is not None and cell.status == "done" else {}) | drawn
+
+
+def at_file(store: Store, i: int) -> Path:
+    """``same_noise_0.png``, ..."""
+    return store.folder / f"same_noise_{i}.png"

@@ -1,0 +1,180 @@
+"""From a study to the list of what is run: every system at every budget with as many steps as it buys, and the reference solutions.
+
+The reference of a deterministic system is DPM-Solver++ 2M on levels uniform in log-SNR, from the same start to the same end as the system's
+grid, so that the same noise has one solution to be compared with.  How well it is known is its distance to that with half the evaluations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
+from score_lab.ablation.keys import code_of, key_of, levels_of, versions
+from score_lab.ablation.specs import counted, stepped
+from score_lab.ablation.store import Store
+from score_lab.ablation.study import Model, Study, System
+from score_lab.build import ConfigError, find
+from score_lab.mismatch.inversion import on_host
+from score_lab.samplers.steps import Steps
+
+__all__ = ["Plan", "Run", "planned"]
+
+REACH = 12.0
+"""Log-SNRs between which the reference's levels are spread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One system with a number of steps: what is compiled once and sampled for every seed.
+
+    ``section`` is what ``Model.assemble`` takes; ``keys`` one per seed; ``reason`` is why it cannot be run (then there are no parts);
+    ``reference`` the keys of its reference solution, where it is deterministic.
+    """
+
+    system: System
+    budget: Budget
+    section: Mapping[str, Any]
+    keys: tuple[str, ...]
+    reason: str = ""
+    what: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    deterministic: bool = False
+    reference: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """``runs``: the table's rows; ``references``: (run at reference_nfe, run at half of it for the first chunk), deduplicated."""
+
+    runs: tuple[Run, ...]
+    references: tuple[tuple[Run, Run], ...]
+
+
+class _Planner:
+    """Counts through the store, so that a second run counts nothing."""
+
+    def __init__(self, study: Study, models: Mapping[str, Model], store: Store):
+        self.study, self.models, self.store = study, models, store
+
+    def section(self, system: System, steps: int | None) -> dict[str, Any]:
+        """The sampling section of ``system``."""
+        grid = self.models[system.model].grid if system.grid is None else system.grid
+        if grid is None:
+            raise ConfigError(f"grids: 'own' is refused; allowed: the name of a grid, {system.model} has none of its own")
+        section = {"path": system.path, "guidance": system.guidance, "sampler": system.solver, "grid": stepped(grid, steps)}
+        return section | {name: v for name in ("clip", "extrapolate") if (v := getattr(self.study, name)) is not None}
+
+    def count(self, system: System, steps: int | None) -> float:
+        """nfe of ``system``, or the ConfigError that refuses it."""
+        model = self.models[system.model]
+        blank = blank_of(model.denoiser)
+        section = self.section(system, steps)
+        sources = [_digest_of(find(section[part]["target"], "score_lab.samplers", part)) for part in ("sampler", "grid")]
+        key = key_of({"count": section, "blank": repr(blank), "code": [code_of(), *sources], "versions": versions()})
+        known = self.store.count(key)
+        if known is None:
+            try:
+                known = (count_nfe(*model.assemble(section, blank), model.cond(1)), "")
+            except ConfigError as error:
+                known = (None, str(error))
+            self.store.put_count(key, *known)
+        if known[0] is None:
+            raise ConfigError(known[1])
+        return known[0]
+
+    def run(self, system: System, nfe: int) -> Run:
+        """The run of ``system`` within the budget; BudgetError where even its fewest steps cost more."""
+        grid = self.models[system.model].grid if system.grid is None else system.grid
+        calls = getattr(find(system.solver["target"], "score_lab.samplers", "solvers"), "calls", 1)
+        guess = (calls if isinstance(calls, int) else 1) * (1 if system.guidance is None else 2)
+        try:
+            fixed = grid is not None and not counted(grid)
+            budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
+            return self.keyed(system, budget)
+        except BudgetError as error:
+            words = system.names()
+            raise ConfigError(f"{words['solver']} on {words['grid']}: {error}") from None
+        except ConfigError as error:
+            what = {"system": dataclasses.asdict(system), "nfe": nfe, "model": self.models[system.model].digest, "n": self.study.n}
+            keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
+            return Run(system, Budget(nfe, None, float("nan")), {}, keys, str(error), what)
+
+    def keyed(self, system: System, budget: Budget, grid: Mapping[str, Any] | None = None, n: int | None = None) -> Run:
+        """With its keys: the parts are built once to see their levels and their code."""
+        model, n = self.models[system.model], self.study.n if n is None else n
+        section = self.section(system, budget.steps) | ({} if grid is None else {"grid": dict(grid)})
+        denoiser, sampler, built = model.assemble(section, model.denoiser)
+        steps = built.steps(denoiser.path)
+        what = {
+            "format": 1,
+            "model": model.digest,
+            "section": section,
+            "levels": levels_of(steps),
+            "code": code_of(denoiser, sampler, built),
+            "classes": model.classes,
+            "shape": list(model.shape),
+            "n": n,
+            "versions": versions(),
+        }
+        keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
+        return Run(system, budget, section, keys, "", what, not (sampler.stochastic or steps.renoises))
+
+    def reference(self, run: Run) -> tuple[Run, Run]:
+        """The same noise's solution at ``reference_nfe``, and at half of it for one chunk of the first seed."""
+        model = self.models[run.system.model]
+        denoiser, _, built = model.assemble(run.section, model.denoiser)
+        steps, pair = built.steps(denoiser.path), []
+        solver, whole = {"target": "DPMSolverPP2M"}, self.study.reference_nfe
+        for count, n in ((whole, None), (whole // 2, min(self.study.chunk, self.study.n))):
+            times = levels(steps, denoiser, max(count, 3))
+            grid = {"target": "Times", "values": times}
+            system = dataclasses.replace(run.system, solver=solver, grid=grid)
+            pair.append(self.keyed(system, Budget(len(times) - 1, None, float("nan")), grid, n))
+        return pair[0], pair[1]
+
+
+def _digest_of(target: Any) -> str:
+    try:
+        return key_of({"source": inspect.getsource(inspect.getmodule(target))})
+    except (TypeError, OSError):
+        return repr(target)
+
+
+def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:
+    """``count`` steps from the start of ``steps`` to their end: log-SNRs equally spaced within +-REACH and the trained range, then the ends
+    themselves."""
+    path, (low, high) = denoiser.path, getattr(denoiser, "log_snr_range", (-np.inf, np.inf))
+    first, last = float(steps.t[0]), float(steps.s[-1])
+    ends = on_host(path, np.array([first, last]))[2]
+    low, high = max(ends[0], low, -REACH), min(ends[1], high, REACH)
+    inner = int(ends[0] < low) + int(ends[1] > high)  # an end outside is a step of its own
+    spread = np.linspace(low, high, count + 1 - inner)
+    with jax.enable_x64(True):
+        times = np.asarray(path.time_of(jax.numpy.asarray(spread)), np.float64)
+    times = [*([first] if ends[0] < low else []), *times.tolist(), *([last] if ends[1] > high else [])]
+    times[0], times[-1] = first, last
+    return [float(t) for t in times]
+
+
+def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
+    """The plan; ConfigError where a budget is below what a solver needs, a column cannot rank, or nothing at all can be run."""
+    for model in models.values():
+        study.ranked_by(model)
+    planner = _Planner(study, models, store)
+    runs = [planner.run(system, nfe) for nfe in study.nfe for system in study.systems()]
+    if all(run.reason for run in runs):
+        raise ConfigError(runs[0].reason)
+    if not study.reference_nfe:
+        return Plan(tuple(runs), ())
+    found: dict[tuple, tuple[Run, Run]] = {}
+    for i, run in enumerate(runs):
+        if run.deterministic:
+            pair = planner.reference(run)
+            pair = found.setdefault(pair[0].keys, pair)
+            runs[i] = dataclasses.replace(run, reference=pair[0].keys)
+    return Plan(tuple(runs), tuple(found.values()))

@@ -1,0 +1,215 @@
+"""From cells to rows, rankings and words.
+
+A row pools the samples of all seeds of one run (they are independent draws: the seed only names the noise), its interval resamples them.
+A contest is one model, one guidance and one budget: all that may be chosen there, solver, grid and path, is ranked, all pairs are compared
+on common noise, and Holm's correction is over all pairs of the contest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from score_lab.ablation import truth
+from score_lab.ablation.keys import key_of
+from score_lab.ablation.plan import Plan, Run
+from score_lab.ablation.store import Cell, Store
+from score_lab.ablation.study import Model, Study
+from score_lab.ablation.truth import HIGHER, Measured, snr_gap, solver_error
+from score_lab.evaluation import Ranking, resampled
+
+__all__ = ["Contest", "Results", "Row", "collected"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run: its cells (one per seed) and what was measured; ``reason`` where there is nothing to measure."""
+
+    run: Run
+    cells: tuple[Cell, ...]
+    measured: Measured
+    reason: str = ""
+
+    @property
+    def nfe(self) -> float:
+        """What the network did for each sample."""
+        return self.cells[0].nfe if self.cells else float("nan")
+
+    @property
+    def invalid(self) -> dict[int, tuple[int, ...]]:
+        """Seed -> the indices of its samples that are not finite."""
+        return {int(cell.what["seed"]): cell.invalid for cell in self.cells if cell.invalid}
+
+    @property
+    def milliseconds(self) -> float:
+        """Per sample."""
+        return 1e3 * min((cell.seconds for cell in self.cells), default=float("nan"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """One ranking: ``name`` of its fixed axes, its budget, and entry name -> row."""
+
+    model: str
+    guidance: str
+    budget: int
+    rows: Mapping[str, Row]
+    ranking: Ranking
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """``rows`` of the table, ``references`` (the solutions, measured like samples), ``floors`` per model, ``contests``, and by which column
+    each model is ranked."""
+
+    study: Study
+    models: Mapping[str, Model]
+    rows: tuple[Row, ...]
+    references: tuple[tuple[Row, float], ...]
+    floors: Mapping[str, Measured]
+    contests: tuple[Contest, ...]
+    rank_by: Mapping[str, str]
+
+    def varying(self) -> list[str]:
+        """The axes on which this study has more than one value, and the solver."""
+        names = [row.run.system.names() for row in self.rows]
+        return [axis for axis in names[0] if axis == "solver" or len({n[axis] for n in names}) > 1]
+
+    def entry(self, run: Run) -> str:
+        """What a run is called among those it competes with."""
+        names, varying = run.system.names(), self.varying()
+        extra = [names[axis] for axis in ("grid", "path") if axis in varying]
+        return names["solver"] + (f" on {', '.join(extra)}" if extra else "")
+
+    def advice(self) -> list[str]:
+        """The answer, one line per contest: which sampler, and from which others it is not distinguishable."""
+        return [_advice(self, contest) for contest in self.contests]
+
+
+def collected(
+    study: Study, models: Mapping[str, Model], plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
+) -> Results:
+    """Measures every run whose cells are done (or finds that it has been), and ranks."""
+    rank_by = {name: study.ranked_by(model) for name, model in models.items()}
+    rows, total = [], len(plan.runs) + len(plan.references)
+    for i, run in enumerate(plan.runs):
+        rows.append(_row(study, models[run.system.model], run, store))
+        if progress:
+            progress(i + 1, total)
+    references = []
+    for i, (whole, half) in enumerate(plan.references):
+        row = _row(study, models[whole.system.model], whole, store)
+        references.append((row, _halving(store, whole, half)))
+        if progress:
+            progress(len(plan.runs) + i + 1, total)
+    floors = {}
+    for name, model in models.items():
+        floors[name] = model.truth.measure(*model.truth.floor, study.repeats)
+    results = Results(study, models, tuple(rows), tuple(references), floors, (), rank_by)
+    return dataclasses.replace(results, contests=tuple(_contests(results)))
+
+
+def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
+    found = [store.cell(key) for key in run.keys]
+    bad = [cell for cell in found if cell is None or cell.status != "done"]
+    if bad:
+        done = tuple(cell for cell in found if cell is not None and cell.status == "done")
+        return Row(run, done, Measured(), bad[0].reason if bad[0] is not None else "not run")
+    others = [store.cell(key) for key in run.reference]
+    ready = bool(others) and all(cell is not None and cell.status == "done" for cell in others)
+    key = key_of({"cells": run.keys, "truth": model.truth.digest, "repeats": study.repeats, "code": _code(),
+                  "reference": run.reference if ready else ()})  # fmt: skip
+    known = store.measures(key)
+    if known is None:
+        arrays = [store.arrays(k) for k in run.keys]
+        x, cond = np.concatenate([a["x"] for a in arrays]), model.cond(study.n)
+        labels = None if cond is None else np.concatenate([cond["label"]] * len(arrays))
+        measured = model.truth.measure(x, labels, study.repeats)
+        path = model.assemble(run.section, model.denoiser)[0].path
+        square = np.concatenate([a["square"] for a in arrays])
+        measured.estimates |= snr_gap(float(arrays[0]["t"]), square, path, model.truth.moments, model.truth.data)
+        if ready:
+            solution = np.concatenate([store.arrays(k)["x"] for k in run.reference])
+            apart = solver_error(x, solution, len(arrays), study.repeats)
+            measured = Measured(measured.estimates | apart.estimates, measured.draws | apart.draws)
+        known = (measured.estimates, measured.draws)
+        store.put_measures(key, *known)
+    return Row(run, tuple(found), Measured(*known))
+
+
+def _code() -> str:
+    """Digest of what measures."""
+    return key_of({name: Path(module.__file__).read_text() for name, module in (("resampled", resampled), ("truth", truth))})
+
+
+def _halving(store: Store, whole: Run, half: Run) -> float:
+    """Root mean square between the solution and the one with half its evaluations, on the first chunk of the first seed."""
+    cells = [store.cell(whole.keys[0]), store.cell(half.keys[0])]
+    if not all(cell is not None and cell.status == "done" for cell in cells):
+        return float("nan")
+    coarse = store.arrays(half.keys[0])["x"]
+    return float(np.sqrt(np.mean(np.square(store.arrays(whole.keys[0])["x"][: len(coarse)] - coarse))))
+
+
+def _contests(results: Results) -> list[Contest]:
+    groups: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in results.rows:
+        names = row.run.system.names()
+        groups.setdefault((names["model"], names["guidance"], row.run.budget.budget), {})[results.entry(row.run)] = row
+    contests = []
+    for (model, guidance, budget), rows in groups.items():
+        column = results.rank_by[model]
+        values = {name: row.measured.draws[column] for name, row in rows.items() if _readable(row, column)}
+        unranked = {name: _why(row, column) for name, row in rows.items() if name not in values}
+        ranking = Ranking.of(values, unranked, lower=column not in HIGHER, alpha=results.study.alpha)
+        contests.append(Contest(model, guidance, budget, rows, ranking))
+    return contests
+
+
+def _readable(row: Row, column: str) -> bool:
+    return column in row.measured.draws and not row.invalid and bool(np.isfinite(row.measured.draws[column]).all())
+
+
+def _why(row: Row, column: str) -> str:
+    if row.reason:
+        return row.reason
+    if row.invalid:
+        seed, indices = next(iter(row.invalid.items()))
+        return f"{sum(map(len, row.invalid.values()))} samples are not finite, the first at index {indices[0]} of seed {seed}"
+    return f"{column} is not defined for it"
+
+
+def _against_the_ode(results: Results, row: Row, column: str) -> str:
+    """Whether more evaluations could tell: the row beside its own noise's solution, one paired comparison."""
+    solution = next((r for r, _ in results.references if r.run.keys == row.run.reference and _readable(r, column)), None)
+    if solution is None:
+        return ""
+    pair = Ranking.of({"row": row.measured.draws[column], "solution": solution.measured.draws[column]}, alpha=results.study.alpha)
+    same = "not distinguishable" if pair.same("row") else "distinguishable"
+    return f" The ODE itself reads {solution.measured.estimates[column].value:.3g} ({same})."
+
+
+def _advice(results: Results, contest: Contest) -> str:
+    ranking, column = contest.ranking, results.rank_by[contest.model]
+    where = [f"{contest.budget} NFE"]
+    where += [f"model {contest.model}"] if len(results.models) > 1 else []
+    where += [f"guidance {contest.guidance}"] if "guidance" in results.varying() else []
+    if not ranking.order:
+        return f"At {', '.join(where)}: no sampler can be recommended, none could be measured."
+    best = ranking.order[0]
+    row, same = contest.rows[best], ranking.same(best)
+    line = f"At {', '.join(where)}: use {best} ({column} {row.measured.estimates[column]}"
+    line += f", {row.nfe:g} NFE used)." if row.nfe != contest.budget else ")."
+    line += _against_the_ode(results, row, column)
+    others = len(ranking.order) - 1
+    if not others:
+        return line + " It was the only one."
+    if not same:
+        return line + f" It is distinguishable from all {others} others."
+    worse = others - len(same)
+    rest = f" The other {worse} {'are' if worse > 1 else 'is'} worse." if worse else ""
+    return line + f" Not distinguishable from it: {', '.join(same)}." + rest
+

@@ -1,0 +1,141 @@
+"""Cells are sampled: one program for all seeds of a run, the next one compiled while this one samples.
+
+A cell that raises is stored with its reason, in one line, and the rest go on.  Time per sample is that of the fastest chunk (the others may
+have shared the processor with a compilation); memory is what XLA allocates for one chunk: arguments, result and scratch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.ablation.plan import Run
+from score_lab.ablation.store import Cell, Store
+from score_lab.ablation.study import Model
+from score_lab.mismatch import NormRecorder
+from score_lab.samplers import sample
+from score_lab.samplers.loop import check_run
+
+__all__ = ["Program", "run_cells"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled run: ``call(key, index, cond)`` -> (x, nfe, t of the last network call, squared norms (chunk,) there)."""
+
+    call: Callable
+    chunk: int
+    steps: int
+    compile_s: float
+    memory: float
+
+    @classmethod
+    def of(cls, model: Model, section: Mapping[str, Any], chunk: int) -> Program:
+        """Builds the parts, checks them and compiles."""
+        denoiser, sampler, grid = model.assemble(section, model.denoiser)
+        steps = grid.steps(denoiser.path)
+        check_run(denoiser, sampler, steps, denoiser.path)
+        denoiser, sampler = (part.specialise() if hasattr(part, "specialise") else part for part in (denoiser, sampler))
+        recorder = NormRecorder(jnp.asarray(model.truth.moments.mean, jnp.result_type(float)))
+
+        def draw(denoiser, sampler, steps, key, index, cond):
+            done = sample(denoiser, sampler, steps, (chunk, *model.shape), key, index=index, cond=cond, recorder=recorder)
+            last = len(done.record.made) - 1 - jnp.argmax(done.record.made[::-1])
+            return done.x, jnp.mean(done.nfe), done.record.t[last], done.record.square[last]
+
+        parts = jax.device_put((denoiser, sampler, steps))
+        start, seen = time.perf_counter(), (jax.random.key(0), jnp.arange(chunk, dtype=jnp.int32), model.cond(chunk))
+        compiled = jax.jit(draw).lower(*parts, *seen).compile()
+        seconds = time.perf_counter() - start
+        return cls(lambda *batch: compiled(*parts, *batch), chunk, int(steps.t.shape[0]), seconds, _memory(compiled))
+
+
+def _memory(compiled: Any) -> float:
+    """Bytes of arguments, results and scratch; NaN where the backend does not say."""
+    try:
+        m = compiled.memory_analysis()
+        return float(m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes - m.alias_size_in_bytes)
+    except Exception:  # noqa: BLE001 - not every backend has it
+        return float("nan")
+
+
+def draw_cell(program: Program, model: Model, run: Run, seed: int) -> tuple[Cell, dict[str, np.ndarray]]:
+    """The samples 0..n-1 of ``seed``, chunk by chunk, with their indices as everywhere."""
+    n, chunk, key = int(run.what["n"]), program.chunk, jax.random.key(seed)
+    cond, x, square, fastest = model.cond(n), [], [], np.inf
+    for first in range(0, n, chunk):
+        rows = np.minimum(np.arange(first, first + chunk), n - 1)
+        batch = jnp.asarray(rows, jnp.int32), None if cond is None else {name: jnp.asarray(v[rows]) for name, v in cond.items()}
+        start = time.perf_counter()
+        out = jax.block_until_ready(program.call(key, *batch))
+        fastest = min(fastest, time.perf_counter() - start)
+        x.append(np.asarray(out[0])[: n - first])
+        square.append(np.asarray(out[3])[: n - first])
+    drawn = np.concatenate(x)
+    invalid = tuple(int(i) for i in np.flatnonzero(~np.isfinite(drawn.reshape(n, -1)).all(axis=1)))
+    what = {**run.what, "seed": seed}
+    cell = Cell(
+        what=what, key=run.keys[0], status="done", nfe=float(out[1]), steps=program.steps, invalid=invalid, seconds=fastest / chunk,
+        compile_s=program.compile_s, memory=program.memory,
+    )  # fmt: skip
+    return cell, {"x": drawn, "t": np.asarray(out[2]), "square": np.concatenate(square)}
+
+
+def run_cells(
+    runs: Sequence[Run], models: Mapping[str, Model], seeds: Sequence[int], store: Store, chunk: int,
+    progress: Callable[[int, int, Run], None] | None = None,
+) -> None:  # fmt: skip
+    """Everything that is not in ``store`` yet; cells that failed are tried again.  ``progress(done, all, run)`` after each run."""
+    waiting, seen = [], set()
+    for run in runs:
+        missing = [k for k, key in enumerate(run.keys[: len(seeds)]) if key not in seen and not _done(store, key)]
+        seen.update(run.keys)
+        if missing:
+            waiting.append((run, missing))
+    with ThreadPoolExecutor(1) as pool:
+
+        def compiling(i: int) -> Future | None:
+            return pool.submit(_compile, models[waiting[i][0].system.model], waiting[i][0], chunk) if i < len(waiting) else None
+
+        ahead = compiling(0)
+        for i, (run, missing) in enumerate(waiting):
+            here, ahead = ahead, compiling(i + 1)
+            try:
+                program = here.result()
+                for k in missing:
+                    cell, arrays = draw_cell(program, models[run.system.model], run, seeds[k])
+                    store.put(dataclasses.replace(cell, key=run.keys[k]), arrays)
+            except Exception as error:  # noqa: BLE001 - one cell's failure is its result
+                for k in missing:
+                    if not _done(store, run.keys[k]):
+                        store.put(Cell(run.keys[k], {**run.what, "seed": seeds[k]}, "failed", reason_of(error)))
+            if progress is not None:
+                progress(i + 1, len(waiting), run)
+
+
+def _done(store: Store, key: str) -> bool:
+    cell = store.cell(key)
+    return cell is not None and cell.status == "done"
+
+
+def _compile(model: Model, run: Run, chunk: int) -> Program:
+    if run.reason:
+        raise Refused(run.reason)
+    return Program.of(model, run.section, min(chunk, int(run.what["n"])))
+
+
+class Refused(Exception):
+    """A run that could not be planned; its reason is the message."""
+
+
+def reason_of(error: Exception) -> str:
+    """One line: the type, unless it is a user's error, and the first line of the message."""
+    text = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+    return text[:300] if isinstance(error, ValueError | Refused) else f"{type(error).__name__}: {text[:300]}"

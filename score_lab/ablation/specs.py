@@ -1,0 +1,112 @@
+"""Parts in words: ``DDIM(eta=0.5)`` <-> ``{"target": "DDIM", "eta": 0.5}``, and the axes that vary a field of them.
+
+    spec    NAME | module:NAME | NAME(field=value, ...)        a value is a Python literal, a plain word, or a part again
+    words   spec, spec, ...                                    commas inside brackets separate nothing
+
+A field that is a part itself takes a bare name: ``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.  A bare word is a part if
+it is the capitalised name of one of ``score_lab.samplers``, or an import path; any other is text (``increment=exact``).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from score_lab import samplers
+from score_lab.build import find, refuse
+
+__all__ = ["counted", "name_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
+
+_SPEC = re.compile(r"([A-Za-z_][\w.]*(?::\w+)?)(?:\((.*)\))?", re.DOTALL)
+
+
+def split(text: str) -> list[str]:
+    """The words of ``a, b(c, d), e``: split at the commas that stand in no bracket; nothing between two commas is nothing."""
+    words, depth, start = [], 0, 0
+    for i, letter in enumerate(text + ","):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            words.append(text[start:i].strip())
+            start = i + 1
+    if depth:
+        refuse("command line", text, "as many closing as opening brackets")
+    return [word for word in words if word]
+
+
+def spec_of(part: Any, field: str) -> dict[str, Any]:
+    """The specification of a word or of a mapping; ConfigError for text that is none."""
+    if isinstance(part, Mapping) or hasattr(part, "to_dict"):
+        return plain(part)
+    match = _SPEC.fullmatch(part.strip()) if isinstance(part, str) else None
+    if match is None:
+        refuse(field, part, "a name, 'my_package.my_module:Name', or NAME(field=value, ...)")
+    spec: dict[str, Any] = {"target": match[1]}
+    for word in split(match[2] or ""):
+        name, equals, value = (side.strip() for side in word.partition("="))
+        if not (equals and name.isidentifier()):
+            refuse(f"{field}: {part}", word, "field=value")
+        spec[name] = _value(value, f"{field}.{name}")
+    return spec
+
+
+def _value(text: str, field: str) -> Any:
+    if text in ("inf", "-inf"):
+        return float(text)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    part = "(" in text or ":" in text or (text[:1].isupper() and hasattr(samplers, text))
+    return spec_of(text, field) if part else text
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: dicts, lists, numbers, text; numpy's and ConfigDict's types taken off."""
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def name_of(spec: Mapping[str, Any] | None, none: str = "own") -> str:
+    """``DDIM(eta=0.5)``; the module of an import path is left out; ``none`` for no part at all."""
+    if spec is None:
+        return none
+    fields = ", ".join(f"{k}={name_of(v) if isinstance(v, Mapping) and 'target' in v else v}" for k, v in spec.items() if k != "target")
+    return str(spec["target"]).rpartition(":")[2] + (f"({fields})" if fields else "")
+
+
+def takes(spec: Mapping[str, Any], field: str, room: str = "score_lab.samplers") -> bool:
+    """Whether the part that ``spec`` names has this field."""
+    target = find(spec["target"], room, "target")
+    return callable(target) and field in inspect.signature(target).parameters
+
+
+def stepped(grid: Mapping[str, Any], num_steps: int | None) -> dict[str, Any]:
+    """``grid`` with that many steps (of a grid around a grid, the inner one); as it is for None."""
+    if num_steps is None:
+        return dict(grid)
+    if isinstance(grid.get("grid"), Mapping):
+        return {**grid, "grid": stepped(grid["grid"], num_steps)}
+    return {**grid, "num_steps": num_steps}
+
+
+def counted(grid: Mapping[str, Any]) -> bool:
+    """Whether the innermost grid has a number of steps."""
+    return counted(grid["grid"]) if isinstance(grid.get("grid"), Mapping) else takes(grid, "num_steps")
+
+
+def vary(specs: Sequence[Mapping[str, Any]], field: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every spec that has ``field`` once for each of ``values``, the others as they are; ConfigError if none has it."""
+    varied = []
+    for spec in specs:
+        varied += [{**spec, field: value} for value in values] if takes(spec, field) else [dict(spec)]
+    if not any(field in spec for spec in varied):
+        refuse(f"vary.{field}", list(values), f"a field of one of {', '.join(name_of(spec) for spec in specs)}")
+    return varied

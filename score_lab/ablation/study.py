@@ -1,0 +1,185 @@
+"""What is to be compared: the axes, checked, and the systems that they span.
+
+    systems = models x paths x guidance x grids x solvers (each with every varied field);   cells = systems x nfe x seeds
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
+from score_lab.ablation.truth import RANKABLE
+from score_lab.build import build, find, refuse
+
+__all__ = ["Model", "Study", "System"]
+
+LEAST_N = 20
+"""Below it no interval says anything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Something that is sampled: a trained network or an exact denoiser, and what its samples are measured against.
+
+    Attributes:
+      name: for tables.
+      denoiser: on its own path.
+      shape: of one sample.
+      digest: of everything in the denoiser.
+      truth: see ``score_lab.ablation.truth``.
+      assemble: (sampling section, denoiser) -> (denoiser on its path with guidance, sampler, grid), or ConfigError.
+      classes: how many labels are asked for in turn; 0: none.
+      grid: its own grid's specification, None if it has none.
+      note: one line for the page.
+    """
+
+    name: str
+    denoiser: Any
+    shape: tuple[int, ...]
+    digest: str
+    truth: Any
+    assemble: Callable[[Mapping[str, Any], Any], tuple[Any, Any, Any]]
+    classes: int = 0
+    grid: Mapping[str, Any] | None = None
+    note: str = ""
+
+    def cond(self, n: int) -> dict[str, np.ndarray] | None:
+        """The labels of samples 0..n-1: all classes in turn."""
+        return {"label": np.resize(np.arange(self.classes, dtype=np.int32), n)} if self.classes else None
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One combination of the axes; specifications, and None for what is the model's own (path, grid) or absent (guidance)."""
+
+    model: str
+    path: Mapping[str, Any] | None
+    guidance: Mapping[str, Any] | None
+    grid: Mapping[str, Any] | None
+    solver: Mapping[str, Any]
+
+    def names(self) -> dict[str, str]:
+        """The words for each axis."""
+        return {
+            "model": self.model,
+            "path": name_of(self.path),
+            "guidance": _scale(self.guidance),
+            "grid": name_of(self.grid),
+            "solver": name_of(self.solver),
+        }
+
+
+def _scale(spec: Mapping[str, Any] | None) -> str:
+    return "1" if spec is None else f"{spec['scale']:g}" if set(spec) == {"target", "scale"} and spec["target"] == "CFG" else name_of(spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The axes and the numbers of one ablation; words or specifications (see ``specs``).
+
+    Attributes:
+      models: name -> {"workdir": ...} or {"denoiser": exact denoiser, "path": ...}.
+      solvers, grids, paths: "own" is the model's own grid or path.
+      guidance: scales (1: none), or guidance parts.
+      vary: "solver.FIELD" or "grid.FIELD" -> values; parts without the field appear once.
+      nfe: budgets of network evaluations per sample, counted.
+      seeds: of noise; sample i of seed s starts from the same noise in every cell.
+      n: samples of each seed.
+      chunk: samples in one compiled call.
+      rank_by: the column that ranks; empty: frechet for images, energy for points.
+      alpha: of the family of all pairs at one budget.
+      repeats: bootstrap draws.
+      reference_nfe: of the same noise's solution that solver error is measured from; 0: none.
+      clip, extrapolate: outside the trained range, as in ``config.sampling``; None: as the workdir's configuration says.
+      output: the folder; empty: WORKDIR/ablation.
+    """
+
+    models: dict
+    solvers: tuple
+    grids: tuple = ("own",)
+    paths: tuple = ("own",)
+    guidance: tuple = (1.0,)
+    vary: dict = dataclasses.field(default_factory=dict)
+    nfe: tuple = (5, 10, 20, 35, 50)
+    seeds: tuple = (0, 1, 2)
+    n: int = 1000
+    chunk: int = 125
+    rank_by: str = ""
+    alpha: float = 0.05
+    repeats: int = 200
+    reference_nfe: int = 100
+    clip: bool | None = None
+    extrapolate: bool | None = None
+    output: str = ""
+
+    def check(self) -> None:
+        """Raises ConfigError for an empty axis, a number out of range, and a part that does not exist."""
+        for axis in ("models", "solvers", "grids", "paths", "guidance", "nfe", "seeds"):
+            if not getattr(self, axis):
+                refuse(axis, getattr(self, axis), "at least one")
+        for axis, least in (("nfe", 1), ("seeds", 0)):
+            for value in getattr(self, axis):
+                if type(value) is not int or value < least or getattr(self, axis).count(value) > 1:
+                    refuse(axis, value, f"whole numbers from {least}, each once")
+        for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20), ("reference_nfe", 0)):
+            if getattr(self, name) < least:
+                refuse(name, getattr(self, name), f"a whole number, at least {least}")
+        if not 0 < self.alpha < 1:
+            refuse("alpha", self.alpha, "between 0 and 1")
+        for spec in self.solver_specs():
+            build(spec, "score_lab.samplers", "solvers", needs=("init", "step", "order", "calls", "memory"))
+        for spec in filter(None, self.grid_specs()):
+            find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
+            build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
+        for spec in filter(None, self.path_specs()):
+            build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
+
+    def solver_specs(self) -> list[dict[str, Any]]:
+        """The solvers with every varied field of theirs."""
+        return self._varied("solver", [spec_of(s, "solvers") for s in self.solvers])
+
+    def grid_specs(self) -> list[dict[str, Any] | None]:
+        """The grids, None for the model's own, with every varied field of theirs."""
+        own = [None] if "own" in self.grids else []
+        return own + self._varied("grid", [spec_of(g, "grids") for g in self.grids if g != "own"])
+
+    def path_specs(self) -> list[dict[str, Any] | None]:
+        """The paths, None for the model's own."""
+        return [None if p in ("own", None) else spec_of(p, "paths") for p in self.paths]
+
+    def ranked_by(self, model: Model) -> str:
+        """The column that ranks the samplers of ``model``; ConfigError for one that it does not have."""
+        known = [c for c in RANKABLE if c in (*model.truth.columns, "solver_error")]
+        if self.rank_by and self.rank_by not in known:
+            refuse("rank_by", self.rank_by, ", ".join(known), known)
+        return self.rank_by or model.truth.columns[0]
+
+    def _varied(self, part: str, specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for name, values in self.vary.items():
+            axis, _, field = name.partition(".")
+            if axis not in ("solver", "grid") or not field:
+                refuse("vary", name, "solver.FIELD or grid.FIELD", ("solver", "grid"))
+            if axis == part:
+                specs = vary(specs, field, values)
+        return _once(specs)
+
+    def systems(self) -> list[System]:
+        """Every combination, each once, in the order of the axes."""
+        guidance = [_guidance(g) for g in self.guidance]
+        axes = (self.models, self.path_specs(), guidance, self.grid_specs(), self.solver_specs())
+        return [System(*parts) for parts in itertools.product(*axes)]
+
+
+def _guidance(part: Any) -> dict[str, Any] | None:
+    if isinstance(part, int | float) and not isinstance(part, bool):
+        return None if part == 1 else {"target": "CFG", "scale": float(part)}
+    return None if part in (None, "none") else spec_of(part, "guidance")
+
+
+def _once(specs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [spec for i, spec in enumerate(specs) if spec not in specs[:i]]

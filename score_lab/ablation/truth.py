@@ -1,0 +1,220 @@
+"""What samples are measured against: labelled or unlabelled images of a data set, held-out points, or a law that is known exactly.
+
+    images    agreement, frechet, kid, variance        in PCA features of the training images, the classifier of ``evaluation.Reference``
+    points    energy, mmd, w2                          against held-out points, or exact draws of the law
+    all       snr_gap, R_last                          the effective minus the nominal log-SNR of the state at the last network call
+
+Every measure gives its value and its bootstrap draws with one W for all solvers, so that differences are paired.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from score_lab.evaluation import (
+    Discrepancy,
+    Estimate,
+    Reference,
+    Wasserstein,
+    digest,
+    estimate_of,
+    resampling,
+    weighted_frechet,
+    weighted_mean,
+    weighted_variance,
+)
+from score_lab.evaluation.estimate import finite_rows
+from score_lab.mismatch import DataMoments, NormRecord, first_look
+from score_lab.paths.base import GaussianPath
+
+__all__ = ["COLUMNS", "Images", "Measured", "Points", "snr_gap", "solver_error"]
+
+COLUMNS = {
+    "frechet": "Frechet distance",
+    "kid": "KID",
+    "agreement": "label agreement",
+    "variance": "within-class variance ratio",
+    "energy": "energy distance",
+    "mmd": "MMD^2",
+    "w2": "W2",
+    "solver_error": "solver error",
+    "snr_gap": "effective minus nominal log-SNR at the last call",
+    "R_last": "variance of the last call's states over the path's",
+}
+HIGHER = ("agreement",)
+"""Columns in which more is better."""
+RANKABLE = ("frechet", "kid", "agreement", "energy", "mmd", "w2", "solver_error")
+MOST_KID, MOST_POINTS = 2000, 4000
+"""Reference examples that enter a kernel's sums."""
+
+
+@dataclasses.dataclass
+class Measured:
+    """``estimates`` of every column, and the ``draws`` (B + 1,) of those that can be compared in pairs."""
+
+    estimates: dict[str, Estimate] = dataclasses.field(default_factory=dict)
+    draws: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def add(self, column: str, values: np.ndarray, n: int, note: str = "", least: float = 0.0) -> None:
+        """A column from its value and draws."""
+        self.estimates[column], self.draws[column] = estimate_of(values, n, least=least, note=note), values
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Of a data set; ``floor``: held-out images, their labels; ``moments`` and ``data`` for the mismatch."""
+
+    reference: Reference
+    kid: Discrepancy
+    floor: tuple[np.ndarray, np.ndarray | None]
+    moments: DataMoments
+    data: np.ndarray
+    digest: str
+    columns = ("frechet", "kid", "agreement", "variance")
+    floor_name = "held-out data"
+
+    @classmethod
+    def of(cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None) -> Images:
+        """From the two splits of a data set, (n, *shape) and (n,)."""
+        reference = Reference.fit(train, labels, test, test_labels)
+        features = reference.frechet.extractor(train)
+        rows = np.unique(np.linspace(0, len(features) - 1, min(MOST_KID, len(features))).astype(int))
+        stamp = digest(np.asarray(train), np.asarray(test), reference.frechet.extractor.digest)
+        return cls(reference, Discrepancy.kid(features[rows]), (test, test_labels), DataMoments.of(train), train, stamp)
+
+    def measure(self, x: np.ndarray, labels: np.ndarray | None, repeats: int) -> Measured:
+        """The columns for ``x`` (n, *shape) that were asked to show ``labels`` (n,)."""
+        rows, bad = finite_rows(x)
+        found, r = Measured(), self.reference
+        conditional = labels is not None and r.classifier is not None
+        if conditional:
+            found.estimates["agreement"] = r.classifier.agreement(x, labels)
+        if bad:
+            for column in ("frechet", "kid", "variance"):
+                found.estimates[column] = Estimate.missing(len(rows), bad, "samples not finite")
+            return found
+        W = resampling(len(rows), repeats, labels)
+        if conditional:
+            found.draws["agreement"] = weighted_mean((r.classifier.model.predict(rows) == labels).astype(float), W)
+        f = r.frechet
+        features = f.extractor(x)
+        found.add("frechet", weighted_frechet(features, W, f.train.mean, f.train.covariance, f.root), len(rows), f.extractor.name)
+        found.add("kid", self.kid(features, W), len(rows), f.extractor.name, least=-np.inf)
+        own, data = (labels, r.labels) if conditional else (np.zeros(len(rows), int), np.zeros(len(r.train), int))
+        everything = np.asarray(r.train, np.float64).reshape(len(r.train), -1)
+        within = weighted_variance(everything, data, np.ones((1, len(data))))[0]
+        found.add("variance", weighted_variance(rows, own, W) / within, len(rows))
+        return found
+
+    def describe(self) -> list[str]:
+        """What the numbers stand on."""
+        f, lines = self.reference.frechet, []
+        if self.reference.accuracy is not None:
+            accuracy = self.reference.accuracy
+            lines.append(f"agreement: classifier {accuracy.note}, held-out accuracy {accuracy}, n = {accuracy.n}")
+        return [
+            *lines,
+            f"frechet, kid: in {f.extractor.name} of {f.train.n} training images (statistics {f.train.digest}); KID (cubic kernel, "
+            f"unbiased) to {len(self.kid.reference)} of them; a Frechet distance falls with n, so compare rows of one n only",
+            "variance: total variance within classes over the training data's; 1 for the data",
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Of points in a few dimensions: ``reference`` (m, d) to measure against, ``floor`` (n, d) of the same law and its labels."""
+
+    energy: Discrepancy
+    mmd: Discrepancy
+    wasserstein: Wasserstein
+    floor: tuple[np.ndarray, np.ndarray | None]
+    moments: DataMoments
+    data: np.ndarray
+    digest: str
+    known: bool
+    columns = ("energy", "mmd", "w2")
+
+    @property
+    def floor_name(self) -> str:
+        """What the floor's row is called."""
+        return "exact samples" if self.known else "training data"
+
+    @classmethod
+    def of(cls, reference: np.ndarray, floor: np.ndarray, labels: np.ndarray | None, *, known: bool, block: int = 250) -> Points:
+        """``reference``: exact draws or held-out data; ``floor``: other exact draws, or training data: what the law itself reads."""
+        rows = np.asarray(reference, np.float64).reshape(len(reference), -1)
+        part, block = rows[:MOST_POINTS], max(10, min(block, len(floor) // 8))
+        stamp = digest(rows, np.asarray(floor), block)
+        return cls(
+            Discrepancy.energy(part), Discrepancy.mmd(part), Wasserstein(rows, block), (floor, labels), DataMoments.of(reference),
+            np.asarray(reference), stamp, known,
+        )  # fmt: skip
+
+    @classmethod
+    def exact(cls, denoiser: Any, n: int, cond: Mapping[str, np.ndarray] | None, seed: int = 1_000_003) -> Points:
+        """Two independent sets of n draws of the law that ``denoiser.sample(key, index, cond)`` knows."""
+        index = jax.numpy.arange(n, dtype=jax.numpy.int32)
+        sets = [np.asarray(denoiser.sample(jax.random.key(seed + k), index, cond)) for k in range(2)]
+        return cls.of(sets[0], sets[1], None if cond is None else cond["label"], known=True)
+
+    def measure(self, x: np.ndarray, labels: np.ndarray | None, repeats: int) -> Measured:
+        """The columns for ``x`` (n, *shape)."""
+        rows, bad = finite_rows(x)
+        found = Measured()
+        if bad:
+            found.estimates = {column: Estimate.missing(len(rows), bad, "samples not finite") for column in self.columns}
+            return found
+        W = resampling(len(rows), repeats, labels)
+        found.add("energy", self.energy(rows, W), len(rows), least=-np.inf)
+        found.add("mmd", self.mmd(rows, W), len(rows), self.mmd.name, least=-np.inf)
+        blocks = self.wasserstein.blocks(len(rows))
+        if blocks >= 2:
+            found.add("w2", self.wasserstein(rows, repeats), len(rows), f"exact, on {blocks} blocks of {self.wasserstein.block}")
+        return found
+
+    def describe(self) -> list[str]:
+        """What the numbers stand on."""
+        law = "exact draws of the law" if self.known else "held-out data"
+        return [
+            f"energy, mmd: to {len(self.energy.reference)} {law}, unbiased (equal laws read 0 on average); mmd is {self.mmd.name}",
+            f"w2: exact assignment on blocks of {self.wasserstein.block} samples and as many {law}; equal laws read what the row "
+            f"'{self.floor_name}' reads, not 0",
+        ]
+
+
+def solver_error(x: np.ndarray, reference: np.ndarray, seeds: int, repeats: int) -> Measured:
+    """``sqrt(mean |x - reference|^2 / d)``: the distance of each sample to the solution of its own noise, (n, *shape) both."""
+    rows, bad = finite_rows(x)
+    other, broken = finite_rows(reference, "reference")
+    found = Measured()
+    if bad or broken:
+        note = "samples not finite" if bad else "the reference solution is not finite"
+        found.estimates["solver_error"] = Estimate.missing(len(rows), bad, note)
+        return found
+    squares = np.square(rows - other).mean(axis=1)
+    found.add("solver_error", np.sqrt(weighted_mean(squares, resampling(len(rows), repeats))), len(rows))
+    return found
+
+
+def snr_gap(t: float, square: np.ndarray, path: GaussianPath, moments: DataMoments, data: np.ndarray) -> dict[str, Estimate]:
+    """``R_last`` and ``snr_gap`` from the squared norms (n,) at the last network call; where total variance tells no level the gap is
+    missing with the flag of ``mismatch.read``."""
+    n = min(len(square), len(data))
+    square = np.asarray(square, np.float64)[None, :n]
+    record = NormRecord(t=np.array([t], np.float64), square=square, fed=0 * square, made=np.ones(1, bool), d=np.asarray(moments.d))
+    if n < 2:
+        return {}
+    look = first_look(record, path, moments, data)
+    r, null = look.sampler, look.null
+    flag, level = str(r.flag[0]), float(r.log_snr[0])
+    note = f"log-SNR {level:.3g}; forward samples read R = {null.ratio[0]:.3g} [{null.low[0]:.3g}, {null.high[0]:.3g}]"
+    gap = Estimate.missing(n, r.invalid, f"{flag}; {note}")
+    if flag == "ok":
+        gap = Estimate(*(float(v[0]) - level for v in (r.effective, r.effective_low, r.effective_high)), n, r.invalid, note)
+    return {"R_last": Estimate(float(r.ratio[0]), float(r.low[0]), float(r.high[0]), n, r.invalid, note), "snr_gap": gap}
+

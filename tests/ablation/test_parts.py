@@ -1,0 +1,210 @@
+"""The parts of an ablation one by one: words and specifications, budgets, keys, the store."""
+
+import dataclasses
+import sqlite3
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.ablate import get_config
+from experiments.ablation_parts import study_fields
+from score_lab.ablation import Cell, Store, Study, key_of
+from score_lab.ablation.counting import BudgetError, blank_of, count_nfe, fit
+from score_lab.ablation.keys import code_of, model_digest
+from score_lab.ablation.plan import levels
+from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
+from score_lab.analytic import GaussianMixture
+from score_lab.build import ConfigError, build
+from score_lab.evaluation import Estimate
+from score_lab.guidance import CFG
+from score_lab.paths import VP, LinearFlow
+from score_lab.samplers import DDIM, Churn, Heun, Karras, T, UniformLogSNR, UniformTime, sample
+
+MIXTURE = GaussianMixture(
+    VP(), np.ones(2, np.float32), np.array([[1.0, 0], [-1, 0]], np.float32), np.full(2, 0.1, np.float32), np.array([0, 1])
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("DDIM", {"target": "DDIM"}),
+        ("DDIM(eta=0.5)", {"target": "DDIM", "eta": 0.5}),
+        ("my_package.my_module:Mine(order=2, kind=fast)", {"target": "my_package.my_module:Mine", "order": 2, "kind": "fast"}),
+        ("Heun(variable=T, at_data=True)", {"target": "Heun", "variable": {"target": "T"}, "at_data": True}),
+        (
+            "Churn(grid=Karras(rho=5), s_tmax=inf)",
+            {"target": "Churn", "grid": {"target": "Karras", "rho": 5}, "s_tmax": float("inf")},
+        ),
+        ("Times(values=(1.0, 0.5, 0.0))", {"target": "Times", "values": (1.0, 0.5, 0.0)}),
+    ],
+)
+def test_words_are_specifications(text, spec):
+    assert spec_of(text, "x") == spec
+    assert spec_of(name_of(spec), "x")["target"] == spec["target"].rpartition(":")[2]
+
+
+def test_commas_inside_brackets_separate_nothing():
+    assert split("DDIM(eta=0.5), Times(values=(1.0, 0.0)),Heun,") == ["DDIM(eta=0.5)", "Times(values=(1.0, 0.0))", "Heun"]
+
+
+@pytest.mark.parametrize(("text", "says"), [("DDIM(0.5)", "field=value"), ("3x", "NAME"), ("DDIM(eta=0.5", "NAME|brackets")])
+def test_text_that_is_no_part_is_refused(text, says):
+    with pytest.raises(ConfigError, match=says):
+        spec_of(text, "solvers")
+
+
+def test_vary_gives_each_part_that_has_the_field_every_value():
+    specs = vary([{"target": "DDIM"}, {"target": "Heun"}], "eta", (0.0, 1.0))
+    assert [name_of(s) for s in specs] == ["DDIM(eta=0.0)", "DDIM(eta=1.0)", "Heun"]
+    with pytest.raises(ConfigError, match="vary.etta"):
+        vary([{"target": "DDIM"}], "etta", (0.0,))
+
+
+def test_steps_go_to_the_innermost_grid():
+    churn = spec_of("Churn(grid=Karras, s_churn=5)", "grids")
+    assert stepped(churn, 7)["grid"] == {"target": "Karras", "num_steps": 7} and counted(churn)
+    assert not counted(spec_of("Times(values=(1.0, 0.0))", "grids"))
+    assert build(stepped(churn, 7), "score_lab.samplers").steps(VP()).t.shape == (7,)
+
+
+CASES = [
+    (Heun(variable=T()), UniformTime(3), False),
+    (DDIM(), Churn(Karras(4)), False),
+    (DDIM(1.0), UniformTime(3), True),
+]
+
+
+@pytest.mark.parametrize(("sampler", "grid", "guided"), CASES, ids=lambda v: getattr(type(v), "__name__", v))
+def test_the_dry_count_is_what_the_run_counts(sampler, grid, guided):
+    denoiser, cond = MIXTURE.on(LinearFlow()), {"label": np.zeros(1, np.int32)} if guided else None
+    wrap = (lambda d: CFG(d, scale=2.0)) if guided else (lambda d: d)
+    blank = blank_of(denoiser)
+    assert count_nfe(wrap(blank), sampler, grid, cond) == int(sample(wrap(denoiser), sampler, grid, (1, 2), cond=cond).nfe)
+
+
+def heun(steps):
+    return 2.0 * steps - 1
+
+
+@pytest.mark.parametrize(("budget", "steps", "nfe"), [(5, 3, 5), (10, 5, 9), (1, 1, 1), (50, 25, 49)])
+@pytest.mark.parametrize("guess", [1.0, 2.0, 5.0])
+def test_a_budget_buys_the_most_steps(budget, steps, nfe, guess):
+    found = fit(heun, budget, guess)
+    assert (found.steps, found.nfe) == (steps, nfe) and (found.note == "") == (nfe == budget)
+    if found.note:
+        assert f"{steps} steps cost {nfe} of {budget}" in found.note and f"{steps + 1} would cost" in found.note
+
+
+def test_a_budget_below_the_fewest_steps_says_what_they_cost():
+    def needs_three(steps):
+        return 2.0 * steps if steps >= 3 else build({"target": "DDIM", "eta": 3.0}, "score_lab.samplers")
+
+    with pytest.raises(BudgetError, match="at least 6"):
+        fit(needs_three, 4, 1.0)
+    assert fit(needs_three, 7, 2.0).steps == 3
+    with pytest.raises(ConfigError, match="eta"):
+        fit(lambda steps: build({"target": "DDIM", "eta": 3.0}, "score_lab.samplers"), 9, 1.0)
+    assert fit(lambda steps: 12.0, 20, 1.0, fixed=True).note and fit(lambda steps: 12.0, 12, 1.0, fixed=True).steps is None
+    with pytest.raises(BudgetError, match="at least 12"):
+        fit(lambda steps: 12.0, 11, 1.0, fixed=True)
+
+
+def test_the_reference_goes_from_the_same_start_to_the_same_end_and_every_step_moves():
+    for path, grid in ((VP(), UniformLogSNR(5, end=8.0)), (LinearFlow(), UniformTime(5)), (LinearFlow(), Karras(6, to_data=False))):
+        steps = grid.steps(path)
+        times = levels(steps, MIXTURE.on(path), 32)
+        assert (times[0], times[-1]) == (float(steps.t[0]), float(steps.s[-1])) and len(times) == 33
+        assert (np.diff(times) < 0).all()
+        inner = np.asarray(path.log_snr(jnp.asarray(times[1:-1])))
+        np.testing.assert_allclose(np.diff(inner)[1:-1], np.diff(inner)[2], rtol=1e-2)
+
+
+def test_a_key_changes_with_everything_that_makes_the_samples():
+    what = {"section": {"sampler": {"target": "DDIM", "eta": 0.0}}, "seed": 0, "n": 5}
+    assert key_of(what) == key_of(dict(reversed(what.items()))) and len(key_of(what)) == 32
+    changes = ({}, {"seed": 1}, {"n": 6}, {"section": {"sampler": {"target": "DDIM", "eta": 0.1}}})
+    assert len({key_of(what | change) for change in changes}) == 4
+    other = dataclasses.replace(MIXTURE, means=MIXTURE.means * 1.0001)
+    assert model_digest(MIXTURE, {}) == model_digest(MIXTURE, {}) != model_digest(other, {})
+    assert code_of(DDIM()) == code_of(DDIM(1.0)) != code_of(Heun())
+
+
+def test_the_store_gives_back_what_was_put(tmp_path):
+    store = Store(tmp_path / "out")
+    cell = Cell("k1", {"seed": 0}, "done", "", 9.0, 5, (3,), 1e-3, 2.0, 1e6)
+    assert store.cell("k1") is None
+    store.put(cell, {"x": np.arange(6.0).reshape(2, 3)})
+    store.put(Cell("k2", {"seed": 1}, "failed", "TypeError: no"))
+    store.put_count("c", 5.0)
+    store.put_count("d", None, "why")
+    measures = {"frechet": Estimate(1.0, 0.5, 1.5, 9, (2,), "note"), "gap": Estimate.missing(4)}
+    store.put_measures("m", measures, {"frechet": np.arange(3.0)})
+    store.close()
+    store = Store(tmp_path / "out")
+    assert store.cell("k1") == cell and store.cell("k2").reason == "TypeError: no" and np.isnan(store.cell("k2").nfe)
+    np.testing.assert_array_equal(store.arrays("k1")["x"], np.arange(6.0).reshape(2, 3))
+    assert store.count("c") == (5.0, "") and store.count("d") == (None, "why") and store.count("e") is None
+    estimates, draws = store.measures("m")
+    assert estimates["frechet"] == measures["frechet"] and np.isnan(estimates["gap"].value) and draws["frechet"].tolist() == [0, 1, 2]
+
+
+def test_a_row_without_its_samples_is_no_cell(tmp_path):
+    store = Store(tmp_path)
+    store.put(Cell("k", {}, "done"), {"x": np.zeros(1)})
+    (tmp_path / "samples" / "k.npz").unlink()
+    assert store.cell("k") is None
+
+
+def test_a_folder_that_is_none_of_ours_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="this is a file"):
+        Store(tmp_path / "file")
+    (tmp_path / "ablation.sqlite").write_text("no data base, but a text that is long enough to be looked at" * 20)
+    with pytest.raises(ConfigError, match="ablation.sqlite"):
+        Store(tmp_path)
+    assert issubclass(sqlite3.DatabaseError, Exception)
+
+
+GOOD = {"models": {"m": {"workdir": "w"}}, "solvers": ("DDIM",)}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"solvers": ("DDIMM",)}, "did you mean 'DDIM'"),
+        ({"solvers": ("DDIM(etta=1)",)}, "did you mean 'eta'"),
+        ({"solvers": ("DDIM(eta=2)",)}, "0 <= eta <= 1"),
+        ({"solvers": ("UniformTime",)}, "solvers"),
+        ({"solvers": ()}, "solvers.*at least one"),
+        ({"grids": ("Karas",)}, "did you mean 'Karras'"),
+        ({"paths": ("VPP",)}, "paths"),
+        ({"nfe": (0,)}, "nfe.*from 1"),
+        ({"nfe": (5, 5)}, "each once"),
+        ({"seeds": (-1,)}, "seeds"),
+        ({"n": 3}, "n: 3.*at least 20"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"vary": {"eta": (0.0,)}}, "solver.FIELD"),
+        ({"modles": {}}, "did you mean 'models'"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_a_study_refuses_in_one_line(change, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        build({"target": "score_lab.ablation.study:Study", **GOOD, **change}, field="config")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("variant", "systems"), [("digits", 12), ("mixture", 12), ("noise", 21), ("guidance", 12)])
+def test_every_configuration_is_a_study(variant, systems):
+    """noise: (DDIM with 4 eta, Euler-Maruyama with 2 multipliers, Heun) on a grid and on churn with 2 strengths."""
+    fields = study_fields(get_config(variant), {})
+    assert len(build({"target": "score_lab.ablation.study:Study", **fields}, field="config").systems()) == systems
+
+
+def test_a_study_spans_every_combination_once():
+    study = Study({"a": {}, "b": {}}, ("DDIM", "DDIM", "Heun"), ("own", "Karras"), ("own", "VP"), (1.0, 2.0), {"solver.eta": (0.0, 1.0)})
+    systems = study.systems()
+    assert len(systems) == 2 * 2 * 2 * 2 * 3 and len({tuple(s.names().items()) for s in systems}) == len(systems)
+    assert {s.names()["guidance"] for s in systems} == {"1", "2"}
