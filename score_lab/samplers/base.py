@@ -14,7 +14,8 @@ on its batch-mates.
 
 Shapes: the state is any pytree with a leading batch axis; t and s are scalars.  What depends on t and s alone costs nothing: it is
 computed for all steps at once before the loop (see ``hoist``).  Optional: ``check_steps(steps, path)`` refuses on the host;
-``specialise()`` gives a cheaper equivalent part. """
+``specialise()`` gives a cheaper equivalent part.  A sampler that chooses its own levels has ``integrate`` in place of ``init`` and ``step``
+(see ``integrate``). """
 
 from __future__ import annotations
 
@@ -64,8 +65,9 @@ class Recorder(Protocol):
 @pytree_dataclass
 class Samples:
     """``x``: the last states; ``nfe``: network evaluations spent per returned sample, counted at the network; ``record``: the recorder's
-    result."""
+    result.  Of an adaptive sampler ``nfe`` is (n,), and so is ``num_steps``, its attempted steps; a sample that did not arrive is NaN."""
 
     x: PyTree = leaf()
     nfe: Array = leaf()
     record: Any = leaf(default=None)
+    num_steps: Any = leaf(default=None)

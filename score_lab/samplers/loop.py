@@ -21,6 +21,7 @@ from score_lab.paths.base import GaussianPath
 from score_lab.samplers.base import Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
 from score_lab.samplers.hoist import scan_steps
+from score_lab.samplers.integrate import chooses_levels, integrated
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, PyTree
 
@@ -78,6 +79,8 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
     if x_T is None:
         x_T = path.prior_sample(prior_key, index, jax.tree.unflatten(*like), steps.start)
     noise = NormalDraws.of(step_key, index) if noise is None else noise
+    if chooses_levels(sampler):
+        return integrated(denoiser, sampler, steps, x_T, noise, cond, recorder)
 
     def body(carry, row):
         x, history, nfe, record = carry

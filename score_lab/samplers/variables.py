@@ -12,6 +12,8 @@ Euler in t and Euler in kappa are different methods; Euler in kappa is DDIM.  Wi
 multiples of ``length (k_2 - k_1)``, ``length = (u_s - u_t) / c_s``, which stays finite where Euler itself is written in x0 and eps (see
 ``runge_kutta``).  A step from or to a level where the variable or its slope is infinite is taken by DDIM, its limit.  All of it holds for
 s > t too (encoding).
+
+Adaptive solvers choose their own levels, so they also need the inverse, ``time(path, u)``, and ``scale(path, t) = y / x``.
 """
 
 from __future__ import annotations
@@ -44,6 +46,14 @@ class T:
         """``t``."""
         return t
 
+    def time(self, path: GaussianPath, u: Array) -> Array:
+        """``u``."""
+        return u
+
+    def scale(self, path: GaussianPath, t: Array) -> Array:
+        """``1``."""
+        return jnp.ones_like(t)
+
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``alpha' x0 + sigma' eps``."""
         return combine((path.alpha_dot(t), p.x0), (path.sigma_dot(t), p.eps))
@@ -75,6 +85,14 @@ class Kappa:
         """``kappa``."""
         return path.kappa(t)
 
+    def time(self, path: GaussianPath, u: Array) -> Array:
+        """The time of kappa ``u``."""
+        return path.time_of_kappa(u)
+
+    def scale(self, path: GaussianPath, t: Array) -> Array:
+        """``1 / alpha``."""
+        return 1.0 / path.alpha(t)
+
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``eps``."""
         return p.eps
@@ -103,6 +121,14 @@ class LogSNR:
     def at(self, path: GaussianPath, t: Array) -> Array:
         """``log_snr``."""
         return path.log_snr(t)
+
+    def time(self, path: GaussianPath, u: Array) -> Array:
+        """The time of log-SNR ``u``."""
+        return path.time_of(u)
+
+    def scale(self, path: GaussianPath, t: Array) -> Array:
+        """``1``."""
+        return jnp.ones_like(t)
 
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``(alpha' x0 + sigma' eps) / log_snr'``."""
@@ -138,6 +164,14 @@ class Straight:
         """``sigma / (alpha + sigma)``."""
         return path.sigma(t) / (path.alpha(t) + path.sigma(t))
 
+    def time(self, path: GaussianPath, u: Array) -> Array:
+        """The time of log-SNR ``2 ln (1 - u) / u``; outside [0, 1] the nearest end."""
+        return path.time_of(2.0 * (jnp.log(jnp.maximum(1.0 - u, 0.0)) - jnp.log(jnp.maximum(u, 0.0))))
+
+    def scale(self, path: GaussianPath, t: Array) -> Array:
+        """``1 / (alpha + sigma)``."""
+        return 1.0 / (path.alpha(t) + path.sigma(t))
+
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``eps - x0``."""
         return combine((1.0, p.eps), (-1.0, p.x0))
@@ -162,6 +196,14 @@ class Angle:
     def at(self, path: GaussianPath, t: Array) -> Array:
         """``atan2(sigma, alpha)``."""
         return jnp.arctan2(path.sigma(t), path.alpha(t))
+
+    def time(self, path: GaussianPath, u: Array) -> Array:
+        """The time of log-SNR ``2 ln cot u``; outside [0, pi / 2] the nearest end."""
+        return path.time_of(2.0 * (jnp.log(jnp.maximum(jnp.cos(u), 0.0)) - jnp.log(jnp.maximum(jnp.sin(u), 0.0))))
+
+    def scale(self, path: GaussianPath, t: Array) -> Array:
+        """``1 / norm``."""
+        return 1.0 / path.norm(t)
 
     def slope(self, path: GaussianPath, t: Array, p: Prediction) -> PyTree:
         """``(alpha eps - sigma x0) / norm``."""

@@ -1,0 +1,204 @@
+"""Adaptive Runge-Kutta solvers of the probability-flow ODE, by diffrax: the error and the number of steps are each sample's own.
+
+    dy/du = slope(x, u),  x = y / scale;       |y_hat - y| / (atol + rtol |y|) <= 1 in the root mean square over one sample
+
+``u`` is the integration variable (``variables``).  The default, Angle, is finite at both ends of every path: at alpha = 0 its slope is -x0, at
+sigma = 0 eps.  The solver never looks past the grid's last level, and where that is of infinite log-SNR it stops at 20 (or at the highest
+trained level) and one denoise step follows (``integrate``).  States at the grid's levels are the solver's dense output; the grid moves no step.
+
+    Dopri5    Dormand & Prince 1980, 5(4), 6 calls a step (the last is the next step's first): scipy's RK45, torchdiffeq's dopri5
+    Tsit5     Tsitouras 2011, 5(4), 6 calls a step
+    Kvaerno5  Kvaerno 2004, 5(4), stiffly accurate ESDIRK: of few dimensions d, since every step needs the Jacobian of the slope
+
+nfe: 2 calls choose the first step, 1 is the first slope, then 6 for each attempted step.  Kvaerno5: 1 + d for the Jacobian (a forward derivative
+counted as one each) and 6 stages of ``iterations`` each.  The machine's work is that of the slowest sample times the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from score_lab.build import refuse
+from score_lab.samplers.integrate import refuse_ends
+from score_lab.samplers.variables import Angle
+from score_lab.types import leaf, pytree_dataclass
+
+__all__ = ["Dopri5", "Kvaerno5", "Tsit5"]
+
+
+class _Adaptive:
+    """``integrate`` and ``check`` of the three; a subclass names its solver."""
+
+    memory = 0
+    stochastic = False
+    order = 5
+    calls = 6
+
+    def check(self) -> None:
+        """``rtol``, ``atol`` positive, ``max_steps`` at least 1."""
+        name = type(self).__name__
+        for field in ("rtol", "atol"):
+            if not getattr(self, field) > 0:
+                refuse(f"{name}.{field}", getattr(self, field), "a positive number")
+        if self.max_steps < 1:
+            refuse(f"{name}.max_steps", self.max_steps, "a whole number, at least 1")
+        if not all(hasattr(self.variable, method) for method in ("at", "time", "scale", "slope")):
+            refuse(f"{name}.variable", self.variable, "Angle, T, LogSNR or Kappa, or what has at, time, scale and slope")
+
+    def check_steps(self, steps, path) -> None:
+        """Refuses a grid that renoises, and one at whose start the variable is infinite."""
+        self.check()
+        refuse_ends(self, steps, path, self.variable)
+
+    def integrate(self, denoise, x_T, steps, draw):
+        """States at the grid's levels, attempted steps, evaluations: one diffrax solve for each sample."""
+        path, variable = denoise.path, self.variable
+        times, _ = denoise.times()
+        levels = jax.vmap(lambda t: variable.at(path, t))(times)
+        scales = jax.vmap(lambda t: variable.scale(path, t))(times)
+        solver, stages, jacobians = self._solver()
+
+        def one(network, x):
+            def slope(u, y, _):
+                t = variable.time(path, u)
+                scaled = jax.tree.map(lambda a: a / variable.scale(path, t).astype(a.dtype), y)
+                p = network(scaled, t)
+                return jax.tree.map(lambda a, b: a.astype(b.dtype), variable.slope(path, t, p), y)
+
+            def cost(u):
+                """Evaluations that one call at ``u`` spends: what makes it of states is never run."""
+                return network(jax.tree.map(jnp.zeros_like, x), variable.time(path, u)).nfe
+
+            size = sum(a.size for a in jax.tree.leaves(x))
+            controller = _Counting(self.rtol, self.atol, cost=cost, nodes=stages, derivatives=size * jacobians)
+            y = jax.tree.map(lambda a: scales[0].astype(a.dtype) * a, x)
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(slope), solver, levels[0], levels[-1], None, y, stepsize_controller=controller,
+                saveat=diffrax.SaveAt(ts=levels, controller_state=True), max_steps=self.max_steps, throw=False, adjoint=diffrax.ForwardMode(),
+            )  # fmt: skip
+            arrived = solution.result == diffrax.RESULTS.successful
+
+            def back(a):
+                scale = scales.astype(a.dtype).reshape((-1,) + (1,) * (a.ndim - 1))
+                return jnp.where(arrived, a / scale, jnp.nan)
+
+            return jax.tree.map(back, solution.ys), solution.stats["num_steps"], solution.controller_state[1]
+
+        states, num_steps, nfe = denoise.each(one, x_T)
+        return states, num_steps.astype(jnp.int32), nfe
+
+
+class _Counting(diffrax.PIDController):
+    """diffrax's controller, which sees every attempted step, and so can count what it spent: ``cost`` at each of the step's nodes."""
+
+    cost: Any = None
+    nodes: tuple = ()
+    derivatives: int = 0
+    direction: Any = 1
+
+    def wrap(self, direction):
+        """diffrax integrates upwards and tells its controller -u where u falls."""
+        return dataclasses.replace(self, direction=direction)
+
+    def init(self, terms, t0, t1, y0, dt0, func, args, error_order):
+        """The first step's size takes two calls at the start; the first slope is one more."""
+        first, state = super().init(terms, t0, t1, y0, dt0, func, args, error_order)
+        return first, (state, jnp.int32(3) * self.cost(self.direction * t0))
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        """The inner controller's decision, and the step's calls counted."""
+        state, nfe = controller_state
+        keep, t0_next, t1_next, jump, state, result = super().adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, state
+        )
+        spent = jnp.sum(jax.vmap(self.cost)(self.direction * (t0 + jnp.asarray(self.nodes, t0.dtype) * (t1 - t0))), dtype=jnp.int32)
+        if self.derivatives:
+            spent = spent + jnp.int32(1 + self.derivatives) * self.cost(self.direction * t0)
+        return keep, t0_next, t1_next, jump, (state, nfe + spent), result
+
+
+class _Chord(diffrax.VeryChord):
+    """diffrax's chord iteration, always ``iterations`` times, so that it is known how often."""
+
+    iterations: int = 4
+
+    def terminate(self, fn, y, args, options, state, tags):
+        """At ``iterations``; what diffrax says then is whether it converged."""
+        _, result = super().terminate(fn, y, args, options, state, tags)
+        return state.step >= self.iterations, result
+
+
+@pytree_dataclass
+class Dopri5(_Adaptive):
+    """Dormand-Prince 5(4).  ``rtol``, ``atol`` of one sample's root mean square; a sample that needs more than ``max_steps`` is NaN."""
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+    variable: Any = leaf(default=Angle())
+
+    def _solver(self) -> tuple[Any, tuple[float, ...], int]:
+        return diffrax.Dopri5(), _nodes(diffrax.Dopri5), 0
+
+
+@pytree_dataclass
+class Tsit5(_Adaptive):
+    """Tsitouras 5(4); fields as ``Dopri5``."""
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+    variable: Any = leaf(default=Angle())
+
+    def _solver(self) -> tuple[Any, tuple[float, ...], int]:
+        return diffrax.Tsit5(), _nodes(diffrax.Tsit5), 0
+
+
+@pytree_dataclass
+class Kvaerno5(_Adaptive):
+    """Kvaerno 5(4) for stiff problems of at most ``LARGEST`` dimensions; other fields as ``Dopri5``.
+
+    ``iterations`` of the chord method solve each stage; a stage that has not converged then halves the step (diffrax), its evaluations are
+    counted as if all stages had been tried.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+    variable: Any = leaf(default=Angle())
+    iterations: int = 4
+
+    LARGEST: ClassVar[int] = 256
+
+    @property
+    def calls(self) -> int:
+        """Evaluations of a step beside the Jacobian's."""
+        return 6 * self.iterations
+
+    def check(self) -> None:
+        """``iterations`` from 2 to 10, and what ``Dopri5`` asks."""
+        super().check()
+        if not 2 <= self.iterations <= 10:
+            refuse("Kvaerno5.iterations", self.iterations, "a whole number from 2 to 10")
+
+    def integrate(self, denoise, x_T, steps, draw):
+        """As the others; ConfigError for a state of too many dimensions."""
+        size = sum(a[0].size for a in jax.tree.leaves(x_T))
+        if size > self.LARGEST:
+            refuse("Kvaerno5", f"a state of {size} dimensions", f"at most {self.LARGEST} (its Jacobian is dense); Dopri5 or Tsit5")
+        return super().integrate(denoise, x_T, steps, draw)
+
+    def _solver(self) -> tuple[Any, tuple[float, ...], int]:
+        finder = diffrax.with_stepsize_controller_tols(_Chord)(iterations=self.iterations)
+        solver = diffrax.Kvaerno5(root_finder=finder, root_find_max_steps=self.iterations + 1)
+        return solver, _nodes(diffrax.Kvaerno5) * self.iterations, 1
+
+
+def _nodes(solver: Any) -> tuple[float, ...]:
+    """The nodes c_2, c_3, ... of a solver whose first stage is the last step's last."""
+    return tuple(float(c) for c in solver.tableau.c)
