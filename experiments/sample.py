@@ -1,10 +1,12 @@
 """Draws samples from a trained workdir, by any sampler on any path.
 
     python -m experiments.sample --workdir runs/flow
+    python -m experiments.sample --workdir runs/flow --n 100000 --chunk 2GiB --shards out
     python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2
 
 Writes samples.npz (x, label, nfe and how they were made) and samples.png into --output.  Sample i depends on --seed and i alone: another
---n or --chunk draws the same ones.
+--n or --chunk draws the same ones.  With --shards FOLDER they are written as they are drawn, chunk by chunk (a manifest, shards, and a PNG
+of each image); stopped anywhere, the same command goes on and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,8 +23,9 @@ import numpy as np
 from experiments import overrides
 from experiments.launcher import launch
 from experiments.system import System, add_options, open_system
+from score_lab.build import refuse
 from score_lab.report import save_samples, save_scatter
-from score_lab.samplers import sample_chunked
+from score_lab.samplers import sample_chunked, sample_written
 
 
 def main() -> None:
@@ -29,14 +33,20 @@ def main() -> None:
     parser = overrides.Parser("sample", __doc__)
     add_options(parser)
     parser.add_argument("--output", help="where to write; WORKDIR/samples by default")
+    parser.add_argument("--shards", metavar="FOLDER", help="write as it goes into this folder, in place of --output; begun or resumed")
+    parser.add_argument("--format", default="npz", help="of the shards: npz (default) or zarr")
+    parser.add_argument("--no-png", action="store_true", help="no PNG of each image beside the shards")
     args, changes = overrides.parse(parser, sys.argv[1:])
+    if args.shards is None and (args.no_png or args.format != "npz"):
+        refuse("--no-png" if args.no_png else "--format", "given", "nothing without --shards=FOLDER")
+    if args.shards is not None and args.output is not None:
+        refuse("--output", args.output, "one of --output and --shards")
     run = open_system(args, changes)
 
+    if args.shards is not None:
+        return shards(run, Path(args.shards), args.format, not args.no_png)
     start = time.time()
-    samples = sample_chunked(
-        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk,
-        progress=lambda done, n: print(f"\r{done}/{n} samples, {time.time() - start:.1f} s", end="", file=sys.stderr, flush=True),
-    )  # fmt: skip
+    samples = sample_chunked(*wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start))
     print(file=sys.stderr)
     output = Path(args.output or Path(args.workdir) / "samples")
     output.mkdir(parents=True, exist_ok=True)
@@ -44,11 +54,39 @@ def main() -> None:
     how = json.dumps({"sampling": run.sampling, "seed": run.seed, "step": run.step, "ema": run.ema})
     np.savez(output / "samples.npz", x=samples.x, nfe=samples.nfe, made_by=how, **({} if label is None else {"label": label}))
     bad = np.flatnonzero(~np.isfinite(samples.x.reshape(run.n, -1)).all(axis=1))
-    print(f"{run.name}: {run.n} samples, {int(samples.nfe)} NFE each, {time.time() - start:.1f} s")
+    print(f"{run.name}: {run.n} samples, {evaluations(samples.nfe)}, {time.time() - start:.1f} s")
     if len(bad):
-        print(f"not finite: {len(bad)} samples, the first at index {bad[0]}")
+        print(f"not finite: {len(bad)} samples, at index {', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}")
     picture = save_picture(output / "samples.png", run, samples.x, label)
     print(f"wrote {output / 'samples.npz'}" + (f" and {picture}" if picture else ""))
+
+
+def wanted(run: System) -> tuple:
+    """What ``sample`` and its like are told first."""
+    return run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed)
+
+
+def progress(start: float) -> Callable[[int, int], None]:
+    """One line that counts, on stderr."""
+    return lambda done, n: print(f"\r{done}/{n} samples, {time.time() - start:.1f} s", end="", file=sys.stderr, flush=True)
+
+
+def evaluations(nfe: np.ndarray) -> str:
+    """``12 NFE each``, or the range where an adaptive solver spends them as it needs."""
+    if np.ndim(nfe) == 0 or np.min(nfe) == np.max(nfe):
+        return f"{int(np.max(nfe))} NFE each"
+    return f"{np.min(nfe)} to {np.max(nfe)} NFE, {np.mean(nfe):.1f} on average"
+
+
+def shards(run: System, folder: Path, format: str, png: bool) -> None:
+    """Writes the samples into ``folder`` as they are drawn."""
+    start = time.time()
+    done = sample_written(folder, *wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start), format=format, png=png)
+    print(file=sys.stderr)
+    print(f"{run.name}: {run.n} samples in {folder}, shards of {done.chunk}, {time.time() - start:.1f} s")
+    if done.bad:
+        some = ", ".join(map(str, done.bad[:10])) + (", ..." if len(done.bad) > 10 else "")
+        print(f"not finite: {len(done.bad)} samples, at index {some}")
 
 
 def save_picture(file: Path, run: System, x: np.ndarray, label: np.ndarray | None) -> Path | None:

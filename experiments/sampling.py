@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from experiments.overrides import PARTS
 from score_lab.build import build, find, nearest, refuse
+from score_lab.samplers.chunks import bytes_of
 from score_lab.samplers.loop import check_run
 from score_lab.targets import loses_signal
 from score_lab.training import Parts
@@ -35,21 +36,23 @@ class SamplingOptions:
     Attributes:
       n: samples.
       seed: of the samples: sample i depends on it and i alone.
-      chunk: samples in one compiled call.
+      chunk: samples in one compiled call, or the memory that it may take, as "2GiB".
       clip: outside the trained log-SNR range the network is told the nearest trained level, in place of an error.
       extrapolate: outside the trained range it is told the true level, in place of an error (EDM's sigma = 80).
     """
 
     n: int = 64
     seed: int = 0
-    chunk: int = 256
+    chunk: int | str = 256
     clip: bool = False
     extrapolate: bool = False
 
     def check(self) -> None:
         """Raises ConfigError naming the first field out of its range."""
+        if isinstance(self.chunk, str):
+            bytes_of(self.chunk, "chunk")
         for name, least in (("n", 1), ("chunk", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+            if not isinstance(getattr(self, name), str) and getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
 
 
@@ -81,7 +84,7 @@ def build_sampling(section: Mapping[str, Any], denoiser: Any) -> tuple[Any, Any,
     for part in ("sampler", "grid"):
         if not section[part]:
             refuse(f"sampling.{part}", section[part], f"the name of a {part} in score_lab.samplers, or 'my_package.my_module:Name'")
-    sampler = build(section["sampler"], "score_lab.samplers", "sampling.sampler", needs=("init", "step", "order", "calls", "memory"))
+    sampler = build(section["sampler"], "score_lab.samplers", "sampling.sampler", needs=("order", "calls", "memory", "stochastic"))
     grid = build(_started(section["grid"], denoiser), "score_lab.samplers", "sampling.grid", needs=("steps",))
     for spec in wrappers(section):
         denoiser = build(spec, "score_lab.guidance", "sampling.guidance", needs=("__call__", "on"), denoiser=denoiser)

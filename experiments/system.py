@@ -13,6 +13,7 @@ from experiments.sampling import build_sampling, check_guidance, completed, opti
 from score_lab.build import build, refuse
 from score_lab.data import DataSpec
 from score_lab.data.source import gather
+from score_lab.samplers.chunks import bytes_of
 from score_lab.training import Loaded, load
 from score_lab.training.options import data_options
 
@@ -31,7 +32,7 @@ class System:
     cond: dict[str, np.ndarray] | None = None
     n: int = 64
     seed: int = 0
-    chunk: int = 256
+    chunk: int | str = 256
     step: int = 0
     ema: float | None = None
 
@@ -50,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", help="num_steps of the grid (snr_mismatch takes several: 10,50)")
     parser.add_argument("--clip", action="store_true", help="outside the trained log-SNR range, tell the network the nearest trained level")
     parser.add_argument("--extrapolate", action="store_true", help="outside the trained log-SNR range, tell the network the true level")
-    parser.add_argument("--chunk", type=int, help="samples in one compiled call")
+    parser.add_argument("--chunk", type=overrides.literal, help="samples in one compiled call, or the memory that it may take: 2GiB")
     parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
     parser.epilog = (
@@ -62,8 +63,10 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     """The workdir's denoiser and its ``sampling`` section with the command line on top; ConfigError names what does not fit."""
     for name, least in (("n", 1), ("chunk", 1), ("seed", 0)):
         value = getattr(args, name)
-        if value is not None and value < least:
-            refuse(f"--{name}", value, f"a whole number, at least {least}")
+        if isinstance(value, str):
+            bytes_of(value, f"--{name}")
+        elif value is not None and (type(value) is not int or value < least):
+            refuse(f"--{name}", value, f"a whole number, at least {least}" + (", or memory as 2GiB" if name == "chunk" else ""))
     loaded = open_workdir(args)
     given = {name: getattr(args, name) for name in ("n", "seed", "chunk") if getattr(args, name) is not None}
     before = sampling_of(loaded)
@@ -75,7 +78,8 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     run, options = system(loaded, sampling), options_of(sampling)
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
     cond = labels_of(classes, options.n, args.labels)
-    return dataclasses.replace(run, cond=cond, n=options.n, seed=options.seed, chunk=min(options.chunk, options.n))
+    chunk = options.chunk if isinstance(options.chunk, str) else min(options.chunk, options.n)
+    return dataclasses.replace(run, cond=cond, n=options.n, seed=options.seed, chunk=chunk)
 
 
 def open_workdir(args: argparse.Namespace) -> Loaded:

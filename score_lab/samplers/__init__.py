@@ -1,9 +1,11 @@
 """Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
+from score_lab.samplers.adaptive import Dopri5, Kvaerno5, Tsit5
+from score_lab.samplers.adaptive_dpm import DPMAdaptive
 from score_lab.samplers.analytic_dpm import AnalyticDPM, measure_gamma
 from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
-from score_lab.samplers.base import Recorder, Sampler, Samples
+from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
 from score_lab.samplers.chunks import sample_chunked
@@ -35,19 +37,18 @@ from score_lab.samplers.sde import EulerMaruyama, StochasticHeun
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.samplers.unipc import UniPC
 from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
+from score_lab.samplers.written import Written, open_written, sample_written
 
 __all__ = [
     "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS",
-    "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMPP2SAncestral",
-    "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "DynamicShift",
-    "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral", "EulerMaruyama",
-    "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "ItoEuler", "Kappa", "Karras", "Langevin", "LevelsOf", "LogSNR",
-    "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential", "PowerNoise", "Quadratic", "Ralston",
-    "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples", "Shift", "SiTDiffusion",
-    "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight", "Stretch", "Times",
-    "TimestepList", "Timesteps", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "deis", "dpm_fast", "encode", "ending", "lms",
-    "measure_gamma", "noised", "sample", "sample_chunked",
+    "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMAdaptive", "DPMPP2SAncestral",
+    "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "Dopri5",
+    "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral",
+    "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "Integrator", "ItoEuler", "Kappa", "Karras", "Kvaerno5",
+    "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential",
+    "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler",
+    "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun",
+    "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "Written",
+    "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample", "sample_chunked",
+    "sample_written",
 ]  # fmt: skip
-
-WRAPPERS: frozenset[type] = frozenset({Langevin})
-"""Samplers around another sampler: no solvers of their own in the catalogue."""

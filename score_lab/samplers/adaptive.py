@@ -2,16 +2,17 @@
 
     dy/du = slope(x, u),  x = y / scale;       |y_hat - y| / (atol + rtol |y|) <= 1 in the root mean square over one sample
 
-``u`` is the integration variable (``variables``).  The default, Angle, is finite at both ends of every path: at alpha = 0 its slope is -x0, at
-sigma = 0 eps.  The solver never looks past the grid's last level, and where that is of infinite log-SNR it stops at 20 (or at the highest
-trained level) and one denoise step follows (``integrate``).  States at the grid's levels are the solver's dense output; the grid moves no step.
+``u`` is the integration variable (``variables``).  The default, Angle, is finite at both ends of every path: at alpha = 0 its slope is
+-x0, at sigma = 0 eps.  The solver never steps past the grid's last level, and where that is of infinite log-SNR it stops at 20 (or at the
+highest trained level) and one denoise step follows (``integrate``).  States at the grid's levels are the solver's dense output; the grid
+moves no step.
 
     Dopri5    Dormand & Prince 1980, 5(4), 6 calls a step (the last is the next step's first): scipy's RK45, torchdiffeq's dopri5
     Tsit5     Tsitouras 2011, 5(4), 6 calls a step
     Kvaerno5  Kvaerno 2004, 5(4), stiffly accurate ESDIRK: of few dimensions d, since every step needs the Jacobian of the slope
 
-nfe: 2 calls choose the first step, 1 is the first slope, then 6 for each attempted step.  Kvaerno5: 1 + d for the Jacobian (a forward derivative
-counted as one each) and 6 stages of ``iterations`` each.  The machine's work is that of the slowest sample times the batch.
+nfe: 2 calls choose the first step, 1 is the first slope, then 6 for each attempted step.  Kvaerno5: 1 + d for the Jacobian (a forward
+derivative counted as one each) and 6 stages of ``iterations`` each.  The machine's work is that of the slowest sample times the batch.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ class _Adaptive:
             controller = _Counting(self.rtol, self.atol, cost=cost, nodes=stages, derivatives=size * jacobians)
             y = jax.tree.map(lambda a: scales[0].astype(a.dtype) * a, x)
             solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(slope), solver, levels[0], levels[-1], None, y, stepsize_controller=controller,
-                saveat=diffrax.SaveAt(ts=levels, controller_state=True), max_steps=self.max_steps, throw=False, adjoint=diffrax.ForwardMode(),
+                diffrax.ODETerm(slope), solver, levels[0], levels[-1], None, y,
+                stepsize_controller=controller, saveat=diffrax.SaveAt(ts=levels, controller_state=True),
+                max_steps=self.max_steps, throw=False, adjoint=diffrax.ForwardMode(),
             )  # fmt: skip
             arrived = solution.result == diffrax.RESULTS.successful
 

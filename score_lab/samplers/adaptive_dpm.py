@@ -9,9 +9,9 @@ In y = x / alpha, sigma = kappa = e^-l, l = ln(alpha / sigma), h = l_t - l_s:
     error     rms((y_low - y_high) / max(atol, rtol max(|y_low|, |y_prev|))),    y_prev the last accepted low-order state     (app. C)
     step size h <- h limiter(e_0^-b1 e_1^-b2 e_2^-b3),    limiter(f) = 1 + atan(f - 1), accepted if that is >= accept_safety
 
-The step size is k-diffusion's PID controller (icoeff = 1 alone is the paper's); eta > 0 takes each step to a lower level and adds fresh noise, as its
-ancestral samplers do.  A step ends at the next level of the grid at the latest, so the states there are the solver's own: on a grid of one step
-this is k-diffusion's ``sample_dpm_adaptive``, but for the error, which is each sample's (``together``: the batch's, as there).
+The step size is k-diffusion's PID controller; eta > 0 takes each step to a lower level and adds fresh noise, as its ancestral samplers do.
+A step ends at the next level of the grid at the latest, so the states there are the solver's own: on a grid of one step this is
+k-diffusion's ``sample_dpm_adaptive``, but for the error, which is each sample's (``together``: the batch's, as there).
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@
     num_steps   attempted steps of each sample, (n,)
     nfe         network evaluations spent on each sample, (n,), counted where they are made
 
-``denoise(x, t)`` is the network at one level or one per sample; ``denoise.each(f, *arrays)`` is ``f(denoise_i, *arrays_i)`` for every sample
-alone, without a batch axis: what f does for one sample cannot depend on its batch-mates.  ``draw(k)`` is the k-th standard normal.
+``denoise(x, t)`` is the network at one level or one per sample; ``denoise.each(f, *arrays)`` is ``f(denoise_i, *arrays_i)`` for every
+sample alone, without a batch axis: what f does for one sample cannot depend on its batch-mates.  ``draw(k)`` is the k-th standard normal.
 
-The levels at which the network is called end at ``denoise.times()``: its last level is the grid's own if that is of finite log-SNR, else the
-log-SNR 20 (beyond which all levels are the same to a network) or the highest that the network was trained on; the rest is one denoise step
-x_s = alpha_s x0 + sigma_s eps.  A recorder is shown one call at each of the grid's levels, after the run and not counted in ``nfe``.
+The network is called at levels up to the last of ``denoise.times()``: the grid's own if that is of finite log-SNR, else the log-SNR 20
+(beyond which all levels are the same to a network) or the highest that the network was trained on; the rest is one denoise step
+x_s = alpha_s x0 + sigma_s eps.  Where a grid that ascends starts at data, data count as states of that level.  A recorder is shown one
+call at each of the grid's levels, after the run and not counted in ``nfe``.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def integrated(
     denoiser: Denoiser, sampler: Any, steps: Steps, x_T: PyTree, noise: Callable, cond: Cond, recorder: Recorder | None
 ) -> Samples:
     """``sampler.integrate`` inside ``sample``; the denoise step that remains costs one further call."""
-    path, num_steps = denoiser.path, steps.t.shape[0]
+    num_steps = steps.t.shape[0]
     denoise = Levels(denoiser, cond, steps)
     times, rest = denoise.times()
     states, attempts, nfe = sampler.integrate(denoise, x_T, steps, lambda k: noise(k, 0, x_T))

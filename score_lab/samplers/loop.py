@@ -25,7 +25,7 @@ from score_lab.samplers.integrate import chooses_levels, integrated
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, PyTree
 
-__all__ = ["count", "sample", "shape_of"]
+__all__ = ["count", "memory_of", "sample", "shape_of"]
 
 
 def sample(
@@ -59,6 +59,21 @@ def sample(
 
     Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` of the wrong shape, a grid that does
     not descend. """
+    return _sample(*_arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
+
+
+def memory_of(
+    denoiser: Denoiser, sampler: Sampler, grid: Any, shape: Any = None, key: Array | None = None, *,
+    x_T: PyTree | None = None, index: Any = None, cond: Any = None, recorder: Recorder | None = None, noise: Any = None,
+) -> int:  # fmt: skip
+    """The bytes that ``sample`` with these arguments needs on one device, as its compiled program says: arguments, results, temporaries."""
+    program = _sample.lower(*_arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise)).compile()
+    found = program.memory_analysis()
+    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+
+
+def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise) -> tuple:
+    """What ``_sample`` is called with, checked."""
     n, like = count(shape, x_T, cond)
     index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
     if index.shape != (n,):
@@ -69,7 +84,7 @@ def sample(
         denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))
     key = jax.random.key(0) if key is None else key
     noise = jax.tree_util.Partial(noise) if jax.tree_util.all_leaves([noise]) and callable(noise) else noise
-    return _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like)
+    return denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like
 
 
 @partial(jax.jit, static_argnames=("like",))

@@ -8,6 +8,8 @@ is kept on the device until the run ends, so ``rows`` is a number of samples, no
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,3 +76,11 @@ class StateRecorder:
     def result(self, record: StateRecord) -> StateRecord:
         """The record itself."""
         return record
+
+    def merge(self, records: list[StateRecord]) -> StateRecord:
+        """The record of all chunks of one run, in their order: the first ``rows`` samples of all of them."""
+        def join(*a):
+            return np.concatenate(a, axis=2)[:, :, : self.rows]
+
+        x_t, x0 = (jax.tree.map(join, *(getattr(r, name) for r in records)) for name in ("x_t", "x0"))
+        return dataclasses.replace(records[0], x_t=x_t, x0=x0)
