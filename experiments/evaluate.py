@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from experiments import overrides
 from experiments.launcher import launch
@@ -29,8 +30,8 @@ def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
         run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk
     )
     if reference is None:
-        return {"energy": energy_distance(samples.x, test)}, int(samples.nfe)
-    return reference.measure(samples.x, run.cond["label"] if run.cond else None), int(samples.nfe)
+        return {"energy": energy_distance(samples.x, test)}, round(float(np.mean(samples.nfe)))
+    return reference.measure(samples.x, run.cond["label"] if run.cond else None), round(float(np.mean(samples.nfe)))
 
 
 def check(run: System, images: bool) -> None:

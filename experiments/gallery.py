@@ -104,7 +104,7 @@ class Gallery:
             for k, (path, name) in enumerate(cells):
                 samples = runs[path, same.get((path, name), name)].result()
                 self.samples.setdefault(path, samples.x)
-                names = {"path": path, "sampler": name, "NFE": int(samples.nfe), "n": self.n}
+                names = {"path": path, "sampler": name, "NFE": round(float(np.mean(samples.nfe))), "n": self.n}
                 self.table.add(names, self.reference.measure(samples.x, self.label))
                 left = (time.time() - start) / (k + 1) * (len(cells) - k - 1)
                 print(f"\rsampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
@@ -125,7 +125,7 @@ class Gallery:
         def looked(name: str, steps: int) -> tuple[int, Look]:
             run = self.system(None, samplers[name][0], grid, steps)
             samples = self.draw(run, n, NormRecorder(self.moments.mean))
-            return int(samples.nfe), first_look(samples.record, run.denoiser.path, self.moments, self.train[0])
+            return round(float(np.mean(samples.nfe))), first_look(samples.record, run.denoiser.path, self.moments, self.train[0])
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             film = pool.submit(lambda: self.draw(self.system(None, samplers["DDIM"][0], grid, 50), FILM, StateRecorder(FILM)))

@@ -33,7 +33,7 @@ def look(run: System, moments: DataMoments, x0: np.ndarray) -> tuple[str, Look]:
         run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed),
         cond=run.cond, recorder=NormRecorder(moments.mean),
     )  # fmt: skip
-    return f"{type(run.sampler).__name__} {int(samples.nfe)}", first_look(samples.record, run.denoiser.path, moments, x0)
+    return f"{type(run.sampler).__name__} {round(float(np.mean(samples.nfe)))}", first_look(samples.record, run.denoiser.path, moments, x0)
 
 
 def summary(name: str, found: Look) -> str:

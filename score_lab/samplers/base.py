@@ -19,6 +19,7 @@ computed for all steps at once before the loop (see ``hoist``).  Optional: ``che
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from score_lab.denoiser import Prediction
@@ -29,7 +30,7 @@ from score_lab.types import Array, Draw, PyTree, leaf, pytree_dataclass
 if TYPE_CHECKING:
     from score_lab.samplers.calls import Calls
 
-__all__ = ["Recorder", "Sampler", "Samples"]
+__all__ = ["Integrator", "Recorder", "Sampler", "Samples"]
 
 
 @runtime_checkable
@@ -46,6 +47,19 @@ class Sampler(Protocol):
 
     def step(self, denoise: Calls, x: PyTree, t: Array, s: Array, draw: Draw, carry: PyTree) -> tuple[PyTree, PyTree, Prediction]:
         """``(x_s, carry, prediction)``."""
+
+
+@runtime_checkable
+class Integrator(Protocol):
+    """A sampler that chooses its own levels: see ``integrate``."""
+
+    order: int
+    calls: int
+    memory: int
+    stochastic: bool
+
+    def integrate(self, denoise: Any, x_T: PyTree, steps: Steps, draw: Callable) -> tuple[PyTree, Array, Array]:
+        """``(states at the grid's levels, attempted steps, evaluations)``, each of every sample."""
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
-from score_lab.samplers.base import Recorder, Sampler, Samples
+from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.loop import count, memory_of, sample, shape_of
 from score_lab.types import Array, PyTree
 
@@ -46,7 +46,7 @@ class Chunks:
     """A run cut into chunks: ``run(first)`` draws samples first, first + 1, ...; made by ``Chunks.of``, which checks everything."""
 
     denoiser: Denoiser
-    sampler: Sampler
+    sampler: Sampler | Integrator
     grid: Any
     key: Array
     n: int
@@ -120,7 +120,7 @@ class Chunks:
 
 def sample_chunked(
     denoiser: Denoiser,
-    sampler: Sampler,
+    sampler: Sampler | Integrator,
     grid: Any,
     shape: Any = None,
     key: Array | None = None,

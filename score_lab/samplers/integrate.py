@@ -27,7 +27,7 @@ from score_lab.build import refuse
 from score_lab.denoiser import LEVEL_LIMIT, Denoiser, Prediction
 from score_lab.linear import select, square_norm
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.base import Recorder, Samples
+from score_lab.samplers.base import Integrator, Recorder, Samples
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, Cond, PyTree
 
@@ -87,7 +87,7 @@ class Levels:
 
 
 def integrated(
-    denoiser: Denoiser, sampler: Any, steps: Steps, x_T: PyTree, noise: Callable, cond: Cond, recorder: Recorder | None
+    denoiser: Denoiser, sampler: Integrator, steps: Steps, x_T: PyTree, noise: Callable, cond: Cond, recorder: Recorder | None
 ) -> Samples:
     """``sampler.integrate`` inside ``sample``; the denoise step that remains costs one further call."""
     num_steps = steps.t.shape[0]

@@ -18,7 +18,7 @@ import numpy as np
 from score_lab.build import ConfigError, refuse
 from score_lab.denoiser import Denoiser, check_levels
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.base import Recorder, Sampler, Samples
+from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
 from score_lab.samplers.hoist import scan_steps
 from score_lab.samplers.integrate import chooses_levels, integrated
@@ -30,7 +30,7 @@ __all__ = ["count", "memory_of", "sample", "shape_of"]
 
 def sample(
     denoiser: Denoiser,
-    sampler: Sampler,
+    sampler: Sampler | Integrator,
     grid: Any,
     shape: Any = None,
     key: Array | None = None,
@@ -63,7 +63,7 @@ def sample(
 
 
 def memory_of(
-    denoiser: Denoiser, sampler: Sampler, grid: Any, shape: Any = None, key: Array | None = None, *,
+    denoiser: Denoiser, sampler: Sampler | Integrator, grid: Any, shape: Any = None, key: Array | None = None, *,
     x_T: PyTree | None = None, index: Any = None, cond: Any = None, recorder: Recorder | None = None, noise: Any = None,
 ) -> int:  # fmt: skip
     """The bytes that ``sample`` with these arguments needs on one device, as its compiled program says: arguments, results, temporaries."""
@@ -171,7 +171,7 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(m, int | np.integer) and m >= 1 for m in value)
 
 
-def check_run(denoiser: Denoiser, sampler: Sampler, steps: Steps, path: GaussianPath) -> None:
+def check_run(denoiser: Denoiser, sampler: Sampler | Integrator, steps: Steps, path: GaussianPath) -> None:
     """Refuses on the host: a grid that does not descend, a sampler or denoiser that refuses it, levels outside the trained range."""
     steps.check()
     if steps.renoises and sampler.memory:

@@ -30,7 +30,7 @@ import numpy as np
 
 from score_lab.build import ConfigError, refuse
 from score_lab.denoiser import Denoiser
-from score_lab.samplers.base import Sampler
+from score_lab.samplers.base import Integrator, Sampler
 from score_lab.samplers.chunks import Chunks
 from score_lab.types import Array, PyTree
 
@@ -79,7 +79,7 @@ def open_written(folder: str | Path) -> Written:
 def sample_written(
     folder: str | Path,
     denoiser: Denoiser,
-    sampler: Sampler,
+    sampler: Sampler | Integrator,
     grid: Any,
     shape: Any = None,
     key: Array | None = None,

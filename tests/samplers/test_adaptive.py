@@ -1,0 +1,258 @@
+"""Adaptive solvers: against scipy's RK45, against exact solutions at both ends of every path, against k-diffusion's own steps; error, steps and
+evaluations are each sample's own."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle.case import HERE, Bank
+from samplers.exact import Gaussian, Mixture, mixture_numpy, paths
+from samplers.fake import small
+from scipy.integrate import solve_ivp
+
+from score_lab.build import ConfigError
+from score_lab.guidance import CFG
+from score_lab.paths import EDM, VP, Cosine, LinearFlow
+from score_lab.samplers import (
+    Churn, Dopri5, DPMAdaptive, Kappa, Karras, Kvaerno5, LogSNR, StateRecorder, Steps, T, Times, Tsit5, UniformLogSNR, UniformTime,
+    sample, sample_chunked,
+)  # fmt: skip
+from score_lab.targets import F
+from score_lab.types import leaf, pytree_dataclass
+
+KEY = jax.random.key(3)
+SEEN = []
+
+
+@pytree_dataclass
+class Seen:
+    """A denoiser whose x0 passes through the host: what is recorded there was really evaluated."""
+
+    denoiser: object = leaf()
+
+    @property
+    def path(self):
+        return self.denoiser.path
+
+    def on(self, path):
+        return Seen(self.denoiser.on(path))
+
+    def __call__(self, x_t, t, cond=None, **rest):
+        p = self.denoiser(x_t, t, cond, **rest)
+
+        def note(x0, x, t):
+            SEEN.append((np.array(x), np.array(t)))
+            return np.asarray(x0)
+
+        x0 = jax.pure_callback(note, jax.ShapeDtypeStruct(p.x0.shape, p.x0.dtype), p.x0, x_t, p.t, vmap_method="sequential")
+        return type(p).of(x_t, p.t, p.path, x0=x0, eps=p.eps, nfe=p.nfe)
+
+
+def evaluated(run):
+    """What ``run()`` evaluated, in order, and its result."""
+    SEEN.clear()
+    out = run()
+    jax.block_until_ready(out.x)
+    return list(SEEN), out
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.usefixtures("x64")
+def test_the_same_as_scipys_rk45():
+    """On the linear flow in T: the same ODE, tolerance, pair and first step, one sample alone and in a batch: states at the grid's times to 10
+    tolerances, and evaluations within a tenth (the controllers' limits differ)."""
+    tol, times = 1e-6, np.array([0.95, 0.7, 0.4, 0.1])
+    x_T = np.random.default_rng(1).standard_normal((3, 2))
+
+    def slope(t, y):
+        x0, eps = mixture_numpy(y[None], 1 - t, t)
+        return (eps - x0)[0]
+
+    run = sample(
+        Mixture(LinearFlow()), Dopri5(tol, tol, variable=T()), Times(tuple(times)), x_T=jnp.asarray(x_T), recorder=StateRecorder(3)
+    )
+    states = np.concatenate([run.record.x_t[:, 0], np.asarray(run.x)[None]])
+    for i in range(3):
+        theirs = solve_ivp(slope, (times[0], times[-1]), x_T[i], method="RK45", rtol=tol, atol=tol, t_eval=times, dense_output=True)
+        np.testing.assert_allclose(states[:, i], theirs.y.T, atol=10 * tol)
+        assert abs(int(run.nfe[i]) - theirs.nfev) <= max(12, 0.1 * theirs.nfev)
+        exact = solve_ivp(slope, (times[0], times[-1]), x_T[i], method="DOP853", rtol=1e-12, atol=1e-12, t_eval=times)
+        np.testing.assert_allclose(states[:, i], exact.y.T, atol=10 * tol)
+    assert run.record.made.sum() == 3  # the recorder's calls are apart: one for each of the grid's steps
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["LinearFlow", "VP", "EDM", "Cosine", "ZeroSNRTable"])
+def test_both_ends_of_a_path_are_finite(name):
+    """Gaussian data: x_s = x_t sqrt(V_s / V_t), from the path's t = 1 (alpha = 0 on flow, Cosine, the zero-SNR table) to data (sigma = 0)."""
+    path, s = paths()[name], 0.5
+    x_T = np.random.default_rng(0).standard_normal((4, 1)) * float(path.prior_std(1.0))
+    run = sample(Gaussian(path, s), Tsit5(1e-7, 1e-7), UniformTime(3), x_T=jnp.asarray(x_T), recorder=StateRecorder(4))
+    t = np.asarray([*run.record.t[:, 0], 0.0])
+    V = np.asarray(path.alpha(t)) ** 2 * s**2 + np.asarray(path.sigma(t)) ** 2
+    exact = x_T * np.sqrt(V / V[0])[:, None, None]
+    states = np.concatenate([run.record.x_t[:, 0], np.asarray(run.x)[None]])
+    scale = np.asarray(path.norm(t))[:, None, None]  # the solver's own state is x / norm
+    np.testing.assert_allclose(states / scale, exact / scale, atol=1e-6)
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.usefixtures("x64")
+def test_variables_and_encoding():
+    """Between finite levels all variables solve the same ODE; Kvaerno5 too, and its evaluations are all counted."""
+    path, grid, x_T = VP(), UniformLogSNR(2, -4.0, 4.0, to_data=False), jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)))
+    truth = np.asarray(sample(Mixture(path), Dopri5(1e-10, 1e-10), grid, x_T=x_T).x)
+    for solver in (Dopri5(1e-6, 1e-6, variable=LogSNR()), Dopri5(1e-6, 1e-6, variable=Kappa()), Kvaerno5(1e-6, 1e-6)):
+        np.testing.assert_allclose(sample(Mixture(path), solver, grid, x_T=x_T).x, truth, atol=1e-4 if solver.variable == Kappa() else 1e-5)
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), DPMAdaptive(3)])
+def test_nfe_is_what_was_evaluated(sampler):
+    """One sample, so that nothing is masked: the host sees nfe evaluations, and none past the grid's ends."""
+    grid = UniformLogSNR(2, -6.0, 6.0)
+    seen, run = evaluated(lambda: sample(Seen(Mixture(LinearFlow())), sampler, grid, (1, 2), KEY))
+    assert len(seen) == int(run.nfe[0]) > 12
+    levels = np.array([LinearFlow().log_snr(t.ravel()[0]) for _, t in seen])
+    assert levels.min() >= -6.001 and levels.max() <= 20.001
+
+
+@pytest.mark.rank_promotion_allowed
+def test_guidance_is_counted_by_level():
+    """Guidance between two levels spends two evaluations there and one elsewhere; a sample's nfe is its own."""
+    labels = {"label": jnp.array([0, 1, 2])}
+    bare = small(VP(), F(0.7))
+    runs = [sample(CFG(bare, 2.0, **span), Tsit5(), UniformTime(3), (3, 2), KEY, cond=labels) for span in ({}, {"low": 30.0, "high": 31.0})]
+    twice, once = (np.asarray(r.nfe) for r in runs)
+    attempts = [np.asarray(r.num_steps) for r in runs]
+    np.testing.assert_array_equal(twice, 2 * (3 + 6 * attempts[0] + 1))
+    np.testing.assert_array_equal(once, 3 + 6 * attempts[1] + 1)
+    part = sample(CFG(bare, 2.0, low=-2.0, high=2.0), Tsit5(), UniformTime(3), (3, 2), KEY, cond=labels)
+    calls = 3 + 6 * np.asarray(part.num_steps) + 1
+    assert (part.nfe > calls).all() and (part.nfe < 2 * calls).all()
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["dpm_adaptive_o2", "dpm_adaptive_o3", "dpm_adaptive_o3_eta1"])
+def test_k_diffusions_adaptive_records(name):
+    """Every evaluation, rejected attempts included, and the result, with one step size for the batch as there."""
+    with np.load(HERE / "k_diffusion.npz") as f:
+        record = {key.split("/")[1]: f[key] for key in f.files if key.startswith(name + "/")}
+        bank = f["noise_bank"]
+    config, path = json.loads(str(record["config"])), EDM()
+    steps = Steps.of(path.time_of_kappa(jnp.array([config["sigma_max"], config["sigma_min"]])))
+    sampler = DPMAdaptive(config["kw"]["order"], eta=config["kw"].get("eta", 0.0), together=True)
+    noise = Bank(jnp.asarray(bank), jnp.arange(len(bank))[:, None])
+    seen, run = evaluated(lambda: sample(Seen(Mixture(path)), sampler, steps, x_T=jnp.asarray(record["x_start"]), noise=noise))
+    info = config["info"]
+    assert set(np.asarray(run.nfe)) == {info["nfe"]} and set(np.asarray(run.num_steps)) == {info["steps"]} and len(seen) == info["nfe"]
+    for (x, t), theirs, sigma in zip(seen, record["eval_x"], record["eval_sigma"], strict=True):
+        np.testing.assert_allclose(x, theirs, rtol=1e-8, atol=1e-8 * np.abs(theirs).max())
+        np.testing.assert_allclose(path.kappa(t), sigma, rtol=1e-9)
+    np.testing.assert_allclose(run.x, record["states"][-1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.usefixtures("x64")
+def test_dpm_adaptive_lands_on_the_grid_and_its_noise_has_the_right_variance():
+    """States at the grid's levels; and on N(0, s^2) data ancestral noise leaves the marginal as it is (20000 samples, 4 standard errors)."""
+    path, s = VP(), 0.5
+    grid = UniformLogSNR(4, -6.0, 6.0, to_data=False)
+    run = sample(Gaussian(path, s), DPMAdaptive(3, 1e-4, 1e-4), grid, x_T=jnp.ones((2, 1)), recorder=StateRecorder(2))
+    t = np.asarray([*run.record.t[:, 0], grid.steps(path).s[-1]])
+    V = np.asarray(path.alpha(t)) ** 2 * s**2 + np.asarray(path.sigma(t)) ** 2
+    states = np.concatenate([run.record.x_t[:, 0], np.asarray(run.x)[None]])
+    np.testing.assert_allclose(states[:, 0, 0], np.sqrt(V / V[0]), rtol=1e-3)
+    n = 20_000
+    x_T = np.sqrt(V[0]) * np.random.default_rng(0).standard_normal((n, 1))
+    run = sample(Gaussian(path, s), DPMAdaptive(2, 0.01, 0.01, eta=1.0), UniformLogSNR(1, -6.0, 6.0, to_data=False), key=KEY, x_T=jnp.asarray(x_T))
+    assert abs(float(jnp.var(run.x)) / V[-1] - 1) < 4 * np.sqrt(2 / n) + 0.02
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), DPMAdaptive(2, 1e-3, 1e-3, eta=0.5)])
+def test_batch_chunk_and_devices_change_nothing(sampler):
+    """To 10 tolerances; the counts of evaluations are the same to a step or two of rounding.  Labels travel with their samples."""
+    net, grid, labels = small(LinearFlow(), F(0.7)), UniformLogSNR(3, -5.0, 5.0, to_data=False), np.arange(10) % 3
+    whole = sample(net, sampler, grid, (10, 2), KEY, cond={"label": jnp.asarray(labels)})
+    pick, tol = np.array([9, 2]), 10 * sampler.rtol
+    part = sample(net, sampler, grid, (2, 2), KEY, index=pick, cond={"label": jnp.asarray(labels[pick])})
+    np.testing.assert_allclose(part.x, np.asarray(whole.x)[pick], atol=tol)
+    assert np.abs(np.asarray(part.nfe) - np.asarray(whole.nfe)[pick]).max() <= 12
+    for rest in ({"chunk": 4}, {"chunk": 8, "devices": jax.local_devices()}):
+        run = sample_chunked(net, sampler, grid, (10, 2), KEY, cond={"label": labels}, **rest)
+        np.testing.assert_allclose(run.x, whole.x, atol=tol)
+        assert run.nfe.shape == run.num_steps.shape == (10,) and len(set(run.nfe.tolist())) > 1
+
+
+@pytest.mark.rank_promotion_allowed
+def test_any_state_and_its_precision():
+    """A state of several arrays, each float32 under a bfloat16 network, gives what its parts give alone where the error is shared."""
+
+    @pytree_dataclass
+    class Half:
+        path: object = leaf()
+
+        def on(self, path):
+            return Half(path)
+
+        def __call__(self, x_t, t, cond=None, **rest):
+            p = Gaussian(self.path)(x_t, t)
+            half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), p.x0)
+            return type(p).of(x_t, t, self.path, x0=half, eps=p.eps)
+
+    shape = {"a": (3, 2), "b": (3, 1, 2)}
+    run = sample(Half(VP()), Tsit5(1e-3, 1e-3), UniformLogSNR(2, -5.0, 5.0), shape, KEY)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype.name), run.x) == jax.tree.map(
+        lambda m: (m, "float32"), shape, is_leaf=lambda m: isinstance(m, tuple)
+    )
+    full = sample(Gaussian(VP()), Tsit5(1e-3, 1e-3), UniformLogSNR(2, -5.0, 5.0), shape, KEY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.05), run.x, full.x)
+    for tree in ({"a": (2, 2), "b": (2, 1)},):
+        run = sample(Gaussian(VP()), DPMAdaptive(2), UniformLogSNR(2, -5.0, 5.0), tree, KEY)
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(run.x))
+
+
+@pytest.mark.rank_promotion_allowed
+@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4, max_steps=9), DPMAdaptive(3, 1e-3, 1e-3, max_steps=25)])
+def test_a_sample_that_does_not_arrive_is_nan_and_the_others_are_not(sampler):
+    grid = UniformLogSNR(2, -6.0, 6.0, to_data=False)
+    free = type(sampler)(sampler.rtol, sampler.atol) if isinstance(sampler, Dopri5) else DPMAdaptive(3, 1e-3, 1e-3)
+    x_T = jnp.asarray(np.random.default_rng(0).standard_normal((24, 2)), jnp.float32)
+    whole, cut = (sample(Mixture(LinearFlow()), s, grid, x_T=x_T) for s in (free, sampler))
+    late = np.asarray(whole.num_steps) > sampler.max_steps
+    assert 0 < late.sum() < 24
+    np.testing.assert_array_equal(np.isnan(cut.x).all(axis=1), late)
+    np.testing.assert_allclose(np.asarray(cut.x)[~late], np.asarray(whole.x)[~late], atol=1e-3)
+    assert (np.asarray(cut.num_steps)[late] == sampler.max_steps).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "sampler", "grid", "path"),
+    [
+        ("Dopri5.rtol: 0.0 is refused", Dopri5(0.0), UniformTime(3), VP()),
+        ("Tsit5.max_steps: 0 is refused", Tsit5(max_steps=0), UniformTime(3), VP()),
+        ("Kvaerno5.iterations: 1 is refused", Kvaerno5(iterations=1), UniformTime(3), VP()),
+        ("DPMAdaptive.order: 4 is refused; allowed: 2 or 3", DPMAdaptive(4), UniformTime(3), VP()),
+        ("Dopri5.variable: 'LogSNR' is refused; allowed: Angle, or a grid", Dopri5(variable=LogSNR()), UniformTime(3), Cosine()),
+        ("DPMAdaptive.variable: 'LogSNR'", DPMAdaptive(), UniformTime(3), LinearFlow()),
+        ("grid: 'a grid that renoises", Tsit5(), Churn(Karras(4), 1.0), EDM()),
+    ],
+)
+def test_refused(message, sampler, grid, path):
+    with pytest.raises(ConfigError, match=message):
+        sample(Gaussian(path), sampler, grid, (2, 2), KEY)
+    with pytest.raises(ConfigError, match="a state of 300 dimensions"):
+        sample(Gaussian(VP()), Kvaerno5(), UniformTime(3), (2, 300), KEY)
+
+
+def test_the_trained_range_is_never_left():
+    """A network trained from log-SNR -6 to 7 on a grid that goes on to data: adaptive levels end at 7, one denoise step follows."""
+    net = small(LinearFlow(), F(0.7), log_snr_range=(-6.0, 7.0))
+    seen, _ = evaluated(lambda: sample(Seen(net), Tsit5(1e-3, 1e-3), UniformLogSNR(2, -6.0, 5.0), (1, 2), KEY, cond=None))
+    levels = [float(LinearFlow().log_snr(t.ravel()[0])) for _, t in seen]
+    assert max(levels) > 5.0
