@@ -29,6 +29,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10"],
     "dev": ["pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.14", "import-linter>=2.11", "beartype>=0.22", "hypothesis>=6.140"],
     "peers": ["torch", "diffusers", "k-diffusion", "azula", "flow_matching", "torchdiffeq"],
+    "zarr": ["zarr>=3"],
 }
 
 setup(

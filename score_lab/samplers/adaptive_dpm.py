@@ -145,7 +145,7 @@ class DPMAdaptive:
         )  # fmt: skip
         end = jax.lax.while_loop(lambda c: active(c).any(), attempt, start)
         alpha = path.alpha(times)
-        states = jax.tree.map(lambda a: alpha.astype(a.dtype).reshape((-1,) + (1,) * (a.ndim - 2)) * a, end.states)
+        states = jax.tree.map(lambda a: alpha.astype(a.dtype).reshape((1, -1) + (1,) * (a.ndim - 2)) * a, end.states)
         return states, end.attempts, end.nfe
 
     def _pair(self, eps, y, s, t) -> tuple[PyTree, PyTree, Array]:

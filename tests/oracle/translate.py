@@ -6,11 +6,11 @@ Each family's module has ``TRANSLATIONS``: ``"peer:Class"`` or ``"peer:function"
 
 from __future__ import annotations
 
-from oracle import dpm, multistep, one_step, stochastic
+from oracle import adaptive, dpm, multistep, one_step, stochastic
 from oracle.case import Case, Excluded, Record
 
 PEERS = ("diffusers", "k_diffusion", "edm", "flow_matching", "azula")
-FAMILIES = (one_step, multistep, dpm, stochastic)
+FAMILIES = (adaptive, one_step, multistep, dpm, stochastic)
 TRANSLATIONS = {key: function for family in FAMILIES for key, function in family.TRANSLATIONS.items()}
 
 

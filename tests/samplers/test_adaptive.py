@@ -1,6 +1,7 @@
 """Adaptive solvers: against scipy's RK45, against exact solutions at both ends of every path, against k-diffusion's own steps; error, steps and
 evaluations are each sample's own."""
 
+import dataclasses
 import json
 
 import jax
@@ -28,7 +29,7 @@ SEEN = []
 
 @pytree_dataclass
 class Seen:
-    """A denoiser whose x0 passes through the host: what is recorded there was really evaluated."""
+    """A denoiser whose calls are seen by the host."""
 
     denoiser: object = leaf()
 
@@ -42,12 +43,12 @@ class Seen:
     def __call__(self, x_t, t, cond=None, **rest):
         p = self.denoiser(x_t, t, cond, **rest)
 
-        def note(x0, x, t):
-            SEEN.append((np.array(x), np.array(t)))
-            return np.asarray(x0)
+        def note(x, t):  # zeros are asked for what a call costs; the rest of such a call is never computed, unless it is looked at, as here
+            if np.any(x):
+                SEEN.append((np.array(x), np.array(t)))
 
-        x0 = jax.pure_callback(note, jax.ShapeDtypeStruct(p.x0.shape, p.x0.dtype), p.x0, x_t, p.t, vmap_method="sequential")
-        return type(p).of(x_t, p.t, p.path, x0=x0, eps=p.eps, nfe=p.nfe)
+        jax.debug.callback(note, x_t, p.t)
+        return p
 
 
 def evaluated(run):
@@ -55,14 +56,14 @@ def evaluated(run):
     SEEN.clear()
     out = run()
     jax.block_until_ready(out.x)
+    jax.effects_barrier()
     return list(SEEN), out
 
 
-@pytest.mark.rank_promotion_allowed
 @pytest.mark.usefixtures("x64")
 def test_the_same_as_scipys_rk45():
-    """On the linear flow in T: the same ODE, tolerance, pair and first step, one sample alone and in a batch: states at the grid's times to 10
-    tolerances, and evaluations within a tenth (the controllers' limits differ)."""
+    """On the linear flow in T: the same ODE, tolerance, pair and first step, one sample alone and in a batch: the last state to 10
+    tolerances of scipy's, dense output to 30 of the exact solution (a quartic between steps), evaluations within two steps and a tenth."""
     tol, times = 1e-6, np.array([0.95, 0.7, 0.4, 0.1])
     x_T = np.random.default_rng(1).standard_normal((3, 2))
 
@@ -75,17 +76,16 @@ def test_the_same_as_scipys_rk45():
     )
     states = np.concatenate([run.record.x_t[:, 0], np.asarray(run.x)[None]])
     for i in range(3):
-        theirs = solve_ivp(slope, (times[0], times[-1]), x_T[i], method="RK45", rtol=tol, atol=tol, t_eval=times, dense_output=True)
-        np.testing.assert_allclose(states[:, i], theirs.y.T, atol=10 * tol)
-        assert abs(int(run.nfe[i]) - theirs.nfev) <= max(12, 0.1 * theirs.nfev)
+        theirs = solve_ivp(slope, (times[0], times[-1]), x_T[i], method="RK45", rtol=tol, atol=tol)
+        np.testing.assert_allclose(states[-1, i], theirs.y[:, -1], rtol=10 * tol, atol=10 * tol)
+        assert abs(int(run.nfe[i]) - theirs.nfev) <= 12 + 0.1 * theirs.nfev
         exact = solve_ivp(slope, (times[0], times[-1]), x_T[i], method="DOP853", rtol=1e-12, atol=1e-12, t_eval=times)
-        np.testing.assert_allclose(states[:, i], exact.y.T, atol=10 * tol)
+        np.testing.assert_allclose(states[:, i], exact.y.T, rtol=30 * tol, atol=30 * tol)
     assert run.record.made.sum() == 3  # the recorder's calls are apart: one for each of the grid's steps
 
 
-@pytest.mark.rank_promotion_allowed
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["LinearFlow", "VP", "EDM", "Cosine", "ZeroSNRTable"])
+@pytest.mark.parametrize("name", ["LinearFlow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("VP", "EDM", "Cosine", "ZeroSNRTable"))])
 def test_both_ends_of_a_path_are_finite(name):
     """Gaussian data: x_s = x_t sqrt(V_s / V_t), from the path's t = 1 (alpha = 0 on flow, Cosine, the zero-SNR table) to data (sigma = 0)."""
     path, s = paths()[name], 0.5
@@ -99,7 +99,7 @@ def test_both_ends_of_a_path_are_finite(name):
     np.testing.assert_allclose(states / scale, exact / scale, atol=1e-6)
 
 
-@pytest.mark.rank_promotion_allowed
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_variables_and_encoding():
     """Between finite levels all variables solve the same ODE; Kvaerno5 too, and its evaluations are all counted."""
@@ -109,8 +109,7 @@ def test_variables_and_encoding():
         np.testing.assert_allclose(sample(Mixture(path), solver, grid, x_T=x_T).x, truth, atol=1e-4 if solver.variable == Kappa() else 1e-5)
 
 
-@pytest.mark.rank_promotion_allowed
-@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), DPMAdaptive(3)])
+@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), DPMAdaptive(3)], ids=["Dopri5", "DPMAdaptive"])
 def test_nfe_is_what_was_evaluated(sampler):
     """One sample, so that nothing is masked: the host sees nfe evaluations, and none past the grid's ends."""
     grid = UniformLogSNR(2, -6.0, 6.0)
@@ -120,7 +119,7 @@ def test_nfe_is_what_was_evaluated(sampler):
     assert levels.min() >= -6.001 and levels.max() <= 20.001
 
 
-@pytest.mark.rank_promotion_allowed
+@pytest.mark.slow
 def test_guidance_is_counted_by_level():
     """Guidance between two levels spends two evaluations there and one elsewhere; a sample's nfe is its own."""
     labels = {"label": jnp.array([0, 1, 2])}
@@ -135,8 +134,15 @@ def test_guidance_is_counted_by_level():
     assert (part.nfe > calls).all() and (part.nfe < 2 * calls).all()
 
 
-@pytest.mark.rank_promotion_allowed
-@pytest.mark.usefixtures("x64")
+@pytest.fixture
+def x64_on_every_thread():
+    """Callbacks run on threads that a context does not reach."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.usefixtures("x64_on_every_thread")
 @pytest.mark.parametrize("name", ["dpm_adaptive_o2", "dpm_adaptive_o3", "dpm_adaptive_o3_eta1"])
 def test_k_diffusions_adaptive_records(name):
     """Every evaluation, rejected attempts included, and the result, with one step size for the batch as there."""
@@ -156,7 +162,6 @@ def test_k_diffusions_adaptive_records(name):
     np.testing.assert_allclose(run.x, record["states"][-1], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.rank_promotion_allowed
 @pytest.mark.usefixtures("x64")
 def test_dpm_adaptive_lands_on_the_grid_and_its_noise_has_the_right_variance():
     """States at the grid's levels; and on N(0, s^2) data ancestral noise leaves the marginal as it is (20000 samples, 4 standard errors)."""
@@ -173,8 +178,7 @@ def test_dpm_adaptive_lands_on_the_grid_and_its_noise_has_the_right_variance():
     assert abs(float(jnp.var(run.x)) / V[-1] - 1) < 4 * np.sqrt(2 / n) + 0.02
 
 
-@pytest.mark.rank_promotion_allowed
-@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), DPMAdaptive(2, 1e-3, 1e-3, eta=0.5)])
+@pytest.mark.parametrize("sampler", [pytest.param(Dopri5(1e-4, 1e-4), marks=pytest.mark.slow), DPMAdaptive(2, 1e-3, 1e-3, eta=0.5)])
 def test_batch_chunk_and_devices_change_nothing(sampler):
     """To 10 tolerances; the counts of evaluations are the same to a step or two of rounding.  Labels travel with their samples."""
     net, grid, labels = small(LinearFlow(), F(0.7)), UniformLogSNR(3, -5.0, 5.0, to_data=False), np.arange(10) % 3
@@ -189,7 +193,7 @@ def test_batch_chunk_and_devices_change_nothing(sampler):
         assert run.nfe.shape == run.num_steps.shape == (10,) and len(set(run.nfe.tolist())) > 1
 
 
-@pytest.mark.rank_promotion_allowed
+@pytest.mark.slow
 def test_any_state_and_its_precision():
     """A state of several arrays, each float32 under a bfloat16 network, gives what its parts give alone where the error is shared."""
 
@@ -217,13 +221,13 @@ def test_any_state_and_its_precision():
         assert all(np.isfinite(a).all() for a in jax.tree.leaves(run.x))
 
 
-@pytest.mark.rank_promotion_allowed
-@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4, max_steps=9), DPMAdaptive(3, 1e-3, 1e-3, max_steps=25)])
+@pytest.mark.parametrize("sampler", [pytest.param(Dopri5(1e-4, 1e-4), marks=pytest.mark.slow), DPMAdaptive(3, 1e-3, 1e-3)])
 def test_a_sample_that_does_not_arrive_is_nan_and_the_others_are_not(sampler):
     grid = UniformLogSNR(2, -6.0, 6.0, to_data=False)
-    free = type(sampler)(sampler.rtol, sampler.atol) if isinstance(sampler, Dopri5) else DPMAdaptive(3, 1e-3, 1e-3)
     x_T = jnp.asarray(np.random.default_rng(0).standard_normal((24, 2)), jnp.float32)
-    whole, cut = (sample(Mixture(LinearFlow()), s, grid, x_T=x_T) for s in (free, sampler))
+    whole = sample(Mixture(LinearFlow()), sampler, grid, x_T=x_T)
+    sampler = dataclasses.replace(sampler, max_steps=int(np.median(whole.num_steps)))
+    cut = sample(Mixture(LinearFlow()), sampler, grid, x_T=x_T)
     late = np.asarray(whole.num_steps) > sampler.max_steps
     assert 0 < late.sum() < 24
     np.testing.assert_array_equal(np.isnan(cut.x).all(axis=1), late)
@@ -255,4 +259,4 @@ def test_the_trained_range_is_never_left():
     net = small(LinearFlow(), F(0.7), log_snr_range=(-6.0, 7.0))
     seen, _ = evaluated(lambda: sample(Seen(net), Tsit5(1e-3, 1e-3), UniformLogSNR(2, -6.0, 5.0), (1, 2), KEY, cond=None))
     levels = [float(LinearFlow().log_snr(t.ravel()[0])) for _, t in seen]
-    assert max(levels) > 5.0
+    assert abs(max(levels) - 7.0) < 1e-3

@@ -11,6 +11,7 @@ from score_lab.build import ConfigError
 from score_lab.guidance import CFG
 from score_lab.paths import VP
 from score_lab.samplers import (
+    DDIM,
     DPMSolverPP2M,
     EulerMaruyama,
     NormalDraws,
@@ -22,8 +23,9 @@ from score_lab.samplers import (
     sample,
     sample_chunked,
 )
-from score_lab.samplers.loop import _sample
+from score_lab.samplers.loop import _sample, memory_of
 from score_lab.targets import F
+from score_lab.types import leaf, pytree_dataclass
 
 KEY = jax.random.key(5)
 GRID = UniformTime(5)
@@ -108,6 +110,66 @@ def test_given_states_and_states_of_several_arrays():
     run = sample_chunked(Gaussian(path), DPMSolverPP2M(), GRID, {"a": (5, 2), "b": (5, 1, 3)}, KEY, chunk=2)
     whole = sample(Gaussian(path), DPMSolverPP2M(), GRID, {"a": (5, 2), "b": (5, 1, 3)}, KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), run.x, whole.x)
+
+
+def test_a_chunk_of_a_given_memory():
+    """The largest whose compiled program fits: its memory is within the budget, and one sample more (a twentieth more) is not."""
+    net, shape = small(VP(), F(0.7)), (4000, 2)
+    budget = 100_000
+    run = chunks.Chunks.of(net, DDIM(), GRID, shape, KEY, chunk="100kB")
+    assert 100 < run.chunk < 4000
+    assert memory_of(net, DDIM(), GRID, (run.chunk, 2), KEY, index=np.arange(run.chunk)) <= budget
+    more = int(1.12 * run.chunk)
+    assert memory_of(net, DDIM(), GRID, (more, 2), KEY, index=np.arange(more)) > budget
+    assert chunks.Chunks.of(net, DDIM(), GRID, (7, 2), KEY, chunk="2GiB").chunk == 7
+    four = chunks.Chunks.of(net, DDIM(), GRID, shape, KEY, chunk="100kB", devices=jax.local_devices())
+    assert four.chunk % 4 == 0 and four.chunk > 2 * run.chunk  # the budget is that of one device
+    assert [chunks.bytes_of(v) for v in ("2GiB", "500MB", " 1.5 kib ", "64B")] == [2**31, 500 * 10**6, 1536, 64]
+
+
+def test_records_are_joined():
+    """The first ``rows`` samples of the whole run, the last chunk not filled up; a recorder that cannot merge is refused by name."""
+    whole = sample(Gaussian(VP()), DDIM(), GRID, (10, 2), KEY, recorder=StateRecorder(9))
+    run = sample_chunked(Gaussian(VP()), DDIM(), GRID, (10, 2), KEY, chunk=4, recorder=StateRecorder(9))
+    np.testing.assert_allclose(run.record.x_t, whole.record.x_t, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(run.record.made, whole.record.made)
+    assert run.record.x_t.shape == (5, 1, 9, 2)
+
+    @pytree_dataclass
+    class Last:
+        def init(self, num_steps, calls, x):
+            return x
+
+        def update(self, record, step, call, prediction, made):
+            return prediction.x_t
+
+        def result(self, record):
+            return record
+
+    with pytest.raises(ConfigError, match="sample.recorder: 'Last' is refused; allowed: one with merge"):
+        sample_chunked(Gaussian(VP()), DDIM(), GRID, (10, 2), KEY, chunk=4, recorder=Last())
+    one = sample_chunked(Gaussian(VP()), DDIM(), GRID, (10, 2), KEY, chunk=10, recorder=Last())
+    assert one.record.shape == (10, 2)
+
+
+def test_the_state_keeps_its_precision():
+    """Float32 states under a bfloat16 network: sums of many small steps are not rounded to eight bits."""
+
+    @pytree_dataclass
+    class Half:
+        path: object = leaf()
+
+        def on(self, path):
+            return Half(path)
+
+        def __call__(self, x_t, t, cond=None, **rest):
+            p = Gaussian(self.path)(x_t, t)
+            return type(p).of(x_t, t, self.path, x0=p.x0.astype(jnp.bfloat16), eps=p.eps.astype(jnp.bfloat16))
+
+    half, full = (sample_chunked(d, EulerMaruyama(), UniformTime(20), (64, 2), KEY, chunk=32).x for d in (Half(VP()), Gaussian(VP())))
+    assert half.dtype == np.float32
+    assert np.abs(half - full).max() < 0.02
+    assert (half != np.asarray(half, jnp.bfloat16).astype(np.float32)).mean() > 0.9
 
 
 @pytest.mark.parametrize(
