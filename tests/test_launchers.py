@@ -17,7 +17,7 @@ from score_lab import load
 from score_lab.build import ConfigError
 from score_lab.guidance import CFG
 from score_lab.paths import VP
-from score_lab.samplers import DDIM, Heun, UniformTime, sample
+from score_lab.samplers import DDIM, Heun, UniformTime, open_written, sample, sample_chunked
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("train", "sample", "evaluate", "snr_mismatch", "digits")
@@ -178,3 +178,19 @@ def test_a_grid_named_on_the_command_line_keeps_the_number_of_steps():
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("None", None), ("(1, 2)", (1, 2)), ("-inf", -np.inf), ("VP", "VP"), ("3", 3)])
 def test_values_are_literals_or_words(text, value):
     assert overrides.literal(text) == value
+
+
+def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):
+    """The same samples as in one file; the same command finds nothing left to do, another is refused by what differs."""
+    words = (f"--workdir={workdir}", "--n=6", "--chunk=4", f"--shards={tmp_path / 'out'}")
+    assert run("sample", *words) == 0
+    label, key = np.array([0, 1] * 3), jax.random.key(0)
+    whole = sample_chunked(load(workdir).denoiser, Heun(), UniformTime(3), (6, 2), key, chunk=4, cond={"label": label})
+    np.testing.assert_allclose(open_written(tmp_path / "out").load()["x"], whole.x, rtol=1e-5, atol=1e-6)
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    assert run("sample", *words) == 0 and {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
+    assert run("sample", *words, "--seed=3") == 2
+    assert "manifest.json: key: " in capsys.readouterr().err
+    assert run("sample", f"--workdir={workdir}", "--format=zarr") == 2
+    assert run("sample", *words[:2], "--chunk=1GiB", "--sampler=Tsit5", "--sampler.rtol=1e-2", f"--output={tmp_path}") == 0
+    assert "NFE" in capsys.readouterr().out and np.load(tmp_path / "samples.npz")["nfe"].shape == (6,)

@@ -114,17 +114,21 @@ def test_given_states_and_states_of_several_arrays():
 
 def test_a_chunk_of_a_given_memory():
     """The largest whose compiled program fits: its memory is within the budget, and one sample more (a twentieth more) is not."""
-    net, shape = small(VP(), F(0.7)), (4000, 2)
-    budget = 100_000
-    run = chunks.Chunks.of(net, DDIM(), GRID, shape, KEY, chunk="100kB")
+    net, budget = Gaussian(VP()), 100_000
+    run = chunks.Chunks.of(net, DDIM(), GRID, (4000, 2), KEY, chunk="100kB")
     assert 100 < run.chunk < 4000
     assert memory_of(net, DDIM(), GRID, (run.chunk, 2), KEY, index=np.arange(run.chunk)) <= budget
     more = int(1.12 * run.chunk)
     assert memory_of(net, DDIM(), GRID, (more, 2), KEY, index=np.arange(more)) > budget
     assert chunks.Chunks.of(net, DDIM(), GRID, (7, 2), KEY, chunk="2GiB").chunk == 7
-    four = chunks.Chunks.of(net, DDIM(), GRID, shape, KEY, chunk="100kB", devices=jax.local_devices())
-    assert four.chunk % 4 == 0 and four.chunk > 2 * run.chunk  # the budget is that of one device
     assert [chunks.bytes_of(v) for v in ("2GiB", "500MB", " 1.5 kib ", "64B")] == [2**31, 500 * 10**6, 1536, 64]
+
+
+@pytest.mark.slow
+def test_a_chunk_of_the_memory_of_every_device():
+    run = (Gaussian(VP()), DDIM(), GRID, (4000, 2), KEY)
+    one, four = (chunks.Chunks.of(*run, chunk="50kB", devices=d) for d in (None, jax.local_devices()))
+    assert four.chunk % 4 == 0 and four.chunk > 2 * one.chunk
 
 
 def test_records_are_joined():
@@ -166,7 +170,8 @@ def test_the_state_keeps_its_precision():
             p = Gaussian(self.path)(x_t, t)
             return type(p).of(x_t, t, self.path, x0=p.x0.astype(jnp.bfloat16), eps=p.eps.astype(jnp.bfloat16))
 
-    half, full = (sample_chunked(d, EulerMaruyama(), UniformTime(20), (64, 2), KEY, chunk=32).x for d in (Half(VP()), Gaussian(VP())))
+    grid = UniformLogSNR(20, -5.0, 5.0, to_data=False)
+    half, full = (sample_chunked(d, EulerMaruyama(), grid, (64, 2), KEY, chunk=32).x for d in (Half(VP()), Gaussian(VP())))
     assert half.dtype == np.float32
     assert np.abs(half - full).max() < 0.02
     assert (half != np.asarray(half, jnp.bfloat16).astype(np.float32)).mean() > 0.9

@@ -131,8 +131,8 @@ def test_a_fingerprint_is_of_content(tmp_path):
     net = lambda **rest: small(VP(), F(0.7), **rest)  # noqa: E731
     other = net()
     other.params["b"] = other.params["b"] + 1e-3
-    parts = [net(), other, net(sigma_data=0.8), net(clip=True), small(LinearFlow(), F(0.7)), DDIM(), DDIM(0.5), Heun(), KEY, jax.random.key(5),
-             np.zeros(3), np.zeros(3, np.float32), np.zeros((3, 1)), lambda x: x + 1, lambda x: x + 2, {"a": 1}, {"a": 1.0}]  # fmt: skip
+    parts = [net(), other, net(sigma_data=0.8), net(clip=True), small(LinearFlow(), F(0.7)), DDIM(), DDIM(0.5), Heun(), KEY,
+             jax.random.key(5), np.zeros(3), np.zeros(3, np.float32), np.zeros((3, 1)), lambda x: x + 1, lambda x: x + 2, {"a": 1}, {"a": 1.0}]  # fmt: skip
     assert len({fingerprint(p) for p in parts}) == len(parts)
     assert fingerprint(net()) == fingerprint(net()) and fingerprint(DDIM(0.5)) == fingerprint(DDIM(0.5))
     with pytest.raises(ConfigError, match="parts whose content can be hashed"):
@@ -164,12 +164,13 @@ run(folder.with_name("whole"))
 
 
 def test_killed_half_way_and_resumed(tmp_path):
-    """SIGKILL while the second of three shards is flushed and not yet renamed; then the same command: the bytes of a run that was left alone."""
+    """SIGKILL while the second of three shards is flushed and not yet renamed; then the same command: the bytes of a run left alone."""
     here = Path(__file__).parent.parent
     env = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}", "JAX_PLATFORMS": "cpu"}
 
     def start(how):
-        return subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "cut"), how], env=env, capture_output=True, text=True, timeout=300)
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "cut"), how]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
     assert start("kill").returncode == -signal.SIGKILL
     there = {p.name for p in (tmp_path / "cut").iterdir()}
