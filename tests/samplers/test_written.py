@@ -132,7 +132,8 @@ def test_a_fingerprint_is_of_content(tmp_path):
     other = net()
     other.params["b"] = other.params["b"] + 1e-3
     parts = [net(), other, net(sigma_data=0.8), net(clip=True), small(LinearFlow(), F(0.7)), DDIM(), DDIM(0.5), Heun(), KEY,
-             jax.random.key(5), np.zeros(3), np.zeros(3, np.float32), np.zeros((3, 1)), lambda x: x + 1, lambda x: x + 2, {"a": 1}, {"a": 1.0}]  # fmt: skip
+             jax.random.key(5), np.zeros(3), np.zeros(3, np.float32), np.zeros((3, 1)), lambda x: x + 1, lambda x: x + 2, {"a": 1},
+             {"a": 1.0}]  # fmt: skip
     assert len({fingerprint(p) for p in parts}) == len(parts)
     assert fingerprint(net()) == fingerprint(net()) and fingerprint(DDIM(0.5)) == fingerprint(DDIM(0.5))
     with pytest.raises(ConfigError, match="parts whose content can be hashed"):
