@@ -52,3 +52,6 @@ __all__ = [
     "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample", "sample_chunked",
     "sample_written",
 ]  # fmt: skip
+
+WRAPPERS: frozenset[type] = frozenset({Langevin})
+"""Samplers around another sampler: no solvers of their own in the catalogue."""
