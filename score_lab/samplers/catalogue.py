@@ -9,6 +9,8 @@ import dataclasses
 from typing import Any
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
+from score_lab.samplers.adaptive import Dopri5, Kvaerno5, Tsit5
+from score_lab.samplers.adaptive_dpm import DPMAdaptive
 from score_lab.samplers.analytic_dpm import AnalyticDPM
 from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
@@ -112,6 +114,14 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "DPM-Solver++(3M) SDE": Entry(
         DPMSolverMultistep(3, solver="heun", eta=1.0), STOCHASTIC, "k-diffusion's dpmpp_3m_sde, D2 corrected", "30 NFE and more"
+    ),
+    "Dormand-Prince 5(4)": Entry(
+        Dopri5(), ADAPTIVE, "Dormand & Prince 1980; scipy's RK45, torchdiffeq's dopri5", "references and encodings to a tolerance"
+    ),
+    "Tsitouras 5(4)": Entry(Tsit5(), ADAPTIVE, "Tsitouras 2011", "references to a tolerance"),
+    "Kvaerno 5(4)": Entry(Kvaerno5(), ADAPTIVE, "Kvaerno 2004, ESDIRK", "stiff problems of few dimensions"),
+    "DPM-Solver-23, adaptive": Entry(
+        DPMAdaptive(), ADAPTIVE, "Lu et al. 2022, appendix C; k-diffusion's dpm_adaptive", "a step size for each sample at a low tolerance"
     ),
 }
 """By the name that tables and plots show."""
