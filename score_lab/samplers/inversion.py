@@ -19,7 +19,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
-from score_lab.samplers.base import Recorder, Sampler
+from score_lab.samplers.base import Integrator, Recorder, Sampler
 from score_lab.samplers.loop import sample
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
@@ -40,7 +40,7 @@ class Encoded:
 
 
 def encode(
-    denoiser: Denoiser, sampler: Sampler, grid: Any, x0: PyTree, *, cond: Any = None, recorder: Recorder | None = None
+    denoiser: Denoiser, sampler: Sampler | Integrator, grid: Any, x0: PyTree, *, cond: Any = None, recorder: Recorder | None = None
 ) -> Encoded:
     """The noise x_T that ``sampler`` on ``grid`` turns (back) into ``x0``.
 
