@@ -47,10 +47,10 @@ __all__ = [
     "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "Integrator", "ItoEuler", "Kappa", "Karras", "Kvaerno5",
     "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential",
     "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler",
-    "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun",
-    "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "Written",
-    "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample", "sample_chunked",
-    "sample_written",
+    "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler",
+    "StochasticHeun", "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime",
+    "VPTime", "Written", "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample",
+    "sample_chunked", "sample_written",
 ]  # fmt: skip
 
 WRAPPERS: frozenset[type] = frozenset({Langevin})
