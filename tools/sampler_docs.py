@@ -7,6 +7,7 @@ scipy's DOP853; "interior" from exact starting values, "shipped" as it comes.  S
 exact by impulse responses.  Peers: every record that tests/oracle translates to the solver, reproduced state by state to 1e-8.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -20,8 +21,8 @@ jax.config.update("jax_enable_x64", True)
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 from oracle.case import Excluded, records  # noqa: E402
-from oracle.translate import PEERS, TRANSLATIONS, translate  # noqa: E402
-from samplers.convergence import HIGH, LOW, error  # noqa: E402
+from oracle.translate import PEERS, translate  # noqa: E402
+from samplers.convergence import HIGH, LOW, error, solve  # noqa: E402
 from samplers.impulses import ratio  # noqa: E402
 
 from score_lab.paths import VP  # noqa: E402
@@ -44,28 +45,42 @@ scan, any path. `python -m experiments.ablate_samplers --workdir runs/x` compare
 COLUMNS = ("solver", "in code", "order", "interior", "shipped", "calls", "peers", "source", "when to use it")
 
 
-def peers() -> dict[str, set[str]]:
-    """``type name -> {"peer:Class"}`` from the translations."""
-    found: dict[str, set[str]] = {}
+def kind(sampler) -> tuple:
+    """What tells solvers of one class apart: the class, the classes of its parts, whether it draws, and what it is `as_released`."""
+    parts = [type(v).__name__ for v in vars(sampler).values() if dataclasses.is_dataclass(v)]
+    return type(sampler).__name__, *parts, bool(sampler.stochastic), bool(getattr(sampler, "as_released", False))
+
+
+def written(sampler) -> str:
+    """The solver as one would write it: the fields that are not as they are by default."""
+    fields = [f for f in dataclasses.fields(sampler) if getattr(sampler, f.name) != f.default or f.default is dataclasses.MISSING]
+    values = {f.name: getattr(sampler, f.name) for f in fields}
+    shown = [f"{name}={written(v) if dataclasses.is_dataclass(v) else repr(v)}" for name, v in values.items()]
+    return f"{type(sampler).__name__}({', '.join(shown)})"
+
+
+def peers() -> dict[tuple, set[str]]:
+    """``kind -> {"peer Class"}`` from the translations."""
+    found: dict[tuple, set[str]] = {}
     for peer in PEERS:
         for record in records(peer).values():
-            case = translate(record) if record.key in TRANSLATIONS else Excluded("adaptive")
+            case = translate(record)
             if not isinstance(case, Excluded):
-                found.setdefault(type(case.sampler).__name__, set()).add(record.key.replace(":", " "))
+                found.setdefault(kind(case.sampler), set()).add(record.key.replace(":", " "))
     return found
 
 
-def deterministic(sampler) -> tuple[str, str, np.ndarray]:
-    """Interior and shipped order between 40 and 80 steps (20 and 40 for fourth order), and the shipped errors at NS."""
-    n = 40 if sampler.order < 4 else 20
-    errors = np.array([error(sampler, VP(), k) for k in NS])
+def deterministic(sampler) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """Interior and shipped order between 40 and 80 steps (fourth order: 20 and 40 of a one-step solver, 80 and 160 with history), and
+    NFE and the shipped errors at NS."""
+    n = 40 if sampler.order < 4 else 80 if sampler.memory else 20
+    errors, nfe = np.array([solve(sampler, VP(), k) for k in NS]).T
     k = NS.index(n)
-    shipped = np.log2(errors[k] / errors[k + 1])
-    interior = shipped
+    interior = shipped = np.log2(errors[k] / errors[k + 1])
     if sampler.memory:
         coarse, fine = (error(sampler, VP(), m, exact_start=True) for m in (n, 2 * n))
         interior = np.log2(coarse / fine)
-    return f"{interior:.2f}", f"{shipped:.2f}", errors
+    return f"{interior:.2f}", f"{shipped:.2f}", nfe, errors
 
 
 def weak(sampler) -> str:
@@ -101,7 +116,7 @@ def draw(errors: dict[str, tuple[str, np.ndarray, np.ndarray]]) -> None:
 
 def main() -> None:
     """Measures, writes, and says where a measured order is below what is declared."""
-    by_type, errors, lines, low = peers(), {}, [], []
+    matched, errors, lines, low = peers(), {}, [], []
     family = None
     for name, entry in sorted(CATALOGUE.items(), key=lambda item: item[1].family):
         s = entry.sampler
@@ -113,15 +128,14 @@ def main() -> None:
         elif s.stochastic:
             interior, shipped = "-", weak(s)
         else:
-            interior, shipped, e = deterministic(s)
-            calls = np.array([k * s.calls for k in NS])
-            errors[name] = (family, calls, e)
+            interior, shipped, nfe, e = deterministic(s)
+            errors[name] = (family, nfe, e)
             if float(interior) < s.order - 0.2 or float(shipped) < min(s.order, 2) - 0.2:
                 low.append(name)
         if s.stochastic and shipped != "exact" and float(shipped) < s.order - 0.2:
             low.append(name)
-        also = ", ".join(sorted(by_type.get(type(s).__name__, ()))) or "-"
-        lines.append(f"| {name} | `{s}` | {s.order} | {interior} | {shipped} | {s.calls} | {also} | {entry.paper} | {entry.use} |")
+        also = ", ".join(sorted(matched.get(kind(s), ()))) or "-"
+        lines.append(f"| {name} | `{written(s)}` | {s.order} | {interior} | {shipped} | {s.calls} | {also} | {entry.paper} | {entry.use} |")
         print(lines[-1], flush=True)
     draw(errors)
     (ROOT / "docs" / "samplers.md").write_text(HEAD + "\n".join(lines).strip() + "\n")

@@ -74,8 +74,10 @@ def exact(problem: str, levels: np.ndarray) -> np.ndarray:
     return (start() * np.sqrt(V / V[0])[:, None]).reshape(len(t), 24, 1)
 
 
-def error(sampler: Any, path: Any, n: int, problem: str = "mixture", exact_start: bool = False, grid: Any = None) -> float:
-    """Mean distance of the last states from the exact ones after n steps; ``grid(n)`` makes another grid from LOW to HIGH."""
+def solve(
+    sampler: Any, path: Any, n: int, problem: str = "mixture", exact_start: bool = False, grid: Any = None
+) -> tuple[float, int]:
+    """Mean distance of the last states from the exact ones after n steps, and NFE; ``grid(n)`` makes another grid from LOW to HIGH."""
     steps = (UniformLogSNR(n, LOW, HIGH, to_data=False) if grid is None else grid(n)).steps(path)
     times = jnp.append(steps.t, steps.s[-1])
     flow = LinearFlow()
@@ -86,8 +88,13 @@ def error(sampler: Any, path: Any, n: int, problem: str = "mixture", exact_start
     if exact_start and sampler.memory:
         sampler = ExactStart(sampler, jnp.asarray(on_path[1 : sampler.memory + 1]))
     denoiser = Mixture(path) if problem == "mixture" else Gaussian(path, jnp.asarray(np.tile(STD, 12)))
-    x = sample(denoiser, sampler, steps, x_T=jnp.asarray(on_path[0])).x
-    return float(np.abs(np.asarray(x) - on_path[-1]).mean())
+    run = sample(denoiser, sampler, steps, x_T=jnp.asarray(on_path[0]))
+    return float(np.abs(np.asarray(run.x) - on_path[-1]).mean()), int(run.nfe)
+
+
+def error(*args: Any, **kwargs: Any) -> float:
+    """The distance of ``solve``."""
+    return solve(*args, **kwargs)[0]
 
 
 def order(sampler: Any, path: Any, n: int, problem: str = "mixture", exact_start: bool = False, grid: Any = None) -> float:
