@@ -1,8 +1,9 @@
 """What a solver's loop still does at every step, with a free network: where a solver that misses its bound loses its time.
 
     columns      numbers a step that were computed before the loop, for all steps at once (score_lab.samplers.hoist)
-    scalars      equations of the loop's jaxpr whose results are single numbers: what was not taken out of the loop
-    states       equations whose results are arrays
+    scalars      equations of the loop's jaxpr whose results are single numbers: what was not taken out of the loop (reading a column
+                 is not counted)
+    states       equations whose results are arrays with the batch in front
     branches     ``cond``s among them
     kernels      instructions of the compiled loop body that run as a kernel or a branch of their own, the real cost on a CPU
 """
@@ -70,11 +71,12 @@ def profile(sampler: Any) -> dict[str, Any]:
     loop = loop_of(jax.make_jaxpr(run)(denoiser, steps, jax.random.key(0)).jaxpr)
     body = loop.params["jaxpr"].jaxpr
     equations = list(_equations(body))
-    scalars = [e for e in equations if all(v.aval.shape == () for v in e.outvars)]
+    tables = body.invars[loop.params["num_consts"] + loop.params["num_carry"] + 4 :]  # after k, t, s, r
+    scalars = [e for e in equations if all(v.aval.shape == () for v in e.outvars) and e.primitive.name != "squeeze"]
     return {
-        "columns": len(body.invars) - loop.params["num_consts"] - loop.params["num_carry"] - 4,  # k, t, s, r
+        "columns": sum(v.aval.shape[0] for v in tables),
         "scalars": len(scalars),
-        "states": len(equations) - len(scalars),
+        "states": sum(any(v.aval.shape[:1] == SHAPE[:1] for v in e.outvars) for e in equations),
         "branches": sum(e.primitive.name == "cond" for e in equations),
         "kernels": kernels(run.lower(denoiser, steps, jax.random.key(0)).compile().as_text()),
         "left": Counter(e.primitive.name for e in scalars).most_common(4),

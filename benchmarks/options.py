@@ -30,7 +30,7 @@ class Options:
         for word in self.solvers:
             if not _matching(word):
                 names = sorted({*CATALOGUE, *(entry.family for entry in CATALOGUE.values())})
-                refuse("--solvers", word, f"a name, a family, or a part of one: {', '.join(names)}", names)
+                refuse("--solvers", word, f"a name, a family, or a part of one: {'; '.join(names)}", names)
         for name in self.networks:
             if name not in NETWORKS:
                 refuse("--networks", name, ", ".join(NETWORKS), NETWORKS)
