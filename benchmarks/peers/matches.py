@@ -47,7 +47,7 @@ def _k_diffusion() -> Any:
         package.__path__ = [str(folder)]
         sys.modules["k_diffusion"] = package
     try:
-        import torchvision.transforms.functional  # noqa: F401
+        importlib.import_module("torchvision.transforms.functional")
     except (ImportError, RuntimeError):  # a torchvision built for another torch; k_diffusion.utils names it, sampling does not use it
         for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
             sys.modules[name] = types.ModuleType(name)
