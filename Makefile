@@ -17,7 +17,7 @@ CONSTRAINTS ?= constraints/py$(subst .,,$(version)).txt
 stamp := $(VENV)/.installed
 python := $(VENV)/bin/python
 
-.PHONY: help venv digits digits-short ablate test test-slow lint oracle samplers-doc bench clean
+.PHONY: help venv digits digits-short ablate test test-slow lint oracle samplers-doc bench bench-samplers peers clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -56,6 +56,13 @@ samplers-doc: $(stamp)  ## docs/samplers.md: every solver, its order measured
 
 bench: $(stamp)  ## the framework against bare JAX, side by side
 	@$(python) -m benchmarks $(ARGS)
+
+bench-samplers: $(stamp)  ## every solver's overhead, time, compile time and loop; peers side by side (short: ARGS="--solvers Heun DDIM")
+	@$(python) -m benchmarks --only samplers,dit8,compile,loops,peers $(ARGS)
+
+peers: $(stamp)  ## diffusers, k-diffusion and azula into the same environment, for bench-samplers
+	@$(python) -m pip install --quiet -c $(CONSTRAINTS) -e '.[peers]'
+	@$(python) -m pip install --quiet --no-deps k-diffusion
 
 clean:  ## remove environments and caches; runs/ and data/ stay
 	rm -rf .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info

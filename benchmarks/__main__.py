@@ -1,41 +1,62 @@
-"""``python -m benchmarks [--only train_step,samplers] [--pairs 20]``: every benchmark side by side in one run."""
+"""``python -m benchmarks [--only samplers,dit8] [--solvers Heun DDIM] [--pairs 20]``: benchmarks side by side in one run.
+
+    train_step   the framework's train step beside a bare JAX step
+    samplers     what every solver costs beyond a free network, microseconds per evaluation
+    dit8         the time to sample with dit8 beside a bare scan of the same network
+    compile      what the first call of every solver takes longer than the second, dit8, 50 steps
+    loops        what is left in the loop of every solver: scalar operations, operations on states, kernels
+    peers        diffusers, k-diffusion and azula on the same network and noise (the ``peers`` extra)
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import platform
 import sys
 
 import jax
 
-from benchmarks.pairs import table
-from score_lab.build import ConfigError, nearest
+from benchmarks.options import Options
+from score_lab.build import ConfigError, refuse
 
-NAMES = ("train_step", "samplers")
+NAMES = ("train_step", "samplers", "dit8", "compile", "loops", "peers")
 
 
 def main() -> int:
-    """Runs the benchmarks and prints their tables; 2 for a bad command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    """Runs the benchmarks and prints their tables as they grow; 2 for a bad command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--solvers", nargs="+", default=(), help="names or families of the catalogue, or parts of them; all by default")
+    parser.add_argument("--peers", nargs="+", default=(), help="parts of the names of the peers' runs; all by default")
+    parser.add_argument("--networks", nargs="+", default=(), help="what peers are run on: mlp, dit8; both by default")
     parser.add_argument("--pairs", type=int, default=20, help="interleaved pairs behind every ratio")
     args = parser.parse_args()
+    options = Options(args.pairs, tuple(args.solvers), tuple(args.peers), tuple(args.networks))
     try:
         chosen = args.only.split(",")
         for name in chosen:
             if name not in NAMES:
-                raise ConfigError(f"--only: {name!r} is refused; allowed: {', '.join(NAMES)}{nearest(name, NAMES)}")
-        if args.pairs < 20:
-            raise ConfigError(f"--pairs: {args.pairs} is refused; allowed: at least 20")
+                refuse("--only", name, ", ".join(NAMES), NAMES)
+        options.check()
+        run(chosen, options)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"jax {jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}")
-    for name in chosen:
-        rows = importlib.import_module(f"benchmarks.{name}").measure(args.pairs)
-        print(f"\n{name}\n{rows if isinstance(rows, str) else table(rows)}", flush=True)
     return 0
+
+
+def run(chosen: list[str], options: Options) -> None:
+    """Every chosen benchmark, line by line."""
+    print(f"jax {jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, ", end="")
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    for name in chosen:
+        print(f"\n{name}", flush=True)
+        for line in importlib.import_module(f"benchmarks.{name}").measure(options):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

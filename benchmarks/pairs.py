@@ -1,4 +1,4 @@
-"""Two programs timed in turn, and the ratio pair by pair, so that a comparison holds while the machine's speed drifts."""
+"""Programs timed in turn, and their differences and ratios round by round, so that a comparison holds while the machine's speed drifts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["Ratio", "interleaved", "table"]
+__all__ = ["Ratio", "heading", "in_turn", "interleaved", "interval", "line"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,30 +30,55 @@ class Ratio:
         return self.bound is None or self.low <= self.bound
 
 
-def interleaved(
-    name: str, a: Callable[[], None], b: Callable[[], None], pairs: int = 20, warmup: int = 2, bound: float | None = None
-) -> Ratio:
-    """Times ``a()`` and ``b()`` in turn, each of which blocks until its work is done; which goes first alternates."""
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The median and its 95 % interval, by the order statistics of the sign test."""
+    ordered = np.sort(values)
+    n = len(ordered)
+    rank = max(int(np.floor(0.5 * (n - 1.96 * np.sqrt(n)))), 0)
+    return float(np.median(ordered)), float(ordered[rank]), float(ordered[-1 - rank])
+
+
+def in_turn(programs: dict[str, Callable[[], object]], rounds: int, warmup: int = 2, pause: float = 0.0) -> dict[str, np.ndarray]:
+    """Seconds of every program in every round.  Each blocks until its work is done; every other round visits them in reverse order.
+
+    ``pause`` seconds pass before each is timed: what a framework's idle threads need to stop spinning on the cores of the next one.
+    """
     for _ in range(warmup):
-        a()
-        b()
-    times = np.empty((pairs, 2))
-    for k in range(pairs):
-        for which in (0, 1) if k % 2 == 0 else (1, 0):
+        for run in programs.values():
+            run()
+    times = {name: np.empty(rounds) for name in programs}
+    order = list(programs.items())
+    for k in range(rounds):
+        for name, run in order if k % 2 == 0 else order[::-1]:
+            if pause:
+                time.sleep(pause)
             start = time.perf_counter()
-            (a, b)[which]()
-            times[k, which] = time.perf_counter() - start
-    ratios = np.sort(times[:, 0] / times[:, 1])
-    rank = max(int(np.floor(0.5 * (pairs - 1.96 * np.sqrt(pairs)))), 0)
-    return Ratio(
-        name, *map(float, np.median(times, axis=0)), float(np.median(ratios)), float(ratios[rank]), float(ratios[-1 - rank]), pairs, bound
-    )
+            run()
+            times[name][k] = time.perf_counter() - start
+    return times
 
 
-def table(rows: list[Ratio], unit: str = "ms", scale: float = 1e3) -> str:
-    """The rows as text: medians of both, the ratio with its interval, the bound and whether it holds."""
-    lines = [f"{'':42s} {'A ' + unit:>10s} {'B ' + unit:>10s} {'A / B':>7s}   95 % interval   bound"]
-    for r in rows:
-        bound = "" if r.bound is None else f"<= {r.bound:g} {'holds' if r.holds else 'DOES NOT HOLD'}"
-        lines.append(f"{r.name:42s} {r.a * scale:10.3f} {r.b * scale:10.3f} {r.ratio:7.3f}   {r.low:.3f} to {r.high:.3f}  {bound}")
-    return "\n".join(lines)
+def interleaved(
+    name: str,
+    a: Callable[[], object],
+    b: Callable[[], object],
+    pairs: int = 20,
+    warmup: int = 2,
+    bound: float | None = None,
+    pause: float = 0.0,
+) -> Ratio:
+    """``a()`` and ``b()`` in turn (see ``in_turn``), and the median of their ratio."""
+    times = in_turn({"a": a, "b": b}, pairs, warmup, pause)
+    a_median, b_median = (float(np.median(times[which])) for which in "ab")
+    return Ratio(name, a_median, b_median, *interval(times["a"] / times["b"]), pairs, bound)
+
+
+def heading(unit: str = "ms") -> str:
+    """What stands above the lines of ratios."""
+    return f"{'':44s} {'A ' + unit:>10s} {'B ' + unit:>10s} {'A / B':>7s}   95 % interval   bound"
+
+
+def line(r: Ratio, scale: float = 1e3) -> str:
+    """A ratio as text: medians of both, the ratio with its interval, the bound and whether it holds."""
+    bound = "" if r.bound is None else f"<= {r.bound:g} {'holds' if r.holds else 'DOES NOT HOLD'}"
+    return f"{r.name:44s} {r.a * scale:10.3f} {r.b * scale:10.3f} {r.ratio:7.3f}   {r.low:.3f} to {r.high:.3f}  {bound}"

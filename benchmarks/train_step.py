@@ -7,12 +7,15 @@ metrics and gradient norm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.pairs import Ratio, interleaved
+from benchmarks.options import Options
+from benchmarks.pairs import heading, interleaved, line
 from configs.digits import get_config
 from score_lab.data import batches
 from score_lab.training.options import plain
@@ -67,7 +70,7 @@ def bare_step(parts: Parts):
     return run, (params, jax.tree.map(jnp.copy, params), optimizer.init(params), jax.random.key(1))
 
 
-def measure(pairs: int = 20) -> list[Ratio]:
+def measure(options: Options) -> Iterator[str]:
     """One row: framework / bare, seconds for ten steps."""
     parts, host = dit8_parts()
     layout = layout_of(parts.batch_size)
@@ -85,4 +88,5 @@ def measure(pairs: int = 20) -> list[Ratio]:
         hold["carry"], losses = run(hold["carry"], stacked)
         jax.block_until_ready((hold["carry"], losses))
 
-    return [interleaved(f"train step, dit8, batch 64, {STEPS} steps", framework, bare, pairs, bound=1.05)]
+    yield heading()
+    yield line(interleaved(f"train step, dit8, batch 64, {STEPS} steps", framework, bare, options.pairs, bound=1.05))

@@ -5,14 +5,15 @@
 The body of a sampler is a few operations on states and very many on scalars that depend on the step alone: alpha, sigma, their
 derivatives, the target's row, noise levels.  Inside a loop every one of them costs a kernel; before it, all steps together cost one.
 ``body`` is traced once; an equation of its jaxpr that reads only rows and constants is *early*, and the early scalars that the rest needs
-become columns of a table. Arrays are never tabulated, so the memory is a few numbers a step; whatever the body does stays as it was
-written, whoever wrote it. """
+become columns of a table, one per dtype, of which the loop reads a row at a time.  Arrays are never tabulated, so the memory is a few
+numbers a step; whatever the body does stays as it was written, whoever wrote it. """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from score_lab.types import PyTree
@@ -27,9 +28,17 @@ def scan_steps(body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, rows: Py
     _same(carry, out)
     n = len(jax.tree.leaves(carry))
     early, rest, count = _split(traced.jaxpr, n)
-    columns = jax.vmap(lambda *r: jaxpr_as_fun(ClosedJaxpr(early, traced.consts))(*r))(*jax.tree.leaves(rows)) if count else []
     step = jaxpr_as_fun(ClosedJaxpr(rest, traced.consts))
-    last, _ = jax.lax.scan(lambda c, r: (step(*c, *r), None), jax.tree.leaves(carry), [*jax.tree.leaves(rows), *columns])
+    columns = jax.vmap(lambda *r: jaxpr_as_fun(ClosedJaxpr(early, traced.consts))(*r))(*jax.tree.leaves(rows)) if count else []
+    names = [str(c.dtype) for c in columns]
+    tables = {name: jnp.stack([c for c in columns if str(c.dtype) == name], axis=1) for name in names}
+    places = [names[:i].count(name) for i, name in enumerate(names)]
+
+    def one(carry, at):
+        row, numbers = at
+        return step(*carry, *row, *(numbers[name][i] for name, i in zip(names, places, strict=True))), None
+
+    last, _ = jax.lax.scan(one, jax.tree.leaves(carry), (jax.tree.leaves(rows), tables))
     return jax.tree.unflatten(jax.tree.structure(out), last)
 
 

@@ -47,9 +47,14 @@ def test_the_loop_holds_no_scalar_arithmetic_of_the_row():
             c = jnp.sin(c) + jnp.tanh(c)
         return carry * c
 
-    jaxpr = jax.make_jaxpr(lambda c: scan_steps(costly, c, ROWS))(jnp.ones((3, 2)))
+    assert left(costly, jnp.ones((3, 2))) == ["mul"]
+
+
+def left(body, carry):
+    """The primitives in the loop, but for the reading of numbers from the table."""
+    jaxpr = jax.make_jaxpr(lambda c: scan_steps(body, c, ROWS))(carry)
     inner = next(e for e in jaxpr.jaxpr.eqns if e.primitive.name == "scan").params["jaxpr"]
-    assert [e.primitive.name for e in inner.jaxpr.eqns] == ["mul"]
+    return [e.primitive.name for e in inner.jaxpr.eqns if e.primitive.name not in ("slice", "squeeze")]
 
 
 def test_side_effects_stay_in_the_loop():
