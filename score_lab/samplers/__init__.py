@@ -9,7 +9,6 @@ from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
 from score_lab.samplers.chunks import sample_chunked
-from score_lab.samplers.churn import Churn
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import EpsInTime, deis
 from score_lab.samplers.dpm import DPMSolverMultistep, DPMSolverPP2M
@@ -18,19 +17,38 @@ from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSingleste
 from score_lab.samplers.edit import noised
 from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
-from score_lab.samplers.grids import LevelsOf, Quadratic, Times, UniformLogSNR, UniformTime, ending
-from score_lab.samplers.grids_kappa import IDDPM, BetaQuantiles, Exponential, Karras, PolyExponential, VPTime
-from score_lab.samplers.grids_nodes import NODES, Nodes
-from score_lab.samplers.grids_shift import DynamicShift, FlowTimesteps, ResolutionShift, Shift, Stretch
-from score_lab.samplers.grids_spectrum import SpectrumAware
-from score_lab.samplers.grids_table import TimestepList, Timesteps
+from score_lab.samplers.grids import (
+    IDDPM,
+    NODES,
+    BetaQuantiles,
+    Churn,
+    DynamicShift,
+    Exponential,
+    FlowTimesteps,
+    Karras,
+    LevelsOf,
+    Nodes,
+    PolyExponential,
+    Quadratic,
+    ResolutionShift,
+    Restart,
+    Shift,
+    SpectrumAware,
+    Stretch,
+    Times,
+    TimestepList,
+    Timesteps,
+    UniformLogSNR,
+    UniformTime,
+    VPTime,
+    ending,
+)
 from score_lab.samplers.inversion import Encoded, encode
 from score_lab.samplers.langevin import Langevin
 from score_lab.samplers.loop import sample
 from score_lab.samplers.multipliers import Multiplier, Rate, SiTDiffusion
 from score_lab.samplers.ode import Euler
 from score_lab.samplers.record import StateRecord, StateRecorder
-from score_lab.samplers.restart import Restart
 from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
 from score_lab.samplers.sa_solver import SASolver
 from score_lab.samplers.sde import EulerMaruyama, StochasticHeun

@@ -27,7 +27,7 @@ from score_lab.denoiser import Denoiser, check_levels
 from score_lab.linear import batch_of, combine, square_norm
 from score_lab.paths.base import normals
 from score_lab.paths.transition import transition_variances
-from score_lab.samplers.grids import times_of
+from score_lab.samplers.grids.base import times_of
 from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
 
 __all__ = ["AnalyticDPM", "measure_gamma"]

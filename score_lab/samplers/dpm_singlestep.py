@@ -38,7 +38,7 @@ from score_lab.samplers.dpm_forms import (
     second,
     third,
 )  # fmt: skip
-from score_lab.samplers.grids import UniformLogSNR
+from score_lab.samplers.grids.base import UniformLogSNR
 from score_lab.types import leaf, pytree_dataclass
 
 __all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_2", "stage_3"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from score_lab.linear import batch_of
 from score_lab.paths.base import GaussianPath, normals
-from score_lab.samplers.grids import times_of
+from score_lab.samplers.grids.base import times_of
 from score_lab.types import Array, PyTree
 
 __all__ = ["noised"]

@@ -1,6 +1,6 @@
 """Where inference looks: grids of noise levels.
 
-A grid says where it starts and where it ends.  Ends are given as log-SNR here, as kappa in ``grids_kappa``; None is the path's own end.
+A grid says where it starts and where it ends.  Ends are given as log-SNR here, as kappa in ``kappa``; None is the path's own end.
 The path's end at t = 0 is data (kappa = 0) on every path but VE, whose sigma_min is not 0.  Every step moves: a repeated or reversed time
 is refused.
 
@@ -8,8 +8,8 @@ is refused.
     quadratic         sqrt(t_i) = sqrt(t_start) + i / N (sqrt(t_end) - sqrt(t_start))     (DPM-Solver's time_quadratic; DDIM, D.3)
     uniform log-SNR   log_snr_i = start + i / N (end - start)
 
-In other rooms of this floor: ``grids_kappa`` (Karras, exponential, beta, EDM's), ``grids_table`` (timesteps of a table), ``grids_shift``
-(around a grid), ``grids_nodes`` (published lists), ``grids_spectrum``; ``Churn`` renoises around any of them.
+In other rooms of this floor: ``kappa`` (Karras, exponential, beta, EDM's), ``table`` (timesteps of a table), ``shift``
+(around a grid), ``nodes`` (published lists), ``spectrum``; ``Churn`` renoises around any of them.
 """
 
 from __future__ import annotations

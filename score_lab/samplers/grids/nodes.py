@@ -12,7 +12,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.grids import step_count, times_of
+from score_lab.samplers.grids.base import step_count, times_of
 from score_lab.samplers.steps import Steps
 from score_lab.types import pytree_dataclass, static
 

@@ -27,7 +27,7 @@ from scipy.special import betaincinv
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.grids import level_range, step_count, times_of
+from score_lab.samplers.grids.base import level_range, step_count, times_of
 from score_lab.samplers.steps import Steps
 from score_lab.types import pytree_dataclass, static
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.grids import level_range, levels_at, step_count, times_of
+from score_lab.samplers.grids.base import level_range, levels_at, step_count, times_of
 from score_lab.samplers.steps import Grid, Steps
 from score_lab.types import leaf, pytree_dataclass
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.grids_kappa import between
+from score_lab.samplers.grids.kappa import between
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, leaf, pytree_dataclass
 

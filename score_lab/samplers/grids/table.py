@@ -17,7 +17,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.paths import DDPMTable
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.grids import levels_at, step_count, times_of
+from score_lab.samplers.grids.base import levels_at, step_count, times_of
 from score_lab.samplers.steps import Steps
 from score_lab.types import pytree_dataclass, static
 
