@@ -39,10 +39,10 @@ ablate: $(stamp)  ## compare samplers on a trained workdir at equal network eval
 	@$(python) -m experiments.ablate_samplers --workdir $(WORKDIR) $(ARGS)
 
 test: lint  ## lint, then the tests: under 10 minutes on 2 cores, no network
-	@$(python) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(python) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
 
 test-slow: $(stamp)  ## cross-products and long repetitions
-	@$(python) -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
+	@$(python) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart=0 -m slow $(ARGS)
 
 lint: $(stamp)  ## ruff, and the floors by import-linter
 	@$(python) -m ruff check --quiet .
