@@ -75,9 +75,10 @@ def _notes(results: Results) -> list[str]:
     if results.references:
         halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
         notes.append(
-            f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} "
-            f"NFE, row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic "
-            "systems. What the row 'the ODE itself' reads against the data is the model's error alone"
+            f"solver_error: root mean square distance of a sample to the solution of its own noise (UniPC-3, {study.fine_steps()} steps on "
+            f"levels uniform in log-SNR, row 'the ODE itself'), which is known to better than {halving} (its distance to that in half the "
+            "steps): rows below that are not told apart; not defined for stochastic systems. What the row 'the ODE itself' reads against "
+            "the data is the model's error alone"
         )
     notes.append(
         "snr_gap: effective minus nominal log-SNR of the states at the last network call, nan where total variance tells no level (column "

@@ -1,7 +1,9 @@
 """From a study to the list of what is run: every system at every budget with as many steps as it buys, and the reference solutions.
 
-The reference of a deterministic system is DPM-Solver++ 2M on levels uniform in log-SNR, from the same start to the same end as the system's
-grid, so that the same noise has one solution to be compared with.  How well it is known is its distance to that with half the evaluations.
+The reference of a deterministic system is UniPC-3, whose corrected formula has order 4, on levels uniform in log-SNR, from the same start
+to the same end as the system's grid, so that the same noise has one solution to be compared with.  It takes 8 times as many steps as the
+largest budget has evaluations.  How well it is known is bounded by its distance to that with half the steps, of which its own error is a
+fraction (2^-4 in the asymptotic regime); solver errors below that distance are not ranked.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from score_lab.samplers.steps import Steps
 
 __all__ = ["Plan", "Run", "planned"]
 
+REFERENCE = {"target": "UniPC", "order": 3}
 REACH = 12.0
 """Log-SNRs between which the reference's levels are spread."""
 
@@ -49,7 +52,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """``runs``: the table's rows; ``references``: (run at reference_nfe, run at half of it for the first chunk), deduplicated."""
+    """``runs``: the table's rows; ``references``: (run of all its steps, run of half of them for the first chunk), deduplicated."""
 
     runs: tuple[Run, ...]
     references: tuple[tuple[Run, Run], ...]
@@ -125,15 +128,15 @@ class _Planner:
         return Run(system, budget, section, keys, "", what, not (sampler.stochastic or steps.renoises))
 
     def reference(self, run: Run) -> tuple[Run, Run]:
-        """The same noise's solution at ``reference_nfe``, and at half of it for one chunk of the first seed."""
+        """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""
         model = self.models[run.system.model]
         denoiser, _, built = model.assemble(run.section, model.denoiser)
         steps, pair = built.steps(denoiser.path), []
-        solver, whole = {"target": "DPMSolverPP2M"}, self.study.reference_nfe
+        whole = self.study.fine_steps()
         for count, n in ((whole, None), (whole // 2, min(self.study.chunk, self.study.n))):
-            times = levels(steps, denoiser, max(count, 3))
+            times = levels(steps, denoiser, count)
             grid = {"target": "Times", "values": times}
-            system = dataclasses.replace(run.system, solver=solver, grid=grid)
+            system = dataclasses.replace(run.system, solver=REFERENCE, grid=grid)
             pair.append(self.keyed(system, Budget(len(times) - 1, None, float("nan")), grid, n))
         return pair[0], pair[1]
 
@@ -169,7 +172,7 @@ def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
     runs = [planner.run(system, nfe) for nfe in study.nfe for system in study.systems()]
     if all(run.reason for run in runs):
         raise ConfigError(runs[0].reason)
-    if not study.reference_nfe:
+    if not study.fine_steps():
         return Plan(tuple(runs), ())
     found: dict[tuple, tuple[Run, Run]] = {}
     for i, run in enumerate(runs):

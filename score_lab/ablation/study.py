@@ -20,6 +20,8 @@ __all__ = ["Model", "Study", "System"]
 
 LEAST_N = 20
 """Below it no interval says anything."""
+LEAST_REFERENCE = 16
+"""Steps of a reference solution: half of them still have somewhere to start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Study:
       rank_by: the column that ranks; empty: frechet for images, energy for points.
       alpha: of the family of all pairs at one budget.
       repeats: bootstrap draws.
-      reference_nfe: of the same noise's solution that solver error is measured from; 0: none.
+      reference_steps: of the same noise's solution that solver error is measured from (a guided step costs two evaluations); None: 8 times
+        the largest budget; 0: none.
       clip, extrapolate: outside the trained range, as in ``config.sampling``; None: as the workdir's configuration says.
       output: the folder; empty: WORKDIR/ablation.
     """
@@ -112,7 +115,7 @@ class Study:
     rank_by: str = ""
     alpha: float = 0.05
     repeats: int = 200
-    reference_nfe: int = 100
+    reference_steps: int | None = None
     clip: bool | None = None
     extrapolate: bool | None = None
     output: str = ""
@@ -126,11 +129,13 @@ class Study:
             for value in getattr(self, axis):
                 if type(value) is not int or value < least or getattr(self, axis).count(value) > 1:
                     refuse(axis, value, f"whole numbers from {least}, each once")
-        for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20), ("reference_nfe", 0)):
+        for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20)):
             if getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
+        if self.reference_steps is not None and self.reference_steps != 0 and self.reference_steps < LEAST_REFERENCE:
+            refuse("reference_steps", self.reference_steps, f"0 (none), at least {LEAST_REFERENCE}, or None (8 times the largest budget)")
         for spec in self.solver_specs():
             build(spec, "score_lab.samplers", "solvers", needs=("init", "step", "order", "calls", "memory"))
         for spec in filter(None, self.grid_specs()):
@@ -138,6 +143,10 @@ class Study:
             build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
         for spec in filter(None, self.path_specs()):
             build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
+
+    def fine_steps(self) -> int:
+        """Steps of the reference solution; 0: none."""
+        return max(LEAST_REFERENCE, 8 * max(self.nfe)) if self.reference_steps is None else self.reference_steps
 
     def solver_specs(self) -> list[dict[str, Any]]:
         """The solvers with every varied field of theirs."""

@@ -30,7 +30,7 @@ def get_config():
         "models": {"two": {"denoiser": {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)),
                                         "variances": (0.05, 0.1)}, "path": {"target": "VP"}}},
         "solvers": ("DDIM", "outside_of_here.samplers:Midway"), "grids": ("UniformLogSNR(end=6)",), "nfe": (4, 8),
-        "seeds": (0, 1), "n": 80, "chunk": 80, "repeats": 60, "reference_nfe": 31,
+        "seeds": (0, 1), "n": 80, "chunk": 80, "repeats": 60, "reference_steps": 32,
     })
 '''
 TIMES = ("ms", "compile s", "MB")

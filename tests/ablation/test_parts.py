@@ -9,17 +9,19 @@ import pytest
 
 from configs.ablate import get_config
 from experiments.ablation_parts import study_fields
-from score_lab.ablation import Cell, Store, Study, key_of
-from score_lab.ablation.counting import BudgetError, blank_of, count_nfe, fit
+from score_lab.ablation import Cell, Store, Study, System, key_of
+from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
-from score_lab.ablation.plan import levels
+from score_lab.ablation.plan import REFERENCE, Run, levels
+from score_lab.ablation.results import Results, Row, unresolved
 from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
+from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
 from score_lab.evaluation import Estimate
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
-from score_lab.samplers import DDIM, Churn, Heun, Karras, T, UniformLogSNR, UniformTime, sample
+from score_lab.samplers import DDIM, RK4, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
 
 MIXTURE = GaussianMixture(
     VP(), np.ones(2, np.float32), np.array([[1.0, 0], [-1, 0]], np.float32), np.full(2, 0.1, np.float32), np.array([0, 1])
@@ -121,6 +123,35 @@ def test_the_reference_goes_from_the_same_start_to_the_same_end_and_every_step_m
         np.testing.assert_allclose(np.diff(inner)[1:-1], np.diff(inner)[2], rtol=1e-2)
 
 
+def test_the_reference_is_nearer_to_the_solution_than_it_says(x64):
+    """The distance to half its steps bounds its own error, seen from RK4 with 4000; and UniPC-3 at 50 NFE reads what is true."""
+    path, x_T = VP(), np.random.default_rng(0).standard_normal((40, 2))
+    mixture = GaussianMixture(path, np.ones(2), np.array([[1.0, 0], [-1, 0.5]]), np.array([0.02, 0.1]))
+    grid = UniformLogSNR(50, end=8.0)
+
+    def solution(solver, count):
+        return np.asarray(sample(mixture, solver, Times(tuple(levels(grid.steps(path), mixture, count))), x_T=jnp.asarray(x_T)).x)
+
+    def apart(a, b):
+        return np.sqrt(np.mean((a - b) ** 2))
+
+    reference = build(REFERENCE, "score_lab.samplers")
+    truth, whole, half = solution(RK4(), 4000), solution(reference, 400), solution(reference, 200)
+    assert apart(whole, truth) < 0.2 * apart(whole, half)
+    shown = np.asarray(sample(mixture, UniPC(3), grid, x_T=jnp.asarray(x_T)).x)
+    np.testing.assert_allclose(apart(shown, whole), apart(shown, truth), rtol=0.02)
+
+
+def test_a_solver_error_below_what_the_reference_is_known_to_is_not_ranked():
+    system = System("m", None, None, None, {"target": "DDIM"})
+    solved = Row(Run(system, Budget(400, 400, 400.0), {}, ("r",)), (), Measured())
+    error = Measured({"solver_error": Estimate(1e-3, 9e-4, 1.1e-3, 50)})
+    row = Row(Run(system, Budget(50, 50, 50.0), {}, ("k",), reference=("r",)), (), error)
+    for halving, said in ((2e-3, "below the 0.002 to which the reference is known"), (5e-4, "")):
+        results = Results(Study(**GOOD), {}, (row,), ((solved, halving),), {}, (), {"m": "solver_error"})
+        assert said in unresolved(results, row) and bool(said) == bool(unresolved(results, row))
+
+
 def test_a_key_changes_with_everything_that_makes_the_samples():
     what = {"section": {"sampler": {"target": "DDIM", "eta": 0.0}}, "seed": 0, "n": 5}
     assert key_of(what) == key_of(dict(reversed(what.items()))) and len(key_of(what)) == 32
@@ -185,6 +216,7 @@ GOOD = {"models": {"m": {"workdir": "w"}}, "solvers": ("DDIM",)}
         ({"seeds": (-1,)}, "seeds"),
         ({"n": 3}, "n: 3.*at least 20"),
         ({"alpha": 1.5}, "alpha"),
+        ({"reference_steps": 3}, "reference_steps: 3.*at least 16"),
         ({"vary": {"eta": (0.0,)}}, "solver.FIELD"),
         ({"modles": {}}, "did you mean 'models'"),
     ],
