@@ -57,27 +57,31 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One combination of the axes; specifications, and None for what is the model's own (path, grid) or absent (guidance)."""
+    """One combination of the axes; specifications, and None for what is the model's own (path, grid) or absent (guidance).  ``whole``: the
+    axes on which another part of the study has the same short name, so that this one is named with its module."""
 
     model: str
     path: Mapping[str, Any] | None
     guidance: Mapping[str, Any] | None
     grid: Mapping[str, Any] | None
     solver: Mapping[str, Any]
+    whole: tuple[str, ...] = ()
 
     def names(self) -> dict[str, str]:
         """The words for each axis."""
         return {
             "model": self.model,
-            "path": name_of(self.path),
-            "guidance": _scale(self.guidance),
-            "grid": name_of(self.grid),
-            "solver": name_of(self.solver),
+            "path": name_of(self.path, whole="path" in self.whole),
+            "guidance": _scale(self.guidance, whole="guidance" in self.whole),
+            "grid": name_of(self.grid, whole="grid" in self.whole),
+            "solver": name_of(self.solver, whole="solver" in self.whole),
         }
 
 
-def _scale(spec: Mapping[str, Any] | None) -> str:
-    return "1" if spec is None else f"{spec['scale']:g}" if set(spec) == {"target", "scale"} and spec["target"] == "CFG" else name_of(spec)
+def _scale(spec: Mapping[str, Any] | None, whole: bool = False) -> str:
+    if spec is not None and set(spec) == {"target", "scale"} and spec["target"] == "CFG":
+        return f"{spec['scale']!r}" if whole else f"{spec['scale']:g}"
+    return name_of(spec, "1", whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +185,18 @@ class Study:
         """Every combination, each once, in the order of the axes."""
         guidance = [_guidance(g) for g in self.guidance]
         axes = (self.models, self.path_specs(), guidance, self.grid_specs(), self.solver_specs())
-        return [System(*parts) for parts in itertools.product(*axes)]
+        systems = [System(*parts) for parts in itertools.product(*axes)]
+        short: dict[tuple[str, str], list[Any]] = {}
+        for system in systems:
+            for axis, name in system.names().items():
+                found = short.setdefault((axis, name), [])
+                if getattr(system, axis) not in found:
+                    found.append(getattr(system, axis))
+
+        def shared(system: System) -> tuple[str, ...]:
+            return tuple(axis for axis, name in system.names().items() if len(short[axis, name]) > 1)
+
+        return [dataclasses.replace(system, whole=shared(system)) for system in systems]
 
 
 def _guidance(part: Any) -> dict[str, Any] | None:

@@ -240,3 +240,12 @@ def test_a_study_spans_every_combination_once():
     systems = study.systems()
     assert len(systems) == 2 * 2 * 2 * 2 * 3 and len({tuple(s.names().items()) for s in systems}) == len(systems)
     assert {s.names()["guidance"] for s in systems} == {"1", "2"}
+
+
+def test_parts_of_one_name_from_two_modules_are_named_with_them():
+    """Also numbers and guidance scales that read the same in short."""
+    study = Study({"a": {}}, ("old.a:Mine", "new.b:Mine", "DDIM"), vary={}, guidance=(2.0, 2.00000001))
+    systems = study.systems()
+    assert {s.names()["solver"] for s in systems} == {"old.a:Mine", "new.b:Mine", "DDIM"}
+    assert {s.names()["guidance"] for s in systems} == {"2.0", "2.00000001"}
+    assert [s.names()["solver"] for s in Study({"a": {}}, ("old.a:Mine", "DDIM")).systems()] == ["Mine", "DDIM"]
