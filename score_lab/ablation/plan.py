@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
+from score_lab.ablation.counting import Budget, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, key_of, levels_of, versions
 from score_lab.ablation.specs import counted, stepped
 from score_lab.ablation.store import Store
@@ -91,7 +91,7 @@ class _Planner:
         return known[0]
 
     def run(self, system: System, nfe: int) -> Run:
-        """The run of ``system`` within the budget; BudgetError where even its fewest steps cost more."""
+        """The run of ``system`` within the budget; with its reason where it is refused, or even its fewest steps cost more."""
         grid = self.models[system.model].grid if system.grid is None else system.grid
         calls = getattr(find(system.solver["target"], "score_lab.samplers", "solvers"), "calls", 1)
         guess = (calls if isinstance(calls, int) else 1) * (1 if system.guidance is None else 2)
@@ -99,9 +99,6 @@ class _Planner:
             fixed = grid is not None and not counted(grid)
             budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
             return self.keyed(system, budget)
-        except BudgetError as error:
-            words = system.names()
-            raise ConfigError(f"{words['solver']} on {words['grid']}: {error}") from None
         except ConfigError as error:
             what = {"system": dataclasses.asdict(system), "nfe": nfe, "model": self.models[system.model].digest, "n": self.study.n}
             keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
@@ -165,13 +162,14 @@ def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:
 
 
 def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
-    """The plan; ConfigError where a budget is below what a solver needs, a column cannot rank, or nothing at all can be run."""
+    """The plan; ConfigError where a column cannot rank, or nothing at all can be run: a budget that a solver does not fit is its row's."""
     for model in models.values():
         study.ranked_by(model)
     planner = _Planner(study, models, store)
     runs = [planner.run(system, nfe) for nfe in study.nfe for system in study.systems()]
     if all(run.reason for run in runs):
-        raise ConfigError(runs[0].reason)
+        words = runs[0].system.names()
+        raise ConfigError(f"{words['solver']} on {words['grid']}: {runs[0].reason}")
     if not study.fine_steps():
         return Plan(tuple(runs), ())
     found: dict[tuple, tuple[Run, Run]] = {}

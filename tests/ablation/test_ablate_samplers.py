@@ -166,6 +166,15 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     assert len(churned) == 1 and churned[0]["solver_error"] == "nan"  # not defined for what is stochastic
 
 
+def test_a_budget_that_one_solver_does_not_fit_is_a_row_with_its_reason(config, unpainted, tmp_path, capsys):
+    """Two steps of Midway cost 3, two of DDIM 2: the study goes on without the one row."""
+    output = tmp_path / "out"
+    assert run("ablate_samplers", f"--config={config}", f"--output={output}", "--nfe=2", "--config.reference_steps=0") == 0
+    assert "failed  Midway at 2 NFE: nfe: 2 is refused; allowed: at least 3" in capsys.readouterr().out
+    ranks = {r["sampler"]: r["rank"] for r in rows(output, "ranking")}
+    assert ranks == {"DDIM": "1", "Midway": ""} and [r["steps"] for r in rows(output)[:2]] == ["2", "-"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
