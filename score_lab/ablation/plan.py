@@ -9,7 +9,6 @@ fraction (2^-4 in the asymptotic regime); solver errors below that distance are 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,8 +76,8 @@ class _Planner:
         model = self.models[system.model]
         blank = blank_of(model.denoiser)
         section = self.section(system, steps)
-        sources = [_digest_of(find(section[part]["target"], "score_lab.samplers", part)) for part in ("sampler", "grid")]
-        key = key_of({"count": section, "blank": repr(blank), "code": [code_of(), *sources], "versions": versions()})
+        code = code_of(*(find(section[part]["target"], "score_lab.samplers", part) for part in ("sampler", "grid")))
+        key = key_of({"count": section, "blank": repr(blank), "code": code, "versions": versions()})
         known = self.store.count(key)
         if known is None:
             try:
@@ -136,13 +135,6 @@ class _Planner:
             system = dataclasses.replace(run.system, solver=REFERENCE, grid=grid)
             pair.append(self.keyed(system, Budget(len(times) - 1, None, float("nan")), grid, n))
         return pair[0], pair[1]
-
-
-def _digest_of(target: Any) -> str:
-    try:
-        return key_of({"source": inspect.getsource(inspect.getmodule(target))})
-    except (TypeError, OSError):
-        return repr(target)
 
 
 def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:

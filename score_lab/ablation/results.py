@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from score_lab.ablation import truth
-from score_lab.ablation.keys import key_of
+from score_lab.ablation.keys import code_of_modules, key_of
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
@@ -142,7 +141,7 @@ def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
 
 def _code() -> str:
     """Digest of what measures."""
-    return key_of({name: Path(module.__file__).read_text() for name, module in (("resampled", resampled), ("truth", truth))})
+    return code_of_modules(resampled.__name__, truth.__name__)
 
 
 def _halving(store: Store, whole: Run, half: Run) -> float:

@@ -1,7 +1,9 @@
 """The parts of an ablation one by one: words and specifications, budgets, keys, the store."""
 
 import dataclasses
+import importlib
 import sqlite3
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from configs.ablate import get_config
 from experiments.ablation_parts import study_fields
-from score_lab.ablation import Cell, Store, Study, System, key_of
+from score_lab.ablation import Cell, Store, Study, System, key_of, keys
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
 from score_lab.ablation.plan import REFERENCE, Run, levels
@@ -21,7 +23,7 @@ from score_lab.build import ConfigError, build
 from score_lab.evaluation import Estimate
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
-from score_lab.samplers import DDIM, RK4, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
+from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
 
 MIXTURE = GaussianMixture(
     VP(), np.ones(2, np.float32), np.array([[1.0, 0], [-1, 0]], np.float32), np.full(2, 0.1, np.float32), np.array([0, 1])
@@ -249,3 +251,47 @@ def test_parts_of_one_name_from_two_modules_are_named_with_them():
     assert {s.names()["solver"] for s in systems} == {"old.a:Mine", "new.b:Mine", "DDIM"}
     assert {s.names()["guidance"] for s in systems} == {"2.0", "2.00000001"}
     assert [s.names()["solver"] for s in Study({"a": {}}, ("old.a:Mine", "DDIM")).systems()] == ["Mine", "DDIM"]
+
+
+FILES = {
+    "__init__.py": "from .solver import Mine\nfrom .other import unrelated\n",
+    "solver.py": "import dataclasses\nfrom . import tables\nfrom .maths import weights\n\n"
+    "@dataclasses.dataclass\nclass Mine:\n    k: int = 2\n",
+    "tables.py": "ROWS = 3\n",
+    "maths.py": "def weights():\n    from package_of_keys.deep import inner\n    return inner()\n",
+    "deep.py": "import package_of_keys.deep as itself\ndef inner():\n    return 1\n",
+    "other.py": "def unrelated():\n    return 2\n",
+}
+
+
+def test_the_code_of_a_part_is_all_that_it_imports_from_its_own_package(tmp_path, monkeypatch):
+    """A module three imports away, imported where it is used, changes the key; one that it does not need does not."""
+    folder = tmp_path / "package_of_keys"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    part = importlib.import_module("package_of_keys").Mine()
+
+    def code_with(name, more):
+        (folder / name).write_text(FILES[name] + more)
+        keys._source.cache_clear()
+        keys._imported.cache_clear()
+        found = code_of(part)
+        (folder / name).write_text(FILES[name])
+        return found
+
+    before = code_with("deep.py", "")
+    assert {name for name in FILES if code_with(name, "# a fix\n") != before} == {"solver.py", "tables.py", "maths.py", "deep.py"}
+    assert code_of(type(part)) == before != code_of(DDIM())
+    for name in [n for n in sys.modules if n.partition(".")[0] == "package_of_keys"]:
+        monkeypatch.delitem(sys.modules, name)
+    keys._source.cache_clear()
+    keys._imported.cache_clear()
+
+
+def test_what_a_solver_shares_with_others_is_its_code():
+    """deis is a function; its weights come from lagrange.py."""
+    assert "score_lab.samplers.lagrange" in keys._imported("score_lab.samplers.adams")
+    assert "score_lab.samplers" not in keys._imported("score_lab.samplers.deis")
+    assert code_of(AdamsBashforth(T(), 2)) == code_of(AdamsBashforth(T(), 3)) != code_of(DDIM())
