@@ -15,11 +15,15 @@ import numpy as np
 from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
+from score_lab.samplers import CATALOGUE
+from score_lab.samplers.integrate import chooses_levels
 
 __all__ = ["Model", "Study", "System"]
 
 LEAST_N = 20
 """Below it no interval says anything."""
+SOLVER = ("init", "step", "order", "calls", "memory")
+"""What a solver of given steps has."""
 LEAST_REFERENCE = 16
 """Steps of a reference solution: half of them still have somewhere to start."""
 
@@ -141,7 +145,11 @@ class Study:
         if self.reference_steps is not None and self.reference_steps != 0 and self.reference_steps < LEAST_REFERENCE:
             refuse("reference_steps", self.reference_steps, f"0 (none), at least {LEAST_REFERENCE}, or None (8 times the largest budget)")
         for spec in self.solver_specs():
-            build(spec, "score_lab.samplers", "solvers", needs=("init", "step", "order", "calls", "memory"))
+            find(spec["target"], "score_lab.samplers", "solvers.target", SOLVER)
+            if chooses_levels(build(spec, "score_lab.samplers", "solvers")):
+                fixed = sorted({type(e.sampler).__name__ for e in CATALOGUE.values() if not chooses_levels(e.sampler)})
+                refuse("solvers", name_of(spec), f"{', '.join(fixed)}: an adaptive solver has no budget of steps")
+            build(spec, "score_lab.samplers", "solvers", needs=SOLVER)
         for spec in filter(None, self.grid_specs()):
             find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
             build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))

@@ -211,6 +211,7 @@ GOOD = {"models": {"m": {"workdir": "w"}}, "solvers": ("DDIM",)}
         ({"solvers": ("DDIM(eta=2)",)}, "0 <= eta <= 1"),
         ({"solvers": ("UniformTime",)}, "solvers"),
         ({"solvers": ()}, "solvers.*at least one"),
+        ({"solvers": ("DDIM", "Dopri5(rtol=1e-3)")}, r"solvers: 'Dopri5\(rtol=0.001\)' is refused; allowed: .*DDIM.*an adaptive solver"),
         ({"grids": ("Karas",)}, "did you mean 'Karras'"),
         ({"paths": ("VPP",)}, "paths"),
         ({"nfe": (0,)}, "nfe.*from 1"),
