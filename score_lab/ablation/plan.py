@@ -20,7 +20,7 @@ from score_lab.ablation.keys import code_of, key_of, levels_of, versions
 from score_lab.ablation.specs import counted, stepped
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study, System
-from score_lab.build import ConfigError, find
+from score_lab.build import ConfigError, build, find
 from score_lab.mismatch.inversion import on_host
 from score_lab.samplers.steps import Steps
 
@@ -92,9 +92,9 @@ class _Planner:
     def run(self, system: System, nfe: int) -> Run:
         """The run of ``system`` within the budget; with its reason where it is refused, or even its fewest steps cost more."""
         grid = self.models[system.model].grid if system.grid is None else system.grid
-        calls = getattr(find(system.solver["target"], "score_lab.samplers", "solvers"), "calls", 1)
-        guess = (calls if isinstance(calls, int) else 1) * (1 if system.guidance is None else 2)
         try:
+            calls = build(system.solver, "score_lab.samplers", "solvers").calls  # a property of some: it depends on their fields
+            guess = float(calls) * (1 if system.guidance is None else 2)
             fixed = grid is not None and not counted(grid)
             budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
             return self.keyed(system, budget)
@@ -109,6 +109,7 @@ class _Planner:
         section = self.section(system, budget.steps) | ({} if grid is None else {"grid": dict(grid)})
         denoiser, sampler, built = model.assemble(section, model.denoiser)
         steps = built.steps(denoiser.path)
+        solved = sampler.specialise() if hasattr(sampler, "specialise") else sampler  # what is run: eta = 0 draws nothing
         what = {
             "format": 1,
             "model": model.digest,
@@ -121,7 +122,7 @@ class _Planner:
             "versions": versions(),
         }
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
-        return Run(system, budget, section, keys, "", what, not (sampler.stochastic or steps.renoises))
+        return Run(system, budget, section, keys, "", what, not (solved.stochastic or steps.renoises))
 
     def reference(self, run: Run) -> tuple[Run, Run]:
         """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""

@@ -11,7 +11,7 @@ import pytest
 
 from configs.ablate import get_config
 from experiments.ablation_parts import study_fields
-from score_lab.ablation import Cell, Store, Study, System, key_of, keys
+from score_lab.ablation import Cell, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
 from score_lab.ablation.plan import REFERENCE, Run, levels
@@ -296,3 +296,21 @@ def test_what_a_solver_shares_with_others_is_its_code():
     assert "score_lab.samplers.lagrange" in keys._imported("score_lab.samplers.adams")
     assert "score_lab.samplers" not in keys._imported("score_lab.samplers.deis")
     assert code_of(AdamsBashforth(T(), 2)) == code_of(AdamsBashforth(T(), 3)) != code_of(DDIM())
+
+
+def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_steps_begins(tmp_path, monkeypatch):
+    """DPM-Solver++ at eta = 0.0 is the ODE, so it has a solver error; ``calls`` is read from the solver that is built."""
+    guesses = []
+    monkeypatch.setattr(plan, "fit", lambda count, nfe, guess, fixed: guesses.append(guess) or Budget(nfe, 5, 5.0))
+
+    def assemble(section, denoiser):
+        return denoiser, *(build(section[part], "score_lab.samplers") for part in ("sampler", "grid"))
+
+    model = Model("m", MIXTURE, (2,), "d", None, assemble)
+    study = Study({"m": {}}, ("DPMSolverSinglestep(k=3)",))
+    planner = plan._Planner(study, {"m": model}, Store(tmp_path))
+    runs = {}
+    for text in ("DPMSolverMultistep(eta=0.0)", "DPMSolverMultistep(eta=1.0)", "DPMSolverSinglestep(k=2)", "DPMSolverSinglestep(k=3)"):
+        runs[text] = planner.run(System("m", None, None, {"target": "UniformLogSNR"}, spec_of(text, "solvers")), 6)
+    assert [r.deterministic for r in runs.values()] == [True, False, True, True] and not any(r.reason for r in runs.values())
+    assert guesses == [1.0, 1.0, 2.0, 3.0]
