@@ -22,6 +22,9 @@ from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study, System
 from score_lab.build import ConfigError, build, find
 from score_lab.mismatch.inversion import on_host
+from score_lab.samplers import CATALOGUE
+from score_lab.samplers.catalogue import STOCHASTIC
+from score_lab.samplers.grids.base import ending
 from score_lab.samplers.steps import Steps
 
 __all__ = ["Plan", "Run", "planned"]
@@ -36,7 +39,8 @@ class Run:
     """One system with a number of steps: what is compiled once and sampled for every seed.
 
     ``section`` is what ``Model.assemble`` takes; ``keys`` one per seed; ``reason`` is why it cannot be run (then there are no parts);
-    ``reference`` the keys of its reference solution, where it is deterministic.
+    ``reference`` the keys of its reference solution, where it is deterministic; ``ending`` where its grid ends, in words; ``family`` its
+    solver's in ``samplers.CATALOGUE``, "-" for one that is not there.
     """
 
     system: System
@@ -46,6 +50,8 @@ class Run:
     reason: str = ""
     what: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = False
+    ending: str = ""
+    family: str = "-"
     reference: tuple[str, ...] = ()
 
 
@@ -122,7 +128,8 @@ class _Planner:
             "versions": versions(),
         }
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
-        return Run(system, budget, section, keys, "", what, not (solved.stochastic or steps.renoises))
+        drawn = bool(solved.stochastic or steps.renoises)
+        return Run(system, budget, section, keys, "", what, not drawn, ending(steps, denoiser.path), family_of(solved))
 
     def reference(self, run: Run) -> tuple[Run, Run]:
         """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""
@@ -136,6 +143,14 @@ class _Planner:
             system = dataclasses.replace(run.system, solver=REFERENCE, grid=grid)
             pair.append(self.keyed(system, Budget(len(times) - 1, None, float("nan")), grid, n))
         return pair[0], pair[1]
+
+
+def family_of(solver: Any) -> str:
+    """The family of ``solver`` in the catalogue, by its class and whether it draws noise; "-" for one from elsewhere."""
+    same = [entry for entry in CATALOGUE.values() if type(entry.sampler) is type(solver)]
+    if same and solver.stochastic:
+        return STOCHASTIC
+    return next((entry.family for entry in same if not entry.sampler.stochastic), same[0].family if same else "-")
 
 
 def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:

@@ -98,6 +98,8 @@ def test_what_it_leaves_behind(done):
     assert "Not distinguishable" in text or "distinguishable from all" in text
     assert "The ODE itself reads" in text
     assert "Midway: 2 steps cost 3 of 4; 3 would cost 5" in text
+    assert "grid UniformLogSNR(end=6) on path own ends at data, by a last step from kappa = 0.04979" in text  # exp(-6 / 2)
+    assert [r["family"] for r in table] == ["one-step", "-"] * 2 + ["-"] * 2
     pairs = rows(done, "pairs")
     assert len(pairs) == 2 and all(float(p["p"]) <= float(p["p_holm"]) <= 1 for p in pairs)
     assert [r["rank"] for r in rows(done, "ranking")] == ["1", "2"] * 2

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import sqlite3
 import sys
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -314,3 +315,15 @@ def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_s
         runs[text] = planner.run(System("m", None, None, {"target": "UniformLogSNR"}, spec_of(text, "solvers")), 6)
     assert [r.deterministic for r in runs.values()] == [True, False, True, True] and not any(r.reason for r in runs.values())
     assert guesses == [1.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("solver", "family"),
+    [
+        ("DDIM", "one-step"), ("DDIM(eta=1)", "stochastic"), ("UniPC", "multistep"), ("DPMSolverSinglestep", "exponential, singlestep"),
+        ("DPMSolverMultistep(eta=1.0)", "stochastic"), ("deis", "multistep"), ("Rows", "-"),
+    ],
+)  # fmt: skip
+def test_a_family_is_that_of_the_catalogue_for_what_is_run(solver, family):
+    part = SimpleNamespace(stochastic=False) if solver == "Rows" else build(spec_of(solver, "solvers"), "score_lab.samplers")
+    assert plan.family_of(part) == family
