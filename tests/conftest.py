@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _FLAGS = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=4".strip()
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # tests compile more than they compute
+os.environ["XLA_FLAGS"] = f"{_QUICK} {_FLAGS} --xla_force_host_platform_device_count=4".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("JAX_ENABLE_X64", None)

@@ -48,6 +48,13 @@ def test_order(sampler, problem, path):
 def test_order_of_one_of_them():
     """REAB, which is of order 1 where it came from."""
     assert order(AdamsBashforth(Rosenbrock(), 2), VP(), 60, "stiff", exact_start=True) >= 1.8
+    assert order(AdamsBashforth(Rosenbrock(as_released=True), 2), VP(), 60, "stiff", exact_start=True) <= 1.3
+
+
+@pytest.mark.parametrize("sampler", [UniPC(2), AdamsBashforth(EpsInTime(), 3), AdamsBashforth(Kappa(), 3)], ids=["UniPC", "DEIS", "LMS"])
+def test_interior_orders_quickly(sampler):
+    """The whole table is in make test-slow."""
+    assert order(sampler, VP(), steps(sampler), exact_start=True) >= sampler.order - 0.2
 
 
 @pytest.mark.slow
