@@ -67,8 +67,10 @@ class DDIM:
             refuse("DDIM.stride", self.stride, "0 < stride <= 1, or None: to the grid's next time")
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use; no ``stride`` on the way up, which it would not go."""
         self.check()
+        if self.stride is not None and steps.ascends:
+            refuse("DDIM.stride", self.stride, "None for an encoding: every step goes down by the stride, whatever the grid")
 
     def init(self, x, steps, path):
         """No history."""

@@ -275,7 +275,7 @@ class DPMSolverNodes:
         """Weights of (m at t, at one step back, at two) for a step from ``times[-1]``."""
         levels = [half_log_snr(path, v) for v in times]
         r = [v - levels[-1] for v in levels[:-1]]
-        r = [jnp.where(jnp.isfinite(v) & (v > 0), v, 2.0 - i) / u.h for i, v in enumerate(r)]
+        r = [jnp.where(jnp.isfinite(v) & (v * u.h > 0), v / u.h, (2.0 - i) / u.h) for i, v in enumerate(r)]
         if len(times) == 2:
             return second(u.w, r[0], self.solver)[::-1]
         if self.solver == "midpoint":
