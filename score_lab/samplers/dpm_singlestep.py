@@ -19,6 +19,7 @@ kappa_down = sqrt(kappa_s^2 - kappa_up^2), not below the grid's end, then noise 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,6 +40,7 @@ from score_lab.samplers.dpm_forms import (
     third,
 )  # fmt: skip
 from score_lab.samplers.grids.base import UniformLogSNR
+from score_lab.samplers.lagrange import capped
 from score_lab.types import leaf, pytree_dataclass
 
 __all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_2", "stage_3"]
@@ -88,8 +90,9 @@ class DPMSolverSinglestep:
 
     @property
     def order(self) -> int:
-        """k; of ancestral steps in the weak sense: the ODE down to kappa_down and the noise up again keep the marginals."""
-        return self.k
+        """k, or what ``orders`` leave of it (see ``order_of``); of ancestral steps in the weak sense: the ODE down to kappa_down and the
+        noise up again keep the marginals."""
+        return order_of(self.orders) if self.orders else self.k
 
     @property
     def calls(self) -> int:
@@ -164,6 +167,13 @@ def _ancestral(path, t, s, end, eta) -> tuple:
     return jnp.where(moved, path.time_of_kappa(jnp.where(moved, down, 1.0)), jnp.where(down > 0, s, end)), std
 
 
+def order_of(orders: Sequence[int]) -> int:
+    """The order of steps (or blocks) of the listed ``orders``, were the grid refined: one that stands once in the list is taken for a step
+    at an end, of which there is one however fine the grid is (see ``lagrange.capped``), one that stands there again for a part of it."""
+    again = [p for p in orders if orders.count(p) > 1]
+    return capped(min(again, default=max(orders)), [p for p in orders if orders.count(p) == 1])
+
+
 def fast_orders(nfe: int) -> tuple[int, ...]:
     """k-diffusion's orders for ``nfe`` evaluations: as many 3 as fit, then 2, 1 or the remainder (Lu et al. 2022a, section 3.4)."""
     if isinstance(nfe, bool) or not isinstance(nfe, int | np.integer) or nfe < 1:
@@ -204,8 +214,13 @@ class DPMSolverNodes:
 
     @property
     def order(self) -> int:
-        """k for the ODE, 1 for the SDE."""
-        return 1 if self.stochastic else self.k
+        """1 for the SDE; for the ODE k, at most 2 where the last block ends with a step of order 1 (``lower_order_final``), or what
+        ``orders`` leave of it: those at which their blocks end (see ``order_of``)."""
+        if self.stochastic:
+            return 1
+        if self.orders:
+            return order_of([a for a, b in zip(self.orders, (*self.orders[1:], 1), strict=True) if b == 1])
+        return capped(self.k, (1,)) if self.lower_order_final else self.k
 
     @property
     def memory(self) -> int:
