@@ -92,8 +92,10 @@ class ERSDE:
             self.noise.check()
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use, and at least ``levels`` steps."""
         self.check()
+        if (n := steps.t.shape[0]) < self.levels:
+            refuse("grid.num_steps", n, f"at least {self.levels} for ERSDE with levels={self.levels}")
 
     def init(self, x, steps, path):
         """No predictions yet, newest first."""

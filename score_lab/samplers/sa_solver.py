@@ -83,8 +83,11 @@ class SASolver:
             refuse("SASolver.kappa_min, kappa_max", (self.kappa_min, self.kappa_max), "0 <= kappa_min <= kappa_max")
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use; as many steps as fill the nodes, one more than are kept."""
         self.check()
+        if (n := steps.t.shape[0]) <= self.memory:
+            allowed = f"at least {self.memory + 1} for SASolver with predictor={self.predictor}, corrector={self.corrector}"
+            refuse("grid.num_steps", n, allowed)
 
     def init(self, x, steps, path):
         """No predictions yet, newest first; and, with a corrector, the last step without its integral."""
