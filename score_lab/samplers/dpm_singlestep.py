@@ -28,6 +28,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.linear import combine, select
+from score_lab.samplers.ancestral import up_and_down
 from score_lab.samplers.dpm_forms import (
     DataPrediction,
     NoisePrediction,
@@ -43,7 +44,7 @@ from score_lab.samplers.grids.base import UniformLogSNR
 from score_lab.samplers.lagrange import capped
 from score_lab.types import leaf, pytree_dataclass
 
-__all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_2", "stage_3"]
+__all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_3"]
 
 R2 = 2 / 3
 """The last inner node of k = 3: with another one the method is of order 2."""
@@ -55,11 +56,6 @@ def node(path, t, s, r):
     inside = jnp.isfinite(l_s - l_t)
     l_t, l_s = jnp.where(inside, l_t, 0.0), jnp.where(inside, l_s, 0.0)
     return jnp.where(inside, path.time_of(2.0 * (l_t + r * (l_s - l_t))), t)
-
-
-def stage_2(w: tuple, r: Any, solver: str = "midpoint") -> tuple:
-    """Weights of (m(x_t), m(u_1)) for k = 2 with its node at r (Lu et al. 2022a, algorithm 1; 2022b, algorithm 1)."""
-    return second(w, r, solver)
 
 
 def stage_3(w: tuple, r1: Any, solver: str = "midpoint") -> tuple:
@@ -142,7 +138,7 @@ class DPMSolverSinglestep:
             u_1 = form.update(path, t, t_1)
             p_1 = denoise(advance(u_1, u_1.w[:1], x, (ms[0],), p), t_1, where=more, otherwise=p)
             ms.append(form.of(p_1))
-            cases.insert(0, (more, stage_2(u.w, r, self.solver)))
+            cases.insert(0, (more, second(u.w, r, self.solver)))
         if self.k == 3:
             more = u.inside & (order == 3)
             t_2, r = node(path, t, down, R2), 1 / 3 if self.r1 is None else self.r1
@@ -160,8 +156,7 @@ class DPMSolverSinglestep:
 def _ancestral(path, t, s, end, eta) -> tuple:
     """The time at kappa_down and the standard deviation of the noise on x / alpha."""
     kappa_t, kappa_s = path.kappa(t), path.kappa(s)
-    up = jnp.minimum(kappa_s, eta * kappa_s * jnp.sqrt(1.0 - (kappa_s / kappa_t) ** 2))
-    down = jnp.maximum(jnp.sqrt(jnp.maximum(kappa_s**2 - up**2, 0.0)), path.kappa(end))
+    down = jnp.maximum(up_and_down(kappa_t, kappa_s, eta)[1], path.kappa(end))
     std = jnp.sqrt(jnp.maximum(kappa_s**2 - down**2, 0.0))
     moved = (down > 0) & (down < kappa_s)
     return jnp.where(moved, path.time_of_kappa(jnp.where(moved, down, 1.0)), jnp.where(down > 0, s, end)), std

@@ -13,16 +13,23 @@ from score_lab.samplers import (
     CATALOGUE,
     DDIM,
     DDPM,
+    ERSDE,
+    GDDIM,
     RK4,
     Churn,
     DPMSolverNodes,
     DPMSolverPP2M,
+    EulerAncestral,
     EulerMaruyama,
     Heun,
+    ItoEuler,
     Kappa,
     Karras,
     LogSNR,
+    PowerNoise,
+    SASolver,
     Steps,
+    StochasticHeun,
     T,
     UniformLogSNR,
     UniformTime,
@@ -70,6 +77,25 @@ def test_every_deterministic_solver_encodes_and_returns_with_its_order(x64, name
     n = {1: 200, 2: 100, 3: 80, 4: 60}[sampler.order]
     coarse, fine = (round_trip(sampler, VP(), k) for k in (n, 2 * n))
     assert np.log2(coarse / fine) >= (min(sampler.order, 2) if sampler.memory else sampler.order) - 0.2, (coarse, fine)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [EulerAncestral(0), GDDIM(0), ItoEuler(0), ERSDE(2, PowerNoise(0)), EulerMaruyama(0), SASolver(2, tau=0), StochasticHeun(0)],
+    ids=str,
+)
+def test_without_noise_nothing_is_drawn_and_it_encodes(x64, sampler):
+    """A Python 0 is a deterministic solver: ``noise`` is never called, x0 comes back to within the order."""
+    assert not sampler.stochastic and type(sampler)().stochastic
+
+    def never(step, call, like):
+        raise AssertionError("a draw")
+
+    x0, n = jnp.asarray(np.random.default_rng(3).standard_normal((12, 2))), 40
+    grid = UniformLogSNR(n, LOW, HIGH, to_data=False)
+    coded = encode(Gaussian(VP()), sampler, grid, x0)
+    back = sample(Gaussian(VP()), sampler, coded.steps, x_T=coded.x, noise=never)
+    assert float(jnp.abs(back.x - x0).max()) < {1: 0.2, 2: 0.01}[sampler.order]
 
 
 @pytest.mark.parametrize(
