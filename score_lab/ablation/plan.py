@@ -29,7 +29,7 @@ from score_lab.samplers.steps import Steps
 
 __all__ = ["Plan", "Run", "planned"]
 
-REFERENCE = {"target": "UniPC", "order": 3}
+REFERENCE = {"target": "UniPC", "k": 3}
 REACH = 12.0
 """Log-SNRs between which the reference's levels are spread."""
 
