@@ -14,7 +14,7 @@ from experiments.overrides import literal
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest, split
-from score_lab.ablation.specs import name_of, plain
+from score_lab.ablation.specs import plain
 from score_lab.build import build, refuse
 from score_lab.training import load
 
@@ -124,7 +124,7 @@ class Progress:
     def sampled(self, done: int, total: int, run: Run) -> None:
         """After each run."""
         left = (time.time() - self.begun) / done * (total - done)
-        what = f"{name_of(run.system.solver)} at {run.budget.budget} NFE"
+        what = f"{run.system.names()['solver']} at {run.budget.budget} NFE"
         self._line(f"sampling {done}/{total}: {what[:60]}, {left:.0f} s left", done == total)
 
     def measured(self, done: int, total: int) -> None:

@@ -8,11 +8,14 @@ nothing but rounding, so a cell that two budgets or two names share is sampled o
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import inspect
 import json
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +28,7 @@ from score_lab.evaluation import digest
 from score_lab.samplers import calls, loop
 from score_lab.samplers.steps import Steps
 
-__all__ = ["code_of", "key_of", "levels_of", "model_digest", "versions"]
+__all__ = ["code_of", "code_of_modules", "key_of", "levels_of", "model_digest", "versions"]
 
 LIBRARIES = ("score-lab", "jax", "jaxlib", "numpy")
 
@@ -46,28 +49,82 @@ def levels_of(steps: Steps) -> str:
 
 
 def code_of(*parts: Any) -> str:
-    """Digest of the source files that the classes of ``parts``, and of the parts in their fields, come from, and of the loop."""
-    files = {Path(inspect.getfile(module)) for module in (loop, calls)}
+    """Digest of the source of the classes of ``parts`` (or of ``parts`` that are classes, functions or modules), of the parts in their
+    fields, and of the loop; and of all that these modules import, and what that imports, inside the package that they belong to."""
+    modules = {loop.__name__, calls.__name__}
     for part in parts:
-        _files(part, files, 0)
-    return digest(*(_source(file) for file in sorted(files)))
+        _modules(part, modules, 0)
+    return code_of_modules(*modules)
 
 
-def _files(part: Any, files: set[Path], depth: int) -> None:
-    if not dataclasses.is_dataclass(part) or depth > 8:
-        return
-    for kind in type(part).__mro__[:-1]:
-        try:
-            files.add(Path(inspect.getfile(kind)))
-        except (TypeError, OSError):
-            continue
-    for field in dataclasses.fields(part):
-        _files(getattr(part, field.name, None), files, depth + 1)
+def code_of_modules(*names: str) -> str:
+    """Digest of the source of modules and of what they import inside their own top-level packages, directly or not."""
+    seen, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += _imported(name)
+    return digest(*(f"{name} {_source(name)}" for name in sorted(seen)))
+
+
+def _modules(part: Any, modules: set[str], depth: int) -> None:
+    if inspect.ismodule(part):
+        modules.add(part.__name__)
+    elif inspect.isfunction(part):
+        modules.add(part.__module__)
+    else:
+        modules.update(kind.__module__ for kind in (part if isinstance(part, type) else type(part)).__mro__[:-1])
+    if dataclasses.is_dataclass(part) and not isinstance(part, type) and depth <= 8:
+        for field in dataclasses.fields(part):
+            if dataclasses.is_dataclass(value := getattr(part, field.name, None)):
+                _modules(value, modules, depth + 1)
 
 
 @functools.cache
-def _source(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(file)
+def _imported(name: str) -> tuple[str, ...]:
+    """The modules of the same top-level package that the source of ``name`` imports.  A name taken from a package is followed to the module
+    that defines it, so that a package that exports everything does not make everything a part of everything."""
+    file = _file(name)
+    if file is None or file.suffix != ".py":
+        return ()
+    top, found = name.partition(".")[0], set()
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
+            if source.partition(".")[0] == top:
+                found.update(_home(source, alias.name) for alias in node.names)
+    return tuple(sorted(module for module in found if module.partition(".")[0] == top))
+
+
+def _home(source: str, name: str) -> str:
+    """The module that ``from source import name`` brings in, or in which the object that it brings is defined."""
+    if f"{source}.{name}" in sys.modules:
+        return f"{source}.{name}"
+    module = sys.modules.get(source)
+    home = getattr(getattr(module, name, None), "__module__", None) if hasattr(module, "__path__") else None
+    return home if isinstance(home, str) else source
+
+
+def _file(name: str) -> Path | None:
+    """Where the source of a module is, without running it if it has not been imported; None for one without source."""
+    if name in sys.modules:
+        origin = getattr(sys.modules[name], "__file__", None)
+    else:
+        try:
+            origin = getattr(importlib.util.find_spec(name), "origin", None)
+        except (ImportError, ValueError):
+            origin = None
+    return Path(origin) if origin and Path(origin).is_file() else None
+
+
+@functools.cache
+def _source(name: str) -> str:
+    file = _file(name)
+    return name if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import numpy as np
 
 from score_lab.ablation.results import Contest, Results, Row
 from score_lab.ablation.store import Store
-from score_lab.ablation.truth import COLUMNS, HIGHER
+from score_lab.ablation.truth import COLUMNS, HIGHER, Measured
 from score_lab.evaluation import Estimate, Table
 from score_lab.report import Page, save_quality, save_same_noise, save_scatter
 
@@ -31,6 +31,7 @@ def full_table(results: Results) -> Table:
     for row in results.rows:
         names, cells = row.run.system.names(), row.cells
         name = {axis: names[axis] for axis in axes} | {
+            "family": row.run.family,
             "budget": row.run.budget.budget,
             "NFE": _number(row.nfe),
             "steps": cells[0].steps if cells else "-",
@@ -41,20 +42,21 @@ def full_table(results: Results) -> Table:
             "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
             "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
         }
-        table.add(name, row.measured.estimates)
+        table.add(name, _in_order(row.measured))
     blank = dict.fromkeys(table.rows[0].name, "-")
     for row, _ in results.references:
         names = row.run.system.names() | {"solver": "the ODE itself", "grid": "fine"}
-        table.add(blank | {axis: names[axis] for axis in axes} | {"NFE": _number(row.nfe), "n": n * seeds}, row.measured.estimates)
+        table.add(blank | {axis: names[axis] for axis in axes} | {"NFE": _number(row.nfe), "n": n * seeds}, _in_order(row.measured))
     for model, measured in results.floors.items():
         truth = results.models[model].truth
         name = {"model": model, "solver": truth.floor_name}
-        table.add(blank | {axis: name.get(axis, "-") for axis in axes} | {"n": len(truth.floor[0])}, measured.estimates)
-    order = [c for c in COLUMNS if any(c in row.measures for row in table.rows)]
-    for row in table.rows:  # columns in one order, whatever the first row lacks
-        object.__setattr__(row, "measures", {c: row.measures[c] for c in order if c in row.measures})
-    table.rows.sort(key=lambda row: 0)
+        table.add(blank | {axis: name.get(axis, "-") for axis in axes} | {"n": len(truth.floor[0])}, _in_order(measured))
     return table
+
+
+def _in_order(measured: Measured) -> dict[str, Estimate]:
+    """The estimates in the order of COLUMNS."""
+    return {c: measured.estimates[c] for c in COLUMNS if c in measured.estimates}
 
 
 def _level(row: Row) -> str:
@@ -68,16 +70,17 @@ def _number(value: float) -> str:
 
 
 def _notes(results: Results) -> list[str]:
-    study, notes = results.study, []
+    study, notes = results.study, endings(results)
     for name, model in results.models.items():
         lead = f"{name}: " if len(results.models) > 1 else ""
         notes += [lead + line for line in model.truth.describe()]
     if results.references:
         halving = ", ".join(sorted({f"{value:.2g}" for _, value in results.references}))
         notes.append(
-            f"solver_error: root mean square distance of a sample to the solution of its own noise (DPM-Solver++ 2M, {study.reference_nfe} "
-            f"NFE, row 'the ODE itself'), known to about {halving} (its distance to that at half the NFE); not defined for stochastic "
-            "systems. What the row 'the ODE itself' reads against the data is the model's error alone"
+            f"solver_error: root mean square distance of a sample to the solution of its own noise (UniPC-3, {study.fine_steps()} steps on "
+            f"levels uniform in log-SNR, row 'the ODE itself'), which is known to better than {halving} (its distance to that in half the "
+            "steps): rows below that are not told apart; not defined for stochastic systems. What the row 'the ODE itself' reads against "
+            "the data is the model's error alone"
         )
     notes.append(
         "snr_gap: effective minus nominal log-SNR of the states at the last network call, nan where total variance tells no level (column "
@@ -124,6 +127,23 @@ def failures(results: Results) -> list[str]:
 def budgets(results: Results) -> list[str]:
     """One line for every system that could not use its whole budget."""
     return list(dict.fromkeys(f"{results.entry(r.run)}: {r.run.budget.note}" for r in results.rows if r.run.budget.note))
+
+
+def endings(results: Results) -> list[str]:
+    """One line for every grid on every path: where it ends, which for some depends on the number of steps."""
+    found: dict[str, dict[int, str]] = {}
+    for row in results.rows:
+        if row.run.ending and row.cells:
+            names, steps = row.run.system.names(), row.cells[0].steps
+            model = f" of {names['model']}" if "own" in (names["grid"], names["path"]) and len(results.models) > 1 else ""
+            found.setdefault(f"grid {names['grid']} on path {names['path']}{model}", {})[steps] = row.run.ending
+    lines = []
+    for grid, ends in found.items():
+        fewest, most = min(ends), max(ends)
+        same = len(set(ends.values())) == 1
+        words = ends[most] if same else f"{ends[fewest]} in {fewest} steps, {ends[most]} in {most}"
+        lines.append(f"{grid} ends at {words}")
+    return lines
 
 
 def write(results: Results, store: Store, title: str, commands: Sequence[str]) -> Path:
@@ -220,7 +240,7 @@ def _quality(results: Results, at: Path) -> Path:
 
 
 def _pictures(results: Results, store: Store) -> list[tuple[str, Path]]:
-    """Pictures of the same noise for the first contest of every model and budget: images or points in the plane."""
+    """A picture of the same noise for every contest (model, guidance, budget) of images or of points in the plane."""
     made = []
     for i, contest in enumerate(results.contests):
         rows = {name: row for name, row in list(contest.rows.items())[:MOST_ROWS] if row.cells}

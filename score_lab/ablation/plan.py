@@ -1,30 +1,35 @@
 """From a study to the list of what is run: every system at every budget with as many steps as it buys, and the reference solutions.
 
-The reference of a deterministic system is DPM-Solver++ 2M on levels uniform in log-SNR, from the same start to the same end as the system's
-grid, so that the same noise has one solution to be compared with.  How well it is known is its distance to that with half the evaluations.
+The reference of a deterministic system is UniPC-3, whose corrected formula has order 4, on levels uniform in log-SNR, from the same start
+to the same end as the system's grid, so that the same noise has one solution to be compared with.  It takes 8 times as many steps as the
+largest budget has evaluations.  How well it is known is bounded by its distance to that with half the steps, of which its own error is a
+fraction (2^-4 in the asymptotic regime); solver errors below that distance are not ranked.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
+from score_lab.ablation.counting import Budget, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, key_of, levels_of, versions
 from score_lab.ablation.specs import counted, stepped
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study, System
-from score_lab.build import ConfigError, find
+from score_lab.build import ConfigError, build, find
 from score_lab.mismatch.inversion import on_host
+from score_lab.samplers import CATALOGUE
+from score_lab.samplers.catalogue import STOCHASTIC
+from score_lab.samplers.grids.base import ending
 from score_lab.samplers.steps import Steps
 
 __all__ = ["Plan", "Run", "planned"]
 
+REFERENCE = {"target": "UniPC", "k": 3}
 REACH = 12.0
 """Log-SNRs between which the reference's levels are spread."""
 
@@ -34,7 +39,8 @@ class Run:
     """One system with a number of steps: what is compiled once and sampled for every seed.
 
     ``section`` is what ``Model.assemble`` takes; ``keys`` one per seed; ``reason`` is why it cannot be run (then there are no parts);
-    ``reference`` the keys of its reference solution, where it is deterministic.
+    ``reference`` the keys of its reference solution, where it is deterministic; ``ending`` where its grid ends, in words; ``family`` its
+    solver's in ``samplers.CATALOGUE``, "-" for one that is not there.
     """
 
     system: System
@@ -44,12 +50,14 @@ class Run:
     reason: str = ""
     what: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     deterministic: bool = False
+    ending: str = ""
+    family: str = "-"
     reference: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """``runs``: the table's rows; ``references``: (run at reference_nfe, run at half of it for the first chunk), deduplicated."""
+    """``runs``: the table's rows; ``references``: (run of all its steps, run of half of them for the first chunk), deduplicated."""
 
     runs: tuple[Run, ...]
     references: tuple[tuple[Run, Run], ...]
@@ -74,8 +82,8 @@ class _Planner:
         model = self.models[system.model]
         blank = blank_of(model.denoiser)
         section = self.section(system, steps)
-        sources = [_digest_of(find(section[part]["target"], "score_lab.samplers", part)) for part in ("sampler", "grid")]
-        key = key_of({"count": section, "blank": repr(blank), "code": [code_of(), *sources], "versions": versions()})
+        code = code_of(*(find(section[part]["target"], "score_lab.samplers", part) for part in ("sampler", "grid")))
+        key = key_of({"count": section, "blank": repr(blank), "code": code, "versions": versions()})
         known = self.store.count(key)
         if known is None:
             try:
@@ -88,17 +96,14 @@ class _Planner:
         return known[0]
 
     def run(self, system: System, nfe: int) -> Run:
-        """The run of ``system`` within the budget; BudgetError where even its fewest steps cost more."""
+        """The run of ``system`` within the budget; with its reason where it is refused, or even its fewest steps cost more."""
         grid = self.models[system.model].grid if system.grid is None else system.grid
-        calls = getattr(find(system.solver["target"], "score_lab.samplers", "solvers"), "calls", 1)
-        guess = (calls if isinstance(calls, int) else 1) * (1 if system.guidance is None else 2)
         try:
+            calls = build(system.solver, "score_lab.samplers", "solvers").calls  # a property of some: it depends on their fields
+            guess = float(calls) * (1 if system.guidance is None else 2)
             fixed = grid is not None and not counted(grid)
             budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
             return self.keyed(system, budget)
-        except BudgetError as error:
-            words = system.names()
-            raise ConfigError(f"{words['solver']} on {words['grid']}: {error}") from None
         except ConfigError as error:
             what = {"system": dataclasses.asdict(system), "nfe": nfe, "model": self.models[system.model].digest, "n": self.study.n}
             keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
@@ -110,6 +115,7 @@ class _Planner:
         section = self.section(system, budget.steps) | ({} if grid is None else {"grid": dict(grid)})
         denoiser, sampler, built = model.assemble(section, model.denoiser)
         steps = built.steps(denoiser.path)
+        solved = sampler.specialise() if hasattr(sampler, "specialise") else sampler  # what is run: eta = 0 draws nothing
         what = {
             "format": 1,
             "model": model.digest,
@@ -122,27 +128,29 @@ class _Planner:
             "versions": versions(),
         }
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
-        return Run(system, budget, section, keys, "", what, not (sampler.stochastic or steps.renoises))
+        drawn = bool(solved.stochastic or steps.renoises)
+        return Run(system, budget, section, keys, "", what, not drawn, ending(steps, denoiser.path), family_of(solved))
 
     def reference(self, run: Run) -> tuple[Run, Run]:
-        """The same noise's solution at ``reference_nfe``, and at half of it for one chunk of the first seed."""
+        """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""
         model = self.models[run.system.model]
         denoiser, _, built = model.assemble(run.section, model.denoiser)
         steps, pair = built.steps(denoiser.path), []
-        solver, whole = {"target": "DPMSolverPP2M"}, self.study.reference_nfe
+        whole = self.study.fine_steps()
         for count, n in ((whole, None), (whole // 2, min(self.study.chunk, self.study.n))):
-            times = levels(steps, denoiser, max(count, 3))
+            times = levels(steps, denoiser, count)
             grid = {"target": "Times", "values": times}
-            system = dataclasses.replace(run.system, solver=solver, grid=grid)
+            system = dataclasses.replace(run.system, solver=REFERENCE, grid=grid)
             pair.append(self.keyed(system, Budget(len(times) - 1, None, float("nan")), grid, n))
         return pair[0], pair[1]
 
 
-def _digest_of(target: Any) -> str:
-    try:
-        return key_of({"source": inspect.getsource(inspect.getmodule(target))})
-    except (TypeError, OSError):
-        return repr(target)
+def family_of(solver: Any) -> str:
+    """The family of ``solver`` in the catalogue, by its class and whether it draws noise; "-" for one from elsewhere."""
+    same = [entry for entry in CATALOGUE.values() if type(entry.sampler) is type(solver)]
+    if same and solver.stochastic:
+        return STOCHASTIC
+    return next((entry.family for entry in same if not entry.sampler.stochastic), same[0].family if same else "-")
 
 
 def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:
@@ -162,14 +170,15 @@ def levels(steps: Steps, denoiser: Any, count: int) -> list[float]:
 
 
 def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
-    """The plan; ConfigError where a budget is below what a solver needs, a column cannot rank, or nothing at all can be run."""
+    """The plan; ConfigError where a column cannot rank, or nothing at all can be run: a budget that a solver does not fit is its row's."""
     for model in models.values():
         study.ranked_by(model)
     planner = _Planner(study, models, store)
     runs = [planner.run(system, nfe) for nfe in study.nfe for system in study.systems()]
     if all(run.reason for run in runs):
-        raise ConfigError(runs[0].reason)
-    if not study.reference_nfe:
+        words = runs[0].system.names()
+        raise ConfigError(f"{words['solver']} on {words['grid']}: {runs[0].reason}")
+    if not study.fine_steps():
         return Plan(tuple(runs), ())
     found: dict[tuple, tuple[Run, Run]] = {}
     for i, run in enumerate(runs):

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from score_lab.ablation import truth
-from score_lab.ablation.keys import key_of
+from score_lab.ablation.keys import code_of_modules, key_of
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
@@ -142,7 +141,7 @@ def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
 
 def _code() -> str:
     """Digest of what measures."""
-    return key_of({name: Path(module.__file__).read_text() for name, module in (("resampled", resampled), ("truth", truth))})
+    return code_of_modules(resampled.__name__, truth.__name__)
 
 
 def _halving(store: Store, whole: Run, half: Run) -> float:
@@ -164,9 +163,19 @@ def _contests(results: Results) -> list[Contest]:
         column = results.rank_by[model]
         values = {name: row.measured.draws[column] for name, row in rows.items() if _readable(row, column)}
         unranked = {name: _why(row, column) for name, row in rows.items() if name not in values}
+        if column == "solver_error":
+            unranked |= {name: why for name in values if (why := unresolved(results, rows[name]))}
+            values = {name: draws for name, draws in values.items() if name not in unranked}
         ranking = Ranking.of(values, unranked, lower=column not in HIGHER, alpha=results.study.alpha)
         contests.append(Contest(model, guidance, budget, rows, ranking))
     return contests
+
+
+def unresolved(results: Results, row: Row) -> str:
+    """Why the solver error of ``row`` is not ranked: it is less than what its reference is known to; empty where it is more."""
+    known = next((halving for r, halving in results.references if r.run.keys == row.run.reference), float("nan"))
+    error = row.measured.estimates["solver_error"].value
+    return "" if error > known or np.isnan(known) else f"solver_error {error:.2g}, below the {known:.2g} to which the reference is known"
 
 
 def _readable(row: Row, column: str) -> bool:
@@ -197,6 +206,10 @@ def _advice(results: Results, contest: Contest) -> str:
     where = [f"{contest.budget} NFE"]
     where += [f"model {contest.model}"] if len(results.models) > 1 else []
     where += [f"guidance {contest.guidance}"] if "guidance" in results.varying() else []
+    close = [name for name, row in contest.rows.items() if column == "solver_error" and _readable(row, column) and unresolved(results, row)]
+    if close:
+        lead = f"At {', '.join(where)}: use {' or '.join(close)}"
+        return f"{lead}: nearer to the reference than it is known, so ahead of those that are ranked."
     if not ranking.order:
         return f"At {', '.join(where)}: no sampler can be recommended, none could be measured."
     best = ranking.order[0]

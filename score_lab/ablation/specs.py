@@ -74,12 +74,17 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def name_of(spec: Mapping[str, Any] | None, none: str = "own") -> str:
-    """``DDIM(eta=0.5)``; the module of an import path is left out; ``none`` for no part at all."""
+def name_of(spec: Mapping[str, Any] | None, none: str = "own", whole: bool = False) -> str:
+    """``DDIM(eta=0.5)``; the module of an import path is left out unless ``whole``, which is unique; ``none`` for no part at all."""
     if spec is None:
         return none
-    fields = ", ".join(f"{k}={name_of(v) if isinstance(v, Mapping) and 'target' in v else v}" for k, v in spec.items() if k != "target")
-    return str(spec["target"]).rpartition(":")[2] + (f"({fields})" if fields else "")
+
+    def value(v: Any) -> str:
+        return name_of(v, whole=whole) if isinstance(v, Mapping) and "target" in v else repr(v) if whole else str(v)
+
+    fields = ", ".join(f"{k}={value(v)}" for k, v in spec.items() if k != "target")
+    target = str(spec["target"])
+    return (target if whole else target.rpartition(":")[2]) + (f"({fields})" if fields else "")
 
 
 def takes(spec: Mapping[str, Any], field: str, room: str = "score_lab.samplers") -> bool:

@@ -15,11 +15,17 @@ import numpy as np
 from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
+from score_lab.samplers import CATALOGUE
+from score_lab.samplers.integrate import chooses_levels
 
 __all__ = ["Model", "Study", "System"]
 
 LEAST_N = 20
 """Below it no interval says anything."""
+SOLVER = ("init", "step", "order", "calls", "memory")
+"""What a solver of given steps has."""
+LEAST_REFERENCE = 16
+"""Steps of a reference solution: half of them still have somewhere to start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,27 +61,31 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One combination of the axes; specifications, and None for what is the model's own (path, grid) or absent (guidance)."""
+    """One combination of the axes; specifications, and None for what is the model's own (path, grid) or absent (guidance).  ``whole``: the
+    axes on which another part of the study has the same short name, so that this one is named with its module."""
 
     model: str
     path: Mapping[str, Any] | None
     guidance: Mapping[str, Any] | None
     grid: Mapping[str, Any] | None
     solver: Mapping[str, Any]
+    whole: tuple[str, ...] = ()
 
     def names(self) -> dict[str, str]:
         """The words for each axis."""
         return {
             "model": self.model,
-            "path": name_of(self.path),
-            "guidance": _scale(self.guidance),
-            "grid": name_of(self.grid),
-            "solver": name_of(self.solver),
+            "path": name_of(self.path, whole="path" in self.whole),
+            "guidance": _scale(self.guidance, whole="guidance" in self.whole),
+            "grid": name_of(self.grid, whole="grid" in self.whole),
+            "solver": name_of(self.solver, whole="solver" in self.whole),
         }
 
 
-def _scale(spec: Mapping[str, Any] | None) -> str:
-    return "1" if spec is None else f"{spec['scale']:g}" if set(spec) == {"target", "scale"} and spec["target"] == "CFG" else name_of(spec)
+def _scale(spec: Mapping[str, Any] | None, whole: bool = False) -> str:
+    if spec is not None and set(spec) == {"target", "scale"} and spec["target"] == "CFG":
+        return f"{spec['scale']!r}" if whole else f"{spec['scale']:g}"
+    return name_of(spec, "1", whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +104,8 @@ class Study:
       rank_by: the column that ranks; empty: frechet for images, energy for points.
       alpha: of the family of all pairs at one budget.
       repeats: bootstrap draws.
-      reference_nfe: of the same noise's solution that solver error is measured from; 0: none.
+      reference_steps: of the same noise's solution that solver error is measured from (a guided step costs two evaluations); None: 8 times
+        the largest budget; 0: none.
       clip, extrapolate: outside the trained range, as in ``config.sampling``; None: as the workdir's configuration says.
       output: the folder; empty: WORKDIR/ablation.
     """
@@ -112,7 +123,7 @@ class Study:
     rank_by: str = ""
     alpha: float = 0.05
     repeats: int = 200
-    reference_nfe: int = 100
+    reference_steps: int | None = None
     clip: bool | None = None
     extrapolate: bool | None = None
     output: str = ""
@@ -126,18 +137,28 @@ class Study:
             for value in getattr(self, axis):
                 if type(value) is not int or value < least or getattr(self, axis).count(value) > 1:
                     refuse(axis, value, f"whole numbers from {least}, each once")
-        for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20), ("reference_nfe", 0)):
+        for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20)):
             if getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
+        if self.reference_steps is not None and self.reference_steps != 0 and self.reference_steps < LEAST_REFERENCE:
+            refuse("reference_steps", self.reference_steps, f"0 (none), at least {LEAST_REFERENCE}, or None (8 times the largest budget)")
         for spec in self.solver_specs():
-            build(spec, "score_lab.samplers", "solvers", needs=("init", "step", "order", "calls", "memory"))
+            find(spec["target"], "score_lab.samplers", "solvers.target", SOLVER)
+            if chooses_levels(build(spec, "score_lab.samplers", "solvers")):
+                fixed = sorted({type(e.sampler).__name__ for e in CATALOGUE.values() if not chooses_levels(e.sampler)})
+                refuse("solvers", name_of(spec), f"{', '.join(fixed)}: an adaptive solver has no budget of steps")
+            build(spec, "score_lab.samplers", "solvers", needs=SOLVER)
         for spec in filter(None, self.grid_specs()):
             find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
             build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
         for spec in filter(None, self.path_specs()):
             build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
+
+    def fine_steps(self) -> int:
+        """Steps of the reference solution; 0: none."""
+        return max(LEAST_REFERENCE, 8 * max(self.nfe)) if self.reference_steps is None else self.reference_steps
 
     def solver_specs(self) -> list[dict[str, Any]]:
         """The solvers with every varied field of theirs."""
@@ -172,7 +193,18 @@ class Study:
         """Every combination, each once, in the order of the axes."""
         guidance = [_guidance(g) for g in self.guidance]
         axes = (self.models, self.path_specs(), guidance, self.grid_specs(), self.solver_specs())
-        return [System(*parts) for parts in itertools.product(*axes)]
+        systems = [System(*parts) for parts in itertools.product(*axes)]
+        short: dict[tuple[str, str], list[Any]] = {}
+        for system in systems:
+            for axis, name in system.names().items():
+                found = short.setdefault((axis, name), [])
+                if getattr(system, axis) not in found:
+                    found.append(getattr(system, axis))
+
+        def shared(system: System) -> tuple[str, ...]:
+            return tuple(axis for axis, name in system.names().items() if len(short[axis, name]) > 1)
+
+        return [dataclasses.replace(system, whole=shared(system)) for system in systems]
 
 
 def _guidance(part: Any) -> dict[str, Any] | None:

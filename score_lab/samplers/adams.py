@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.samplers.lagrange import check_order, extrapolation, nodes_there
+from score_lab.samplers.lagrange import capped, check_order, extrapolation, nodes_there
 from score_lab.samplers.variables import Kappa
 from score_lab.types import leaf, pytree_dataclass, static
 
@@ -63,50 +63,55 @@ def _extrapolated(x_euler, f, past, w):
 
 @pytree_dataclass
 class AdamsBashforth:
-    """Order 1 to 4 on any grid, one call a step; the carry is the last ``order - 1`` slopes.
+    """``k`` slopes, 1 to 4, on any grid, one call a step: order k; the carry is the last ``k - 1`` slopes.
 
     ``variable``: ``at`` (u), ``slope`` (f), ``length``, ``finite``, ``euler`` and, where the integral has a weight, ``moments``.
     ``final``: the highest orders of the last steps; (2, 1) is what peers call lower_order_final.
     """
 
     variable: Any = leaf(default=Kappa())
-    order: int = 2
+    k: int = 2
     final: tuple[int, ...] = static(default=())
     calls = 1
     stochastic = False
 
     @property
+    def order(self) -> int:
+        """k; ``min(final) + 1`` where the last steps cap it (see ``lagrange.capped``)."""
+        return capped(self.k, self.final)
+
+    @property
     def memory(self) -> int:
         """Earlier steps."""
-        return self.order - 1
+        return self.k - 1
 
     def check(self) -> None:
-        """An order from 1 to 4; ``final`` of at least 1."""
-        check_order("AdamsBashforth", self.order, 4)
+        """1 to 4 slopes; ``final`` of at least 1."""
+        check_order("AdamsBashforth", self.k, 4)
         if not all(isinstance(p, int) and p >= 1 for p in self.final):
             refuse("AdamsBashforth.final", self.final, "orders of at least 1")
 
     def check_steps(self, steps, path) -> None:
-        """The same, and at least ``order`` steps."""
+        """The same, and at least ``k`` steps."""
         self.check()
-        check_order("AdamsBashforth", self.order, 4, steps)
+        check_order("AdamsBashforth", self.k, 4, steps)
 
     def init(self, x, steps, path):
         """No slopes yet."""
-        return _zeros(x, self.order - 1)
+        return _zeros(x, self.k - 1)
 
     def step(self, denoise, x, t, s, draw, carry):
         """One step."""
         path, u = denoise.path, self.variable
         p = denoise(x, t)
         x_euler = u.euler(path, x, t, s, p)
-        if self.order == 1:
+        if self.k == 1:
             return x_euler, (), p
-        order, past = nodes_there(denoise, 0, self.order, _node(u, path), self.final)
+        order, past = nodes_there(denoise, 0, self.k, _node(u, path), self.final)
         inside, a, b = _inside(u, path, t, s)
-        w = extrapolation(jnp.where(inside, order, 1), u.at(path, a), u.at(path, b), past, _moments(u, path, a, b, self.order))
+        w = extrapolation(jnp.where(inside, order, 1), u.at(path, a), u.at(path, b), past, _moments(u, path, a, b, self.k))
         f = _slope(u, path, t, p)
-        return _extrapolated(x_euler, f, carry, w), (f, *carry)[: self.order - 1], p
+        return _extrapolated(x_euler, f, carry, w), (f, *carry)[: self.k - 1], p
 
 
 def lms(order: int = 4) -> AdamsBashforth:

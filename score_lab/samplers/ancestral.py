@@ -22,6 +22,8 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.samplers.ddim import DDIM
+from score_lab.samplers.multipliers import nought
 from score_lab.types import Array, pytree_dataclass
 
 __all__ = ["DPM2Ancestral", "DPMPP2SAncestral", "DPMPPSDE", "EulerAncestral", "StochasticFlowEuler", "up_and_down"]
@@ -70,7 +72,15 @@ class EulerAncestral(_Ancestral):
     order = 1
     calls = 1
     memory = 0
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with eta = 0, for which ``sample`` uses the form that draws none."""
+        return not nought(self.eta)
+
+    def specialise(self) -> EulerAncestral | DDIM:
+        """DDIM where eta is 0."""
+        return DDIM(0.0, False) if float(self.eta) == 0.0 else self
 
     def step(self, denoise, x, t, s, draw, carry):
         """``x_s = alpha_s (x0 + kappa_down eps + s_noise kappa_up z)``."""

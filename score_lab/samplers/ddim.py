@@ -29,7 +29,8 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.linear import combine
 from score_lab.paths.transition import interpolate_log_variance, log_variance_bounds, transition_variances
-from score_lab.types import pytree_dataclass
+from score_lab.samplers.multipliers import nought
+from score_lab.types import pytree_dataclass, static
 
 __all__ = ["DDIM", "DDPM", "GDDIM", "ItoEuler"]
 
@@ -53,7 +54,7 @@ class DDIM:
     @property
     def stochastic(self) -> bool:
         """Whether noise is added: not with eta = 0, for which ``sample`` uses the form that draws none."""
-        return self.draws and not (isinstance(self.eta, int | float) and self.eta == 0)
+        return self.draws and not nought(self.eta)
 
     def specialise(self) -> DDIM:
         """The form without draws where eta is 0."""
@@ -67,8 +68,10 @@ class DDIM:
             refuse("DDIM.stride", self.stride, "0 < stride <= 1, or None: to the grid's next time")
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use; no ``stride`` on the way up, which it would not go."""
         self.check()
+        if self.stride is not None and steps.ascends:
+            refuse("DDIM.stride", self.stride, "None for an encoding: every step goes down by the stride, whatever the grid")
 
     def init(self, x, steps, path):
         """No history."""
@@ -141,7 +144,15 @@ class GDDIM:
     order = 1
     calls = 1
     memory = 0
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with multiplier = 0, for which ``sample`` uses the form that draws none."""
+        return not nought(self.multiplier)
+
+    def specialise(self) -> GDDIM | DDIM:
+        """DDIM where the multiplier is 0."""
+        return DDIM(0.0, False) if float(self.multiplier) == 0.0 else self
 
     def check(self) -> None:
         """``multiplier >= 0``."""
@@ -174,10 +185,19 @@ class ItoEuler:
 
     multiplier: float = 1.0
     temperature: float = 1.0
+    draws: bool = static(default=True, repr=False)
     order = 1
     calls = 1
     memory = 0
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with multiplier = 0, for which ``sample`` uses the form that draws none."""
+        return self.draws and not nought(self.multiplier)
+
+    def specialise(self) -> ItoEuler:
+        """The form without draws where the multiplier is 0."""
+        return ItoEuler(0.0, self.temperature, False) if self.draws and float(self.multiplier) == 0.0 else self
 
     def check(self) -> None:
         """``multiplier >= 0`` and ``temperature > 0``."""
@@ -201,6 +221,9 @@ class ItoEuler:
         regular = (path.alpha(t) > 0) & (sigma_s > 0)
         kappa_t, kappa_s = path.kappa(jnp.where(regular, t, 0.5)), path.kappa(jnp.where(regular, s, 0.25))
         kept = alpha_s * (kappa_t - (1 + m**2) / self.temperature * (kappa_t - kappa_s))
-        fresh = m * alpha_s * jnp.sqrt(kappa_t**2 - kappa_s**2)
         kept = jnp.where(regular, kept, jnp.where(m > 0, 0.0, sigma_s))
-        return combine((alpha_s, p.x0), (kept, p.eps), (jnp.where(regular, fresh, jnp.where(m > 0, sigma_s, 0.0)), draw())), carry, p
+        terms = (alpha_s, p.x0), (kept, p.eps)
+        if not self.draws:
+            return combine(*terms), carry, p
+        fresh = m * alpha_s * jnp.sqrt(kappa_t**2 - kappa_s**2)
+        return combine(*terms, (jnp.where(regular, fresh, jnp.where(m > 0, sigma_s, 0.0)), draw())), carry, p

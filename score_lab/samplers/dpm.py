@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction, advance, check_solver, choose, half_log_snr, second, third
+from score_lab.samplers.lagrange import capped
 from score_lab.types import leaf, pytree_dataclass
 
 __all__ = ["DPMSolverMultistep", "DPMSolverPP2M"]
@@ -49,10 +50,11 @@ class DPMSolverMultistep:
 
     @property
     def order(self) -> int:
-        """k; at most 2 for 3M as released and in the weak sense for the SDE; 1 for the SDE of order 3 as diffusers has it."""
+        """k; at most 2 for 3M as released and in the weak sense for the SDE; 1 for the SDE of order 3 as diffusers has it;
+        ``min(final_orders) + 1`` where the last steps cap it (see ``lagrange.capped``)."""
         if self.k == 3 and self.as_released == "diffusers" and self.stochastic and isinstance(self.form, DataPrediction):
             return 1
-        return min(self.k, 2) if self.as_released or self.stochastic else self.k
+        return capped(min(self.k, 2) if self.as_released or self.stochastic else self.k, self.final_orders)
 
     @property
     def memory(self) -> int:

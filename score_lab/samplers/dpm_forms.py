@@ -20,7 +20,6 @@ h is infinite to pure data or from pure noise: the step is then its limit, alpha
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -29,27 +28,17 @@ from score_lab.build import refuse
 from score_lab.denoiser import Prediction
 from score_lab.linear import combine
 from score_lab.paths.base import GaussianPath
+from score_lab.samplers.lagrange import phi
 from score_lab.types import Array, PyTree, pytree_dataclass
 
 __all__ = [
     "DataPrediction", "NoisePrediction", "Update", "advance", "check_solver", "choose", "half_log_snr", "second", "third", "weights",
 ]  # fmt: skip
 
-_TERMS = 18
-
 
 def weights(z: Array) -> tuple[Array, Array, Array]:
-    """``z phi_1(z), z phi_2(z), z phi_3(z)`` to the last bits at every finite z: by phi_3's series where |z| < 1, which does not cancel."""
-    small = jnp.abs(z) < 1.0
-    near, far = jnp.where(small, z, 0.0), jnp.where(small, 1.0, z)
-    series = jnp.zeros_like(z)
-    for n in reversed(range(_TERMS)):
-        series = series * near + 1.0 / math.factorial(n + 3)
-    one = jnp.expm1(far) / far
-    two = (one - 1.0) / far
-    three = (two - 0.5) / far
-    three = jnp.where(small, series, three)
-    two = jnp.where(small, 0.5 + near * series, two)
+    """``z phi_1(z), z phi_2(z), z phi_3(z)`` at every finite z."""
+    _, two, three = phi(3, z)
     return jnp.expm1(z), z * two, z * three
 
 

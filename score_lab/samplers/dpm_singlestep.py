@@ -19,6 +19,7 @@ kappa_down = sqrt(kappa_s^2 - kappa_up^2), not below the grid's end, then noise 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.linear import combine, select
+from score_lab.samplers.ancestral import up_and_down
 from score_lab.samplers.dpm_forms import (
     DataPrediction,
     NoisePrediction,
@@ -39,9 +41,10 @@ from score_lab.samplers.dpm_forms import (
     third,
 )  # fmt: skip
 from score_lab.samplers.grids.base import UniformLogSNR
+from score_lab.samplers.lagrange import capped
 from score_lab.types import leaf, pytree_dataclass
 
-__all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_2", "stage_3"]
+__all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_3"]
 
 R2 = 2 / 3
 """The last inner node of k = 3: with another one the method is of order 2."""
@@ -53,11 +56,6 @@ def node(path, t, s, r):
     inside = jnp.isfinite(l_s - l_t)
     l_t, l_s = jnp.where(inside, l_t, 0.0), jnp.where(inside, l_s, 0.0)
     return jnp.where(inside, path.time_of(2.0 * (l_t + r * (l_s - l_t))), t)
-
-
-def stage_2(w: tuple, r: Any, solver: str = "midpoint") -> tuple:
-    """Weights of (m(x_t), m(u_1)) for k = 2 with its node at r (Lu et al. 2022a, algorithm 1; 2022b, algorithm 1)."""
-    return second(w, r, solver)
 
 
 def stage_3(w: tuple, r1: Any, solver: str = "midpoint") -> tuple:
@@ -88,8 +86,9 @@ class DPMSolverSinglestep:
 
     @property
     def order(self) -> int:
-        """k; of ancestral steps in the weak sense: the ODE down to kappa_down and the noise up again keep the marginals."""
-        return self.k
+        """k, or what ``orders`` leave of it (see ``order_of``); of ancestral steps in the weak sense: the ODE down to kappa_down and the
+        noise up again keep the marginals."""
+        return order_of(self.orders) if self.orders else self.k
 
     @property
     def calls(self) -> int:
@@ -139,7 +138,7 @@ class DPMSolverSinglestep:
             u_1 = form.update(path, t, t_1)
             p_1 = denoise(advance(u_1, u_1.w[:1], x, (ms[0],), p), t_1, where=more, otherwise=p)
             ms.append(form.of(p_1))
-            cases.insert(0, (more, stage_2(u.w, r, self.solver)))
+            cases.insert(0, (more, second(u.w, r, self.solver)))
         if self.k == 3:
             more = u.inside & (order == 3)
             t_2, r = node(path, t, down, R2), 1 / 3 if self.r1 is None else self.r1
@@ -157,11 +156,17 @@ class DPMSolverSinglestep:
 def _ancestral(path, t, s, end, eta) -> tuple:
     """The time at kappa_down and the standard deviation of the noise on x / alpha."""
     kappa_t, kappa_s = path.kappa(t), path.kappa(s)
-    up = jnp.minimum(kappa_s, eta * kappa_s * jnp.sqrt(1.0 - (kappa_s / kappa_t) ** 2))
-    down = jnp.maximum(jnp.sqrt(jnp.maximum(kappa_s**2 - up**2, 0.0)), path.kappa(end))
+    down = jnp.maximum(up_and_down(kappa_t, kappa_s, eta)[1], path.kappa(end))
     std = jnp.sqrt(jnp.maximum(kappa_s**2 - down**2, 0.0))
     moved = (down > 0) & (down < kappa_s)
     return jnp.where(moved, path.time_of_kappa(jnp.where(moved, down, 1.0)), jnp.where(down > 0, s, end)), std
+
+
+def order_of(orders: Sequence[int]) -> int:
+    """The order of steps (or blocks) of the listed ``orders``, were the grid refined: one that stands once in the list is taken for a step
+    at an end, of which there is one however fine the grid is (see ``lagrange.capped``), one that stands there again for a part of it."""
+    again = [p for p in orders if orders.count(p) > 1]
+    return capped(min(again, default=max(orders)), [p for p in orders if orders.count(p) == 1])
 
 
 def fast_orders(nfe: int) -> tuple[int, ...]:
@@ -204,8 +209,13 @@ class DPMSolverNodes:
 
     @property
     def order(self) -> int:
-        """k for the ODE, 1 for the SDE."""
-        return 1 if self.stochastic else self.k
+        """1 for the SDE; for the ODE k, at most 2 where the last block ends with a step of order 1 (``lower_order_final``), or what
+        ``orders`` leave of it: those at which their blocks end (see ``order_of``)."""
+        if self.stochastic:
+            return 1
+        if self.orders:
+            return order_of([a for a, b in zip(self.orders, (*self.orders[1:], 1), strict=True) if b == 1])
+        return capped(self.k, (1,)) if self.lower_order_final else self.k
 
     @property
     def memory(self) -> int:
@@ -275,7 +285,7 @@ class DPMSolverNodes:
         """Weights of (m at t, at one step back, at two) for a step from ``times[-1]``."""
         levels = [half_log_snr(path, v) for v in times]
         r = [v - levels[-1] for v in levels[:-1]]
-        r = [jnp.where(jnp.isfinite(v) & (v > 0), v, 2.0 - i) / u.h for i, v in enumerate(r)]
+        r = [jnp.where(jnp.isfinite(v) & (v * u.h > 0), v / u.h, (2.0 - i) / u.h) for i, v in enumerate(r)]
         if len(times) == 2:
             return second(u.w, r[0], self.solver)[::-1]
         if self.solver == "midpoint":

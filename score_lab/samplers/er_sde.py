@@ -15,6 +15,7 @@ The step to data and the one from alpha_t = 0 are first order.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -23,7 +24,8 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.types import Array, leaf, pytree_dataclass
+from score_lab.samplers.multipliers import nought
+from score_lab.types import Array, leaf, pytree_dataclass, static
 
 __all__ = ["ERSDE", "ERSDENoise", "PowerNoise"]
 
@@ -71,8 +73,18 @@ class ERSDE:
     levels: int = 3
     noise: Any = leaf(default=ERSDENoise())
     as_released: bool = False
+    draws: bool = static(default=True, repr=False)
     calls = 1
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with ``PowerNoise(0)``, for which ``sample`` uses the form that draws none."""
+        return self.draws and not (isinstance(self.noise, PowerNoise) and nought(self.noise.p))
+
+    def specialise(self) -> ERSDE:
+        """The form without draws where phi = kappa."""
+        still = isinstance(self.noise, PowerNoise) and float(self.noise.p) == 0.0
+        return dataclasses.replace(self, draws=False) if self.draws and still else self
 
     @property
     def order(self) -> int:
@@ -92,8 +104,10 @@ class ERSDE:
             self.noise.check()
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use, and at least ``levels`` steps."""
         self.check()
+        if (n := steps.t.shape[0]) < self.levels:
+            refuse("grid.num_steps", n, f"at least {self.levels} for ERSDE with levels={self.levels}")
 
     def init(self, x, steps, path):
         """No predictions yet, newest first."""
@@ -109,7 +123,9 @@ class ERSDE:
         shrink, fresh = jnp.exp(fall), jnp.sqrt(-jnp.expm1(2.0 * fall))  # q kappa_t = shrink kappa_s
         c = self._corrections(denoise, inside, low, high)
         new, *old = (alpha_s * v for v in c)
-        terms = [(alpha_s + new, p.x0), (alpha_s * kappa_s * shrink, p.eps), (alpha_s * kappa_s * fresh, draw())]
+        terms = [(alpha_s + new, p.x0), (alpha_s * kappa_s * shrink, p.eps)]
+        if self.draws:
+            terms.append((alpha_s * kappa_s * fresh, draw()))
         x_s = combine(*terms, *zip(old, carry, strict=True))
         return x_s, (p.x0, *carry)[: self.memory], p
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.types import Array
 
-__all__ = ["check_order", "extrapolation", "nodes_there", "phi", "weights"]
+__all__ = ["capped", "check_order", "extrapolation", "nodes_there", "phi", "weights"]
 
 _TAYLOR, _TERMS = 2.0, 26
 
@@ -87,10 +87,19 @@ def extrapolation(p: Array, u_t: Array, u_s: Array, past: Sequence, moments: Seq
     return total
 
 
+def capped(order: int, caps: Sequence[int]) -> int:
+    """The order of a method of ``order`` whose last steps are of the orders ``caps``: ``min(order, min(caps) + 1)``.
+
+    A step of order p errs by O(h^{p+1}), which the steps after it carry on with a factor that is bounded in h: as many of them as grows
+    with 1 / h make O(h^p) together, a number that does not grow O(h^{p+1}).
+    """
+    return min([order, *(p + 1 for p in caps)])
+
+
 def check_order(name: str, order: int, largest: int, steps=None) -> None:
-    """ConfigError unless ``order`` is a whole number from 1 to ``largest`` and the grid has at least that many steps."""
+    """ConfigError unless ``k`` = ``order`` is a whole number from 1 to ``largest`` and the grid has at least that many steps."""
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= largest:
-        refuse(f"{name}.order", order, f"a whole number from 1 to {largest}")
+        refuse(f"{name}.k", order, f"a whole number from 1 to {largest}")
     if steps is not None and steps.t.shape[0] < order:
         allowed = f"at least {order} for {name} of order {order}, which starts with orders 1, 2, ..., {order}"
         refuse("grid.num_steps", steps.t.shape[0], allowed)

@@ -57,9 +57,9 @@ def sample(
 
     Another key, grid value, path value or guidance scale recompiles nothing; another sampler, shape or number of steps does.
 
-    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` of the wrong shape, a grid that does
-    not descend. """
-    return _sample(*_arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
+    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` or ``shape`` that the denoiser does
+    not take, a grid that does not descend. """
+    return _told(_sample, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
 
 
 def memory_of(
@@ -67,7 +67,7 @@ def memory_of(
     x_T: PyTree | None = None, index: Any = None, cond: Any = None, recorder: Recorder | None = None, noise: Any = None,
 ) -> int:  # fmt: skip
     """The bytes that ``sample`` with these arguments needs on one device, as its compiled program says: arguments, results, temporaries."""
-    program = _sample.lower(*_arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise)).compile()
+    program = _told(_sample.lower, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise)).compile()
     found = program.memory_analysis()
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 
@@ -85,6 +85,46 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
     key = jax.random.key(0) if key is None else key
     noise = jax.tree_util.Partial(noise) if jax.tree_util.all_leaves([noise]) and callable(noise) else noise
     return denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like
+
+
+def _told(call: Any, arguments: tuple) -> Any:
+    """``call(*arguments)``; where it cannot be traced, ConfigError if that is because the denoiser does not take the states."""
+    try:
+        return call(*arguments)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, IndexError) as error:
+        denoiser, _, steps, x_T, _, index, cond, *_, like = arguments
+        _check_states(denoiser, steps, x_T, index.shape[0], cond, like, error)
+        raise
+
+
+def _check_states(denoiser, steps, x_T, n, cond, like, error) -> None:
+    """ConfigError, from ``error``, unless the denoiser alone, traced on the states, gives x0 and eps of their shapes."""
+    shapes = jax.tree.map(np.shape, x_T) if like is None else shape_of(like, n)
+    x = jax.tree.map(lambda m: jax.ShapeDtypeStruct(tuple(m), jnp.result_type(float)), shapes, is_leaf=_is_shape)
+
+    def call(denoiser, x, t, s, cond):
+        p = denoiser(x, t, cond, s=s, step=jnp.zeros((), jnp.int32))
+        return p.x0, p.eps
+
+    try:
+        found = jax.eval_shape(call, denoiser, x, steps.t[0], steps.s[0], cond)
+    except (TypeError, ValueError, IndexError) as refusal:
+        words = str(refusal).strip().split("\n")[0][:200]
+    else:
+        made = [jax.tree.map(lambda v: v.shape, part) for part in found]
+        if all(part == jax.tree.map(lambda v: v.shape, x) for part in made):
+            return
+        words = f"x0 and eps come back as {made[0]} and {made[1]}"
+    while hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    known = np.shape(denoiser.mean) if hasattr(denoiser, "mean") else np.shape(denoiser.means)[1:] if hasattr(denoiser, "means") else None
+    takes = "states that the denoiser takes" if known is None else f"({', '.join(map(str, ('n', *known)))})"
+    try:
+        refuse("sample.x_T" if like is None else "sample.shape", shapes, f"{takes}: in {type(denoiser).__name__}, {words}")
+    except ConfigError as refused:
+        raise refused from error
 
 
 @partial(jax.jit, static_argnames=("like",))

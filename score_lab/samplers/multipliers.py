@@ -17,7 +17,12 @@ from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, pytree_dataclass, static
 
-__all__ = ["Multiplier", "Rate", "SiTDiffusion", "multiplier_of"]
+__all__ = ["Multiplier", "Rate", "SiTDiffusion", "multiplier_of", "nought"]
+
+
+def nought(value: Any) -> bool:
+    """Whether ``value`` is a Python 0: what a solver is known by, before it runs, to draw nothing."""
+    return isinstance(value, int | float) and value == 0
 
 
 @pytree_dataclass

@@ -15,13 +15,16 @@ whatever the number of nodes beyond two: between two levels x0 is a diffusion, n
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
 from score_lab.linear import combine, select
-from score_lab.types import Array, pytree_dataclass
+from score_lab.samplers.multipliers import nought
+from score_lab.types import Array, pytree_dataclass, static
 
 __all__ = ["SASolver"]
 
@@ -58,8 +61,17 @@ class SASolver:
     tau: float = 1.0
     kappa_min: float = 0.0
     kappa_max: float = float("inf")
+    draws: bool = static(default=True, repr=False)
     calls = 1
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with tau = 0, for which ``sample`` uses the form that draws none."""
+        return self.draws and not nought(self.tau)
+
+    def specialise(self) -> SASolver:
+        """The form without draws where tau is 0."""
+        return dataclasses.replace(self, tau=0.0, draws=False) if self.draws and float(self.tau) == 0.0 else self
 
     @property
     def order(self) -> int:
@@ -83,8 +95,11 @@ class SASolver:
             refuse("SASolver.kappa_min, kappa_max", (self.kappa_min, self.kappa_max), "0 <= kappa_min <= kappa_max")
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use; as many steps as fill the nodes, one more than are kept."""
         self.check()
+        if (n := steps.t.shape[0]) <= self.memory:
+            allowed = f"at least {self.memory + 1} for SASolver with predictor={self.predictor}, corrector={self.corrector}"
+            refuse("grid.num_steps", n, allowed)
 
     def init(self, x, steps, path):
         """No predictions yet, newest first; and, with a corrector, the last step without its integral."""
@@ -115,7 +130,8 @@ class SASolver:
         integral = self._integral(path, t, s, h, nodes, [good, *(g & good for g in there[:n])], (p.x0, *past))
         tau, sigma_s = self._tau(path, t), path.sigma(s)
         decay = jnp.where(tau > 0, tau**2 * jnp.where(tau > 0, h, 0.0), 0.0)
-        rest = combine((sigma_s / path.sigma(t) * jnp.exp(-decay), x), (sigma_s * jnp.sqrt(-jnp.expm1(-2.0 * decay)), draw()))
+        fresh = [(sigma_s * jnp.sqrt(-jnp.expm1(-2.0 * decay)), draw())] if self.draws else []
+        rest = combine((sigma_s / path.sigma(t) * jnp.exp(-decay), x), *fresh)
         x_s = combine((1.0, rest), *integral)
         return x_s, ((p.x0, *past)[: self.memory], rest if self.corrector else ()), p
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.samplers.multipliers import multiplier_of
-from score_lab.types import leaf, pytree_dataclass
+from score_lab.samplers.multipliers import Multiplier, multiplier_of, nought
+from score_lab.types import leaf, pytree_dataclass, static
 
 __all__ = ["EulerMaruyama", "StochasticHeun"]
 
@@ -36,6 +36,16 @@ def _check(name: str, multiplier: Any) -> None:
         part.check()
 
 
+def _still(multiplier: Any) -> bool:
+    """Whether the multiplier is a Python 0, or the part that stands for it."""
+    return nought(multiplier.m if isinstance(multiplier, Multiplier) else multiplier)
+
+
+def _draws(multiplier: Any) -> bool:
+    """Whether the noise of the part with ``rate`` is other than that of a constant multiplier 0."""
+    return not (isinstance(multiplier, Multiplier) and float(multiplier.m) == 0.0)
+
+
 def _finite(path, t, w):
     """Whether k is finite at t."""
     return jnp.isfinite(path.alpha_dot(t)) & jnp.isfinite(path.sigma_dot(t)) & jnp.isfinite(w)
@@ -45,6 +55,12 @@ def _limit(path, s, w):
     """Coefficients of (x, x0, eps, z) to data, or from a level where w is infinite."""
     sigma_s = path.sigma(s)
     return 0.0, path.alpha(s), jnp.where(w > 0, 0.0, sigma_s), jnp.where(w > 0, sigma_s, 0.0)
+
+
+def _moved(c, x, p, draw):
+    """The combination with coefficients of (x, x0, eps, z), without z where nothing draws it."""
+    terms = (x, p.x0, p.eps) if draw is None else (x, p.x0, p.eps, draw())
+    return combine(*zip(c[: len(terms)], terms, strict=True))
 
 
 def _slope(path, t, w):
@@ -59,14 +75,19 @@ class EulerMaruyama:
 
     multiplier: Any = leaf(default=1.0)
     increment: str = "g2h"
+    draws: bool = static(default=True, repr=False)
     order = 1
     calls = 1
     memory = 0
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with multiplier = 0, for which ``sample`` uses the form that draws none."""
+        return self.draws and not _still(self.multiplier)
 
     def specialise(self) -> EulerMaruyama:
-        """A number or a function as the part that it stands for."""
-        return EulerMaruyama(multiplier_of(self.multiplier), self.increment)
+        """A number or a function as the part that it stands for; the form without draws where it is 0."""
+        return EulerMaruyama(part := multiplier_of(self.multiplier), self.increment, self.draws and _draws(part))
 
     def check(self) -> None:
         """``multiplier >= 0`` and a known increment."""
@@ -90,7 +111,7 @@ class EulerMaruyama:
         a, b = jnp.where(regular, t, 0.5), jnp.where(regular, s, 0.25)
         moved = (_exact if exact else _g2h)(path, a, b, rate(path, a))
         c = [jnp.where(regular, u, v) for u, v in zip(moved, _limit(path, s, w), strict=True)]
-        return combine(*zip(c, (x, p.x0, p.eps, draw()), strict=True)), carry, p
+        return _moved(c, x, p, draw if self.draws else None), carry, p
 
 
 def _g2h(path, t, s, w):
@@ -111,14 +132,19 @@ class StochasticHeun:
     """Weak order 2, strong order 1, two calls and one draw a step; ``multiplier`` as in ``EulerMaruyama``.  One call to data."""
 
     multiplier: Any = leaf(default=1.0)
+    draws: bool = static(default=True, repr=False)
     order = 2
     calls = 2
     memory = 0
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with multiplier = 0, for which ``sample`` uses the form that draws none."""
+        return self.draws and not _still(self.multiplier)
 
     def specialise(self) -> StochasticHeun:
-        """A number or a function as the part that it stands for."""
-        return StochasticHeun(multiplier_of(self.multiplier))
+        """A number or a function as the part that it stands for; the form without draws where it is 0."""
+        return StochasticHeun(part := multiplier_of(self.multiplier), self.draws and _draws(part))
 
     def check(self) -> None:
         """``multiplier >= 0``."""
@@ -145,7 +171,7 @@ class StochasticHeun:
         k_0, k_e = _slope(path, a, w_a)
         moved = 1.0, -h * k_0, -h * k_e, jnp.sqrt(0.5 * h * (w_a + w_b))
         c = [jnp.where(regular, u, v) for u, v in zip(moved, _limit(path, s, w), strict=True)]
-        x_euler = combine(*zip(c, (x, p.x0, p.eps, draw()), strict=True))
+        x_euler = _moved(c, x, p, draw if self.draws else None)
         p_s = denoise(x_euler, s, where=second, otherwise=p)
         half, (q_0, q_e) = jnp.where(second, 0.5 * h, 0.0), _slope(path, b, w_b)
         terms = (-half * q_0, p_s.x0), (-half * q_e, p_s.eps), (half * k_0, p.x0), (half * k_e, p.eps)

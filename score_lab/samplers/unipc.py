@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.samplers.lagrange import check_order, nodes_there, phi, weights
+from score_lab.samplers.lagrange import capped, check_order, nodes_there, phi, weights
 from score_lab.types import pytree_dataclass, static
 
 __all__ = ["UniPC"]
@@ -31,13 +31,13 @@ __all__ = ["UniPC"]
 
 @pytree_dataclass
 class UniPC:
-    """``order`` p from 1 to 3: what UniP-p has alone; with the corrector the interior formula has p + 1.
+    """``k``, the paper's p, from 1 to 3: the order that UniP-p has alone; with the corrector the interior formula has p + 1.
 
     ``B`` "bh1" or "bh2"; ``predict`` "x0" or "eps"; ``corrector`` False is UniP; ``uncorrected``: the numbers of steps whose results are
     not corrected (diffusers' disable_corrector); ``final``: the highest orders of the last steps, (2, 1) is lower_order_final.
     """
 
-    order: int = 2
+    k: int = 2
     B: str = "bh2"
     predict: str = "x0"
     corrector: bool = True
@@ -47,13 +47,18 @@ class UniPC:
     stochastic = False
 
     @property
+    def order(self) -> int:
+        """k; ``min(final) + 1`` where the last steps cap it (see ``lagrange.capped``; the last state is not corrected)."""
+        return capped(self.k, self.final)
+
+    @property
     def memory(self) -> int:
         """Earlier steps."""
-        return self.order if self.corrector else self.order - 1
+        return self.k if self.corrector else self.k - 1
 
     def check(self) -> None:
-        """An order from 1 to 3 and known options."""
-        check_order("UniPC", self.order, 3)
+        """k from 1 to 3 and known options."""
+        check_order("UniPC", self.k, 3)
         for name, known in (("B", ("bh1", "bh2")), ("predict", ("x0", "eps"))):
             if getattr(self, name) not in known:
                 refuse(f"UniPC.{name}", getattr(self, name), " or ".join(known), known)
@@ -63,13 +68,13 @@ class UniPC:
             refuse("UniPC.uncorrected", self.uncorrected, "numbers of steps, 0 and up")
 
     def check_steps(self, steps, path) -> None:
-        """The same, and a grid of at least ``order`` steps."""
+        """The same, and a grid of at least ``k`` steps."""
         self.check()
-        check_order("UniPC", self.order, 3, steps)
+        check_order("UniPC", self.k, 3, steps)
 
     def init(self, x, steps, path):
         """Nothing yet."""
-        return tuple(jax.tree.map(jnp.zeros_like, x) for _ in range(self.order + 1 if self.corrector else self.order - 1))
+        return tuple(jax.tree.map(jnp.zeros_like, x) for _ in range(self.k + 1 if self.corrector else self.k - 1))
 
     def step(self, denoise, x, t, s, draw, carry):
         """Corrects the state at t by the new output, then predicts from there to s."""
@@ -77,11 +82,11 @@ class UniPC:
         p = denoise(x, t)
         m = p.x0 if self.predict == "x0" else p.eps
         if not self.corrector:
-            return self._predict(denoise, path, x, t, s, m, p, carry), (m, *carry)[: self.order - 1], p
+            return self._predict(denoise, path, x, t, s, m, p, carry), (m, *carry)[: self.k - 1], p
         x_last, *past = carry
         x = self._correct(denoise, path, x, x_last, t, m, past)
-        x_s = self._predict(denoise, path, x, t, s, m, p, past[: self.order - 1])
-        return x_s, (x, m, *past)[: self.order + 1], p
+        x_s = self._predict(denoise, path, x, t, s, m, p, past[: self.k - 1])
+        return x_s, (x, m, *past)[: self.k + 1], p
 
     def _scales(self, path, t, s):
         """``(x's factor, sigma_s or alpha_s, e^z - 1, z)`` of the step t -> s."""
@@ -92,7 +97,7 @@ class UniPC:
 
     def _predict(self, denoise, path, x, t, s, m, p, past):
         """UniP of the order at hand."""
-        order, nodes = nodes_there(denoise, 0, self.order, lambda u: 0.5 * path.log_snr(u), self.final)
+        order, nodes = nodes_there(denoise, 0, self.k, lambda u: 0.5 * path.log_snr(u), self.final)
         inside = jnp.isfinite(path.log_snr(t)) & jnp.isfinite(path.log_snr(s))
         a, b = jnp.where(inside, t, 0.5), jnp.where(inside, s, 0.25)
         c_x, scale, e, z = self._scales(path, a, b)
@@ -110,7 +115,7 @@ class UniPC:
     def _correct(self, denoise, path, x, x_last, t, m, past):
         """UniC of the last step's order, from the corrected state where that step started; ``x`` itself where it is not corrected."""
         (start, there), k = denoise.before(1), denoise.step - 1
-        order, nodes = nodes_there(denoise, 1, self.order, lambda u: 0.5 * path.log_snr(u), self.final)
+        order, nodes = nodes_there(denoise, 1, self.k, lambda u: 0.5 * path.log_snr(u), self.final)
         used = there & jnp.isfinite(path.log_snr(start)) & jnp.isfinite(path.log_snr(t))
         for i in self.uncorrected:
             used &= k != i
@@ -127,9 +132,9 @@ class UniPC:
         h = 0.5 * path.log_snr(s) - l_t
         r = [jnp.where(i < order, (jnp.where(i < order, u, l_t) - l_t) / h, -float(i)) for i, u in enumerate(nodes, 1)]
         B = z if self.B == "bh1" else jnp.expm1(z)
-        b = [math.factorial(k) * z * v for k, v in enumerate(phi(self.order + 1, z)) if k]
+        b = [math.factorial(k) * z * v for k, v in enumerate(phi(self.k + 1, z)) if k]
         total = [0.0] * (len(nodes) + corrector)
-        for p in range(1 if corrector else 2, self.order + 1):
+        for p in range(1 if corrector else 2, self.k + 1):
             at = ([1.0] if corrector else []) + r[: p - 1]
             a = [0.5 * B] if len(at) == 1 else weights(at, b[: len(at)])
             for i, (v, r_i) in enumerate(zip(a, at, strict=True)):

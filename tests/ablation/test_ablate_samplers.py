@@ -30,7 +30,7 @@ def get_config():
         "models": {"two": {"denoiser": {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)),
                                         "variances": (0.05, 0.1)}, "path": {"target": "VP"}}},
         "solvers": ("DDIM", "outside_of_here.samplers:Midway"), "grids": ("UniformLogSNR(end=6)",), "nfe": (4, 8),
-        "seeds": (0, 1), "n": 80, "chunk": 80, "repeats": 60, "reference_nfe": 31,
+        "seeds": (0, 1), "n": 80, "chunk": 80, "repeats": 60, "reference_steps": 32,
     })
 '''
 TIMES = ("ms", "compile s", "MB")
@@ -98,6 +98,8 @@ def test_what_it_leaves_behind(done):
     assert "Not distinguishable" in text or "distinguishable from all" in text
     assert "The ODE itself reads" in text
     assert "Midway: 2 steps cost 3 of 4; 3 would cost 5" in text
+    assert "grid UniformLogSNR(end=6) on path own ends at data, by a last step from kappa = 0.04979" in text  # exp(-6 / 2)
+    assert [r["family"] for r in table] == ["one-step", "-"] * 2 + ["-"] * 2
     pairs = rows(done, "pairs")
     assert len(pairs) == 2 and all(float(p["p"]) <= float(p["p_holm"]) <= 1 for p in pairs)
     assert [r["rank"] for r in rows(done, "ranking")] == ["1", "2"] * 2
@@ -164,6 +166,15 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     assert len(failed) == 2 and "DPMSolverPP2M" in failed[0][3]  # a grid that renoises and a solver that remembers: one line, one per seed
     churned = [r for r in rows(tmp_path / "out") if r["grid"].startswith("Churn") and r["solver"] == "DDIM"]
     assert len(churned) == 1 and churned[0]["solver_error"] == "nan"  # not defined for what is stochastic
+
+
+def test_a_budget_that_one_solver_does_not_fit_is_a_row_with_its_reason(config, unpainted, tmp_path, capsys):
+    """Two steps of Midway cost 3, two of DDIM 2: the study goes on without the one row."""
+    output = tmp_path / "out"
+    assert run("ablate_samplers", f"--config={config}", f"--output={output}", "--nfe=2", "--config.reference_steps=0") == 0
+    assert "failed  Midway at 2 NFE: nfe: 2 is refused; allowed: at least 3" in capsys.readouterr().out
+    ranks = {r["sampler"]: r["rank"] for r in rows(output, "ranking")}
+    assert ranks == {"DDIM": "1", "Midway": ""} and [r["steps"] for r in rows(output)[:2]] == ["2", "-"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The parts of an ablation one by one: words and specifications, budgets, keys, the store."""
 
 import dataclasses
+import importlib
 import sqlite3
+import sys
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +12,19 @@ import pytest
 
 from configs.ablate import get_config
 from experiments.ablation_parts import study_fields
-from score_lab.ablation import Cell, Store, Study, key_of
-from score_lab.ablation.counting import BudgetError, blank_of, count_nfe, fit
+from score_lab.ablation import Cell, Model, Store, Study, System, key_of, keys, plan
+from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
-from score_lab.ablation.plan import levels
+from score_lab.ablation.plan import REFERENCE, Run, levels
+from score_lab.ablation.results import Results, Row, unresolved
 from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
+from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
 from score_lab.evaluation import Estimate
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
-from score_lab.samplers import DDIM, Churn, Heun, Karras, T, UniformLogSNR, UniformTime, sample
+from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
 
 MIXTURE = GaussianMixture(
     VP(), np.ones(2, np.float32), np.array([[1.0, 0], [-1, 0]], np.float32), np.full(2, 0.1, np.float32), np.array([0, 1])
@@ -121,6 +126,35 @@ def test_the_reference_goes_from_the_same_start_to_the_same_end_and_every_step_m
         np.testing.assert_allclose(np.diff(inner)[1:-1], np.diff(inner)[2], rtol=1e-2)
 
 
+def test_the_reference_is_nearer_to_the_solution_than_it_says(x64):
+    """The distance to half its steps bounds its own error, seen from RK4 with 4000; and UniPC-3 at 50 NFE reads what is true."""
+    path, x_T = VP(), np.random.default_rng(0).standard_normal((40, 2))
+    mixture = GaussianMixture(path, np.ones(2), np.array([[1.0, 0], [-1, 0.5]]), np.array([0.02, 0.1]))
+    grid = UniformLogSNR(50, end=8.0)
+
+    def solution(solver, count):
+        return np.asarray(sample(mixture, solver, Times(tuple(levels(grid.steps(path), mixture, count))), x_T=jnp.asarray(x_T)).x)
+
+    def apart(a, b):
+        return np.sqrt(np.mean((a - b) ** 2))
+
+    reference = build(REFERENCE, "score_lab.samplers")
+    truth, whole, half = solution(RK4(), 4000), solution(reference, 400), solution(reference, 200)
+    assert apart(whole, truth) < 0.2 * apart(whole, half)
+    shown = np.asarray(sample(mixture, UniPC(3), grid, x_T=jnp.asarray(x_T)).x)
+    np.testing.assert_allclose(apart(shown, whole), apart(shown, truth), rtol=0.02)
+
+
+def test_a_solver_error_below_what_the_reference_is_known_to_is_not_ranked():
+    system = System("m", None, None, None, {"target": "DDIM"})
+    solved = Row(Run(system, Budget(400, 400, 400.0), {}, ("r",)), (), Measured())
+    error = Measured({"solver_error": Estimate(1e-3, 9e-4, 1.1e-3, 50)})
+    row = Row(Run(system, Budget(50, 50, 50.0), {}, ("k",), reference=("r",)), (), error)
+    for halving, said in ((2e-3, "below the 0.002 to which the reference is known"), (5e-4, "")):
+        results = Results(Study(**GOOD), {}, (row,), ((solved, halving),), {}, (), {"m": "solver_error"})
+        assert said in unresolved(results, row) and bool(said) == bool(unresolved(results, row))
+
+
 def test_a_key_changes_with_everything_that_makes_the_samples():
     what = {"section": {"sampler": {"target": "DDIM", "eta": 0.0}}, "seed": 0, "n": 5}
     assert key_of(what) == key_of(dict(reversed(what.items()))) and len(key_of(what)) == 32
@@ -178,6 +212,7 @@ GOOD = {"models": {"m": {"workdir": "w"}}, "solvers": ("DDIM",)}
         ({"solvers": ("DDIM(eta=2)",)}, "0 <= eta <= 1"),
         ({"solvers": ("UniformTime",)}, "solvers"),
         ({"solvers": ()}, "solvers.*at least one"),
+        ({"solvers": ("DDIM", "Dopri5(rtol=1e-3)")}, r"solvers: 'Dopri5\(rtol=0.001\)' is refused; allowed: .*DDIM.*an adaptive solver"),
         ({"grids": ("Karas",)}, "did you mean 'Karras'"),
         ({"paths": ("VPP",)}, "paths"),
         ({"nfe": (0,)}, "nfe.*from 1"),
@@ -185,6 +220,7 @@ GOOD = {"models": {"m": {"workdir": "w"}}, "solvers": ("DDIM",)}
         ({"seeds": (-1,)}, "seeds"),
         ({"n": 3}, "n: 3.*at least 20"),
         ({"alpha": 1.5}, "alpha"),
+        ({"reference_steps": 3}, "reference_steps: 3.*at least 16"),
         ({"vary": {"eta": (0.0,)}}, "solver.FIELD"),
         ({"modles": {}}, "did you mean 'models'"),
     ],
@@ -208,3 +244,86 @@ def test_a_study_spans_every_combination_once():
     systems = study.systems()
     assert len(systems) == 2 * 2 * 2 * 2 * 3 and len({tuple(s.names().items()) for s in systems}) == len(systems)
     assert {s.names()["guidance"] for s in systems} == {"1", "2"}
+
+
+def test_parts_of_one_name_from_two_modules_are_named_with_them():
+    """Also numbers and guidance scales that read the same in short."""
+    study = Study({"a": {}}, ("old.a:Mine", "new.b:Mine", "DDIM"), vary={}, guidance=(2.0, 2.00000001))
+    systems = study.systems()
+    assert {s.names()["solver"] for s in systems} == {"old.a:Mine", "new.b:Mine", "DDIM"}
+    assert {s.names()["guidance"] for s in systems} == {"2.0", "2.00000001"}
+    assert [s.names()["solver"] for s in Study({"a": {}}, ("old.a:Mine", "DDIM")).systems()] == ["Mine", "DDIM"]
+
+
+FILES = {
+    "__init__.py": "from .solver import Mine\nfrom .other import unrelated\n",
+    "solver.py": "import dataclasses\nfrom . import tables\nfrom .maths import weights\n\n"
+    "@dataclasses.dataclass\nclass Mine:\n    k: int = 2\n",
+    "tables.py": "ROWS = 3\n",
+    "maths.py": "def weights():\n    from package_of_keys.deep import inner\n    return inner()\n",
+    "deep.py": "import package_of_keys.deep as itself\ndef inner():\n    return 1\n",
+    "other.py": "def unrelated():\n    return 2\n",
+}
+
+
+def test_the_code_of_a_part_is_all_that_it_imports_from_its_own_package(tmp_path, monkeypatch):
+    """A module three imports away, imported where it is used, changes the key; one that it does not need does not."""
+    folder = tmp_path / "package_of_keys"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    part = importlib.import_module("package_of_keys").Mine()
+
+    def code_with(name, more):
+        (folder / name).write_text(FILES[name] + more)
+        keys._source.cache_clear()
+        keys._imported.cache_clear()
+        found = code_of(part)
+        (folder / name).write_text(FILES[name])
+        return found
+
+    before = code_with("deep.py", "")
+    assert {name for name in FILES if code_with(name, "# a fix\n") != before} == {"solver.py", "tables.py", "maths.py", "deep.py"}
+    assert code_of(type(part)) == before != code_of(DDIM())
+    for name in [n for n in sys.modules if n.partition(".")[0] == "package_of_keys"]:
+        monkeypatch.delitem(sys.modules, name)
+    keys._source.cache_clear()
+    keys._imported.cache_clear()
+
+
+def test_what_a_solver_shares_with_others_is_its_code():
+    """deis is a function; its weights come from lagrange.py."""
+    assert "score_lab.samplers.lagrange" in keys._imported("score_lab.samplers.adams")
+    assert "score_lab.samplers" not in keys._imported("score_lab.samplers.deis")
+    assert code_of(AdamsBashforth(T(), 2)) == code_of(AdamsBashforth(T(), 3)) != code_of(DDIM())
+
+
+def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_steps_begins(tmp_path, monkeypatch):
+    """DPM-Solver++ at eta = 0.0 is the ODE, so it has a solver error; ``calls`` is read from the solver that is built."""
+    guesses = []
+    monkeypatch.setattr(plan, "fit", lambda count, nfe, guess, fixed: guesses.append(guess) or Budget(nfe, 5, 5.0))
+
+    def assemble(section, denoiser):
+        return denoiser, *(build(section[part], "score_lab.samplers") for part in ("sampler", "grid"))
+
+    model = Model("m", MIXTURE, (2,), "d", None, assemble)
+    study = Study({"m": {}}, ("DPMSolverSinglestep(k=3)",))
+    planner = plan._Planner(study, {"m": model}, Store(tmp_path))
+    runs = {}
+    for text in ("DPMSolverMultistep(eta=0.0)", "DPMSolverMultistep(eta=1.0)", "DPMSolverSinglestep(k=2)", "DPMSolverSinglestep(k=3)"):
+        runs[text] = planner.run(System("m", None, None, {"target": "UniformLogSNR"}, spec_of(text, "solvers")), 6)
+    assert [r.deterministic for r in runs.values()] == [True, False, True, True] and not any(r.reason for r in runs.values())
+    assert guesses == [1.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("solver", "family"),
+    [
+        ("DDIM", "one-step"), ("DDIM(eta=1)", "stochastic"), ("UniPC", "multistep"), ("DPMSolverSinglestep", "exponential, singlestep"),
+        ("DPMSolverMultistep(eta=1.0)", "stochastic"), ("deis", "multistep"), ("Rows", "-"),
+    ],
+)  # fmt: skip
+def test_a_family_is_that_of_the_catalogue_for_what_is_run(solver, family):
+    part = SimpleNamespace(stochastic=False) if solver == "Rows" else build(spec_of(solver, "solvers"), "score_lab.samplers")
+    assert plan.family_of(part) == family

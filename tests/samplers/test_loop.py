@@ -9,6 +9,7 @@ import pytest
 from samplers.exact import Gaussian, Mixture
 from samplers.fake import Counting, rows_fed, small
 
+from score_lab.analytic import GaussianBands, GaussianMixture
 from score_lab.build import ConfigError
 from score_lab.guidance import CFG, ClipX0
 from score_lab.paths import EDM, VE, VP, LinearFlow
@@ -32,9 +33,11 @@ from score_lab.samplers import (
 )
 from score_lab.samplers.loop import _sample
 from score_lab.targets import F
+from score_lab.types import pytree_dataclass
 
 GRID = UniformTime(4)
 COND = {"label": jnp.array([0, 1, 2])}
+BANDS = GaussianBands(VP(), np.ones(4), np.ones(4))
 EVERY = [DDIM(), DDPM(), Heun(), Heun(T(), at_data=True), EulerMaruyama(), DPMSolverPP2M()]
 
 
@@ -183,6 +186,35 @@ def test_levels_outside_the_trained_range_may_be_clipped():
     assert np.isfinite(sample(denoiser, Heun(), GRID, (3, 2)).x).all()
     inside = UniformLogSNR(4, -6.0, 8.0)
     assert np.isfinite(sample(small(LinearFlow(), F(0.7), log_snr_range=(-6.0, 8.0)), Heun(), inside, (3, 2)).x).all()
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "states", "message"),
+    [
+        (small(VP(), F(0.7)), {"x_T": jnp.ones((3, 5))}, r"sample.x_T: \(3, 5\) is refused; .*that the denoiser takes: in Net"),
+        (small(VP(), F(0.7)), {"shape": (3, 5)}, r"sample.shape: \(3, 5\) is refused; .*NetworkDenoiser"),
+        (CFG(small(VP(), F(0.7)), 2.0), {"shape": (3, 5), "cond": COND}, r"sample.shape: \(3, 5\) is refused; .*NetworkDenoiser"),
+        (GaussianMixture(VP(), np.ones(2), np.ones((2, 4)), np.ones(2)), {"shape": (3, 5)}, r"sample.shape: \(3, 5\) .*allowed: \(n, 4\)"),
+        (BANDS, {"x_T": jnp.ones((3, 1))}, r"sample.x_T: \(3, 1\) .*\(n, 4\).*x0 and eps come back as \(3, 4\)"),
+    ],
+    ids=["x_T", "shape", "guided", "mixture", "broadcast"],
+)
+def test_states_that_the_denoiser_does_not_take_are_refused(denoiser, states, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        sample(denoiser, DDIM(), GRID, **states)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_error_that_is_not_of_the_states_is_its_own():
+    """A sampler's own TypeError comes through."""
+
+    @pytree_dataclass
+    class Broken(DDPM):
+        def step(self, denoise, x, t, s, draw, carry):
+            raise TypeError("of the sampler")
+
+    with pytest.raises(TypeError, match="of the sampler"):
+        sample(small(VP(), F(0.7)), Broken(), GRID, (3, 2))
 
 
 def test_steps_that_do_not_fit_together_are_refused():

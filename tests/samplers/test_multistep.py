@@ -212,8 +212,8 @@ def test_a_state_may_be_any_pytree():
 @pytest.mark.parametrize(
     ("sampler", "field"),
     [
-        (AdamsBashforth(order=5), "AdamsBashforth.order"), (AdamsBashforth(order=0), "AdamsBashforth.order"), (PLMS(k=5), "PLMS.k"),
-        (AdamsBashforth(final=(0,)), "AdamsBashforth.final"), (UniPC(4), "UniPC.order"), (UniPC(B="bh3"), "UniPC.B"),
+        (AdamsBashforth(k=5), "AdamsBashforth.k"), (AdamsBashforth(k=0), "AdamsBashforth.k"), (PLMS(k=5), "PLMS.k"),
+        (AdamsBashforth(final=(0,)), "AdamsBashforth.final"), (UniPC(4), "UniPC.k"), (UniPC(B="bh3"), "UniPC.B"),
         (UniPC(predict="v"), "UniPC.predict"), (UniPC(uncorrected=(-1,)), "UniPC.uncorrected"), (UniPC(final=(0,)), "UniPC.final"),
         (UniPC(3), "grid.num_steps"), (PNDM(), "grid.num_steps"), (lms(3), "grid.num_steps"),
     ],

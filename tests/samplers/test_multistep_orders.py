@@ -1,8 +1,9 @@
 """Every multistep solver's order between two finite log-SNRs, on VP and on the linear flow: interior >= declared - 0.2 from exact states;
-as shipped >= min(declared, 2) - 0.2 after its own start."""
+as shipped >= min(declared, 2) - 0.2 after its own start.  With lower orders at the end the declared order is the measured one."""
 
+import numpy as np
 import pytest
-from samplers.convergence import order
+from samplers.convergence import error, order
 
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import (
@@ -11,6 +12,9 @@ from score_lab.samplers import (
     AdamsBashforth,
     Angle,
     DataExponential,
+    DPMSolverMultistep,
+    DPMSolverNodes,
+    DPMSolverSinglestep,
     EpsExponential,
     EpsInTime,
     Kappa,
@@ -62,3 +66,41 @@ def test_interior_orders_quickly(sampler):
 def test_constant_coefficients_have_their_order_on_a_grid_uniform_in_the_variable(k):
     """The convergence grid is uniform in log-SNR."""
     assert order(PLMS(LogSNR(), k), VP(), 160, "mixture", exact_start=True) >= k - 0.2
+
+
+CAPPED = [
+    (DPMSolverMultistep(3, final_orders=(2, 1)), 2), (DPMSolverMultistep(3, final_orders=(2,)), 3), (UniPC(3, final=(2, 1)), 2),
+    (UniPC(3, final=(2,)), 3), (AdamsBashforth(k=3, final=(2, 1)), 2), (DPMSolverNodes(3), 2),
+    (DPMSolverNodes(2), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sampler", "k"), [pytest.param(*c, marks=() if i == 2 else pytest.mark.slow) for i, c in enumerate(CAPPED)], ids=str
+)
+def test_caps_of_the_last_steps_cost_what_is_declared(sampler, k):
+    """One more than the lowest cap: found with the blocks' own start, or exact ones, neither less nor more."""
+    assert sampler.order == k
+    found = order(sampler, VP(), 120, "mixture", exact_start=not isinstance(sampler, DPMSolverNodes))
+    assert k - 0.2 <= found <= k + 0.6, found
+
+
+LISTS = {
+    "once at the end": (lambda k, n: DPMSolverSinglestep(k, orders=(k,) * (n - 2) + (2, 1)), 3, 2),
+    "second order once": (lambda k, n: DPMSolverSinglestep(k, orders=(k,) * (n - 1) + (2,)), 3, 3),
+    "every other step": (lambda k, n: DPMSolverSinglestep(k, orders=(k, 1) * (n // 2)), 2, 1),
+    "blocks of two": (lambda k, n: DPMSolverNodes(k, orders=(1, 2) * (n // 2)), 3, 2),
+    "a last block of one": (lambda k, n: DPMSolverNodes(k, orders=(1, 2, 3) * ((n - 1) // 3) + (1,) * ((n - 1) % 3 + 1)), 3, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_orders_have_the_order_declared(name):
+    """For grids of 61 and 121 steps (or 60 and 120): a low order that stands once costs less than one that stands again and again."""
+    make, k, declared = LISTS[name]
+    odd = int(name == "a last block of one")
+    few, many = 60 + odd, 120 + odd
+    assert make(k, few).order == make(k, many).order == declared
+    found = np.log2(error(make(k, few), VP(), few) / error(make(k, many), VP(), many))
+    assert declared - 0.2 <= found <= declared + 0.6, found

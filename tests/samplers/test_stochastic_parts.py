@@ -183,6 +183,8 @@ def test_a_function_of_time_is_a_multiplier():
         (DPMPPSDE(r=0.0), UniformTime(3), "DPMPPSDE.r"), (SASolver(4), UniformTime(3), "SASolver.predictor"),
         (SASolver(2, 4), UniformTime(3), "SASolver.corrector"), (SASolver(tau=-1.0), UniformTime(3), "SASolver.tau"),
         (SASolver(kappa_min=2.0, kappa_max=1.0), UniformTime(3), "SASolver.kappa_min"), (ERSDE(0), UniformTime(3), "ERSDE.levels"),
+        (SASolver(3, 3), UniformTime(3), "num_steps: 3 .*at least 4 for SASolver"),
+        (SASolver(3), UniformTime(2), "at least 3 for SASolver"), (ERSDE(3), UniformTime(2), "num_steps: 2 .*at least 3 for ERSDE"),
         (ERSDE(2, PowerNoise(-0.5)), UniformTime(3), "PowerNoise.p"), (Langevin(DDIM(), 0.0), UniformTime(3), "Langevin.snr"),
         (Langevin(DDIM(), 0.1, 0), UniformTime(3), "Langevin.corrections"), (Langevin(DDIM(2.0)), UniformTime(3), "DDIM.eta"),
         (Langevin(DPMSolverPP2M()), UniformTime(3), "DPMSolverPP2M remembers 1"),
