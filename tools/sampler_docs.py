@@ -25,8 +25,9 @@ from oracle.translate import PEERS, translate  # noqa: E402
 from samplers.convergence import HIGH, LOW, error, solve  # noqa: E402
 from samplers.impulses import ratio  # noqa: E402
 
-from score_lab.paths import VP  # noqa: E402
-from score_lab.samplers import CATALOGUE, UniformLogSNR  # noqa: E402
+from score_lab.build import ConfigError  # noqa: E402
+from score_lab.paths import VP, LinearFlow  # noqa: E402
+from score_lab.samplers import CATALOGUE, GRIDS, UniformLogSNR, ending  # noqa: E402
 
 NS = (10, 20, 40, 80, 160)
 HEAD = """# Samplers
@@ -44,6 +45,18 @@ scan, any path. `python -m experiments.ablate_samplers --workdir runs/x` compare
 
 """
 COLUMNS = ("solver", "in code", "order", "interior", "stiff", "shipped", "calls", "peers", "source", "when to use it")
+
+
+GRIDS_HEAD = """
+## Grids
+
+A grid is the list of levels that the steps go through, on whatever path is sampled; `grid.steps(path)` gives it, `ending` says where it
+ends. Those that carry another grid go around any of them. `Timesteps` and `TimestepList` are a beta table's own levels.
+`dpm_fast(nfe)` gives a solver and its grid, together of exactly `nfe` evaluations.
+
+| grid | in code | source | ends, on VP | on a linear flow | when to use it |
+| --- | --- | --- | --- | --- | --- |
+"""
 
 
 CAPS = {"final", "final_orders", "orders", "uncorrected", "lower_order_final", "s_noise"}
@@ -73,6 +86,22 @@ def peers() -> dict[tuple, set[str]]:
             if not isinstance(case, Excluded):
                 found.setdefault(kind(case.sampler), set()).add(record.key.replace(":", " "))
     return found
+
+
+def grids() -> str:
+    """The table of grids."""
+
+    def end(grid, path) -> str:
+        try:
+            return ending(grid.steps(path), path)
+        except ConfigError:
+            return f"has levels that {type(path).__name__} has not"
+
+    rows = []
+    for name, entry in GRIDS.items():
+        ends = " | ".join(end(entry.grid, path) for path in (VP(), LinearFlow()))
+        rows.append(f"| {name} | `{written(entry.grid)}` | {entry.paper} | {ends} | {entry.use} |")
+    return GRIDS_HEAD + "\n".join(rows) + "\n"
 
 
 def deterministic(sampler) -> tuple[str, str, str, np.ndarray, np.ndarray]:
@@ -131,6 +160,8 @@ def main() -> None:
             lines += [f"\n## {family[0].upper()}{family[1:]}\n", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
         if hasattr(s, "integrate"):
             interior = stiff = shipped = "adaptive"
+        elif s.order == 0:
+            interior = stiff = shipped = "-"
         elif s.stochastic:
             interior, stiff, shipped = "-", "-", weak(s)
         else:
@@ -138,14 +169,14 @@ def main() -> None:
             errors[name] = (family, nfe, e)
             if min(float(interior), float(stiff)) < s.order - 0.2 or float(shipped) < min(s.order, 2) - 0.2:
                 low.append(name)
-        if s.stochastic and shipped not in ("exact", "adaptive") and float(shipped) < s.order - 0.2:
+        if s.stochastic and shipped not in ("exact", "adaptive", "-") and float(shipped) < s.order - 0.2:
             low.append(name)
         also = ", ".join(sorted(matched.get(kind(s), ()))) or "-"
         facts = f"{s.order} | {interior} | {stiff} | {shipped} | {s.calls}"
         lines.append(f"| {name} | `{written(s)}` | {facts} | {also} | {entry.paper} | {entry.use} |")
         print(lines[-1], flush=True)
     draw(errors)
-    (ROOT / "docs" / "samplers.md").write_text(HEAD + "\n".join(lines).strip() + "\n")
+    (ROOT / "docs" / "samplers.md").write_text(HEAD + "\n".join(lines).strip() + "\n" + grids())
     if low:
         sys.exit(f"measured below what is declared: {', '.join(low)}")
 

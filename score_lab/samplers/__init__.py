@@ -18,6 +18,7 @@ from score_lab.samplers.edit import noised
 from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.grids import (
+    GRIDS,
     IDDPM,
     NODES,
     BetaQuantiles,
@@ -25,6 +26,7 @@ from score_lab.samplers.grids import (
     DynamicShift,
     Exponential,
     FlowTimesteps,
+    GridEntry,
     Karras,
     LevelsOf,
     Nodes,
@@ -58,18 +60,14 @@ from score_lab.samplers.variables import Angle, Kappa, LogSNR, Straight, T
 from score_lab.samplers.written import Written, open_written, sample_written
 
 __all__ = [
-    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T", "WRAPPERS",
+    "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "GRIDS", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T",
     "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMAdaptive", "DPMPP2SAncestral",
     "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "Dopri5",
     "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral",
-    "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "Heun", "Heun3", "Integrator", "ItoEuler", "Kappa", "Karras", "Kvaerno5",
-    "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential",
-    "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler",
-    "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler",
-    "StochasticHeun", "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime",
-    "VPTime", "Written", "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample",
-    "sample_chunked", "sample_written",
+    "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "GridEntry", "Heun", "Heun3", "Integrator", "ItoEuler", "Kappa", "Karras",
+    "Kvaerno5", "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential",
+    "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples",
+    "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight",
+    "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "Written", "deis",
+    "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample", "sample_chunked", "sample_written",
 ]  # fmt: skip
-
-WRAPPERS: frozenset[type] = frozenset({Langevin})
-"""Samplers around another sampler: no solvers of their own in the catalogue."""

@@ -20,6 +20,8 @@ from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
 from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep
 from score_lab.samplers.er_sde import ERSDE
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
+from score_lab.samplers.langevin import Langevin
+from score_lab.samplers.multipliers import SiTDiffusion
 from score_lab.samplers.ode import Euler
 from score_lab.samplers.runge_kutta import DPM2, RK4, RK38, EDMSecond, Heun, Heun3, Midpoint, Ralston
 from score_lab.samplers.sa_solver import SASolver
@@ -73,6 +75,12 @@ CATALOGUE: dict[str, Entry] = {
     "Euler-Maruyama, exact increment": Entry(
         EulerMaruyama(increment="exact"), STOCHASTIC, "Song et al. 2021, eq. 6, diffusion integrated", "the reverse SDE at fewer steps"
     ),
+    "Euler-Maruyama, SiT's sigma": Entry(
+        EulerMaruyama(SiTDiffusion("sigma")), STOCHASTIC, "Ma et al. 2024, section 3.3, w = 2 sigma", "flows with noise, 100 NFE and more"
+    ),
+    "predictor-corrector": Entry(
+        Langevin(EulerMaruyama()), STOCHASTIC, "Song et al. 2021, algorithms 4 and 5", "score models at hundreds of NFE"
+    ),
     "stochastic Heun": Entry(StochasticHeun(), STOCHASTIC, "Kloeden & Platen 1992, section 15.1", "the reverse SDE at weak order 2"),
     "Euler a": Entry(EulerAncestral(), STOCHASTIC, "Song et al. 2021, eq. 16; k-diffusion", "the same method as DDIM with eta = 1"),
     "DPM2 a": Entry(DPM2Ancestral(), STOCHASTIC, "Karras et al. 2022, midpoint; k-diffusion", "as in k-diffusion"),
@@ -80,6 +88,8 @@ CATALOGUE: dict[str, Entry] = {
     "DPM++ SDE": Entry(DPMPPSDE(), STOCHASTIC, "Lu et al. 2022b, section 5; k-diffusion", "20 NFE and more, with noise"),
     "SA-Solver": Entry(SASolver(), STOCHASTIC, "Xue et al. 2023, algorithm 1", "20 to 50 NFE, with as much noise as wanted"),
     "ER-SDE": Entry(ERSDE(), STOCHASTIC, "Cui et al. 2023, algorithm 3", "20 to 50 NFE, with little noise"),
+    "ER-SDE-2": Entry(ERSDE(2), STOCHASTIC, "Cui et al. 2023, algorithm 2", "ER-SDE with a shorter memory"),
+    "ER-SDE-1": Entry(ERSDE(1), STOCHASTIC, "Cui et al. 2023, algorithm 1", "what ER-SDE is without memory"),
     "stochastic flow Euler": Entry(StochasticFlowEuler(), STOCHASTIC, "Song et al. 2023, algorithm 1", "few-step distilled models only"),
     "DPM-Solver++(2M)": Entry(DPMSolverPP2M(), MULTISTEP, "Lu et al. 2022b, algorithm 2", "10 to 20 NFE, guidance"),
     "Adams-Bashforth 2 in t": Entry(AdamsBashforth(T(), 2), MULTISTEP, "Adams-Bashforth, variable steps", "flows, 10 NFE and more"),
@@ -97,6 +107,9 @@ CATALOGUE: dict[str, Entry] = {
     "UniP-2": Entry(UniPC(2, corrector=False), MULTISTEP, "Zhao et al. 2023, algorithm 2", "what UniPC is without its corrector"),
     "UniPC-2": Entry(UniPC(2), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "5 to 20 NFE"),
     "UniPC-3": Entry(UniPC(3), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "10 to 20 NFE without guidance"),
+    "UniPC-3, B_1(h)": Entry(UniPC(3, "bh1"), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_1(h)", "unguided, as the authors advise"),
+    "UniPC-2 of eps": Entry(UniPC(2, predict="eps"), MULTISTEP, "Zhao et al. 2023, algorithm 1, eps", "eps in place of x0"),
+    "UniPC-1": Entry(UniPC(1), MULTISTEP, "Zhao et al. 2023, algorithm 1, p = 1", "DDIM with a corrector"),
     "DPM-Solver++(3M)": Entry(DPMSolverMultistep(3), MULTISTEP, "Lu et al. 2022b, section 4, D2 corrected", "10 to 20 NFE, no guidance"),
     "DPM-Solver++(3M) as released": Entry(
         DPMSolverMultistep(3, as_released="diffusers"), MULTISTEP, "the authors' code; diffusers", "to reproduce what others report"

@@ -16,7 +16,7 @@ from samplers.fake import Counting, rows_fed, small
 from score_lab import samplers
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
-from score_lab.samplers import CATALOGUE, Kappa, UniformLogSNR, sample, sample_chunked
+from score_lab.samplers import CATALOGUE, GRIDS, Kappa, UniformLogSNR, ending, sample, sample_chunked
 from score_lab.samplers.loop import _sample
 from score_lab.targets import F
 
@@ -25,6 +25,8 @@ KEY = jax.random.key(3)
 N = 8
 COND = {"label": np.arange(N) % 3}
 EVERY = list(CATALOGUE)
+FIRST = {type(entry.sampler): name for name, entry in reversed(CATALOGUE.items())}  # of its class; the others take minutes
+QUICK = [name if name in FIRST.values() else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
 PATHS = ["VP", "SubVP", "VE", "EDM", "Cosine", "LinearFlow", "Trigonometric", "DDPMTable", "ZeroSNRTable"]
 
 
@@ -45,11 +47,20 @@ def same(a, b, sampler, precision):
 
 def test_every_exported_solver_is_in_the_catalogue():
     exported = {v for v in vars(samplers).values() if inspect.isclass(v) and dataclasses.is_dataclass(v) and hasattr(v, "calls")}
-    assert {type(e.sampler) for e in CATALOGUE.values()} == exported - samplers.WRAPPERS
+    assert {type(e.sampler) for e in CATALOGUE.values()} == exported
     assert len({repr(e.sampler) for e in CATALOGUE.values()}) == len(CATALOGUE)
 
 
-@pytest.mark.parametrize("name", EVERY)
+def test_every_exported_grid_is_in_its_catalogue_and_moves():
+    """As one would first write it, on the flow, which has every level: descending times, and an end that can be told."""
+    exported = {v for v in vars(samplers).values() if inspect.isclass(v) and dataclasses.is_dataclass(v) and hasattr(v, "steps")}
+    assert {type(e.grid) for e in GRIDS.values()} == exported - {samplers.Encoded}
+    for entry in GRIDS.values():
+        steps = entry.grid.steps(LinearFlow())
+        assert (np.asarray(steps.s) < np.asarray(steps.t)).all() and ending(steps, LinearFlow())
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_finite_counted_and_alone_in_its_batch(name):
     """Guided, on the flow, float64: what the network did is what is counted, and a sample is the same among others, in another row."""
     sampler = CATALOGUE[name].sampler
