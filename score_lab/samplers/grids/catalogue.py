@@ -34,7 +34,7 @@ GRIDS: dict[str, GridEntry] = {
     "quadratic in t": GridEntry(Quadratic(10), "Song et al. 2020a, section 5, tau quadratic", "DDIM's second choice"),
     "uniform in log-SNR": GridEntry(_TEN, "Lu et al. 2022a, section 3.4", "exponential integrators; orders are measured on it"),
     "Karras": GridEntry(Karras(10), "Karras et al. 2022, eq. 5, rho = 7", "first choice on any path"),
-    "exponential, EDM's ve": GridEntry(Exponential(10), "Karras et al. 2022, table 1, column VE; k-diffusion", "uniform in log-SNR, by kappa"),
+    "exponential, EDM's ve": GridEntry(Exponential(10), "Karras et al. 2022, table 1, VE; k-diffusion", "uniform in log-SNR, by kappa"),
     "polyexponential": GridEntry(PolyExponential(10, 0.8), "k-diffusion, get_sigmas_polyexponential", "denser at one end"),
     "beta": GridEntry(BetaQuantiles(10), "Lee et al. 2024 (beta sampling), a = b = 0.6", "dense at both ends"),
     "EDM's vp": GridEntry(VPTime(10), "Karras et al. 2022, table 1, column VP", "as VP score models were"),
