@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import paths
+from samplers.exact import Gaussian, paths
 from samplers.fake import Counting, rows_fed, small
 
 from score_lab import samplers
@@ -77,6 +77,14 @@ def test_finite_counted_and_alone_in_its_batch(name):
         other = sample(denoiser, sampler, GRID, (N, 2), KEY, index=rows, cond={"label": rows % 3})
         known = rows < N
         same(np.asarray(other.x)[known], np.asarray(run.x)[rows[known]], sampler, "float64")
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in FIRST.values()])
+def test_every_other_form_runs(name):
+    """On exact Gaussian data: finite, and as many evaluations as it says."""
+    sampler = CATALOGUE[name].sampler
+    run = sample(Gaussian(LinearFlow()), sampler, GRID, (4, 2), KEY)
+    assert np.isfinite(run.x).all() and GRID.num_steps <= int(run.nfe) <= 2 * sampler.calls * GRID.num_steps
 
 
 @pytest.mark.slow
