@@ -3,6 +3,7 @@
 Read tests/README.md first.  What stands above the imports must happen before jax starts.
 """
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -45,6 +46,20 @@ def _rank_promotion(request):
         return
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+_MOST_MAPPINGS, _EVERY = 20_000, 20
+_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _programs_are_dropped():
+    """A compiled program holds about six memory mappings, of which Linux allows a process 65530 (vm.max_map_count) and beyond which jaxlib
+    crashes: the suite compiles more than that in one process, so what it has compiled is dropped now and then."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(_tests) % _EVERY == 0 and maps.is_file() and maps.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
