@@ -42,6 +42,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("vary", None, "fields of solvers or grids: 'solver.eta=0|0.5|1, grid.s_churn=0|20'", flag_values=values)
     flags.DEFINE_integer("n", None, "samples of each seed", flag_values=values)
     flags.DEFINE_string("rank_by", None, "the column that ranks", flag_values=values)
+    flags.DEFINE_float("least_difference", None, "share of the better value that a difference must exceed", flag_values=values)
     flags.DEFINE_string("output", None, "where to write", flag_values=values)
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     from score_lab.ablation.page import budgets, failures
 
     start = time.time()
-    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "output", "workdir")}
+    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "least_difference", "output", "workdir")}
     study = build({"target": "score_lab.ablation.study:Study", **study_fields(config, given)}, field="config")
     models = open_models(study)
     store = Store(study.output or next(Path(m["workdir"]) / "ablation" for m in study.models.values()))

@@ -38,7 +38,7 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             fields[name] = [literal(word) for word in split(given[name])]
     if given.get("vary") is not None:
         fields["vary"] = _varied(given["vary"])
-    fields |= {name: given[name] for name in ("n", "rank_by", "output") if given.get(name) is not None}
+    fields |= {name: given[name] for name in ("n", "rank_by", "least_difference", "output") if given.get(name) is not None}
     if given.get("workdir") is not None:
         workdirs = split(given["workdir"])
         names = [Path(w).name for w in workdirs]

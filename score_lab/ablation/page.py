@@ -20,6 +20,7 @@ from score_lab.report import Page, save_quality, save_same_noise, save_scatter
 
 __all__ = ["failures", "full_table", "ranking_table", "write"]
 
+TO_BEST = "minus the best"
 MOST_ROWS = 40
 """Rows of a picture of the same noise."""
 
@@ -94,7 +95,7 @@ def _notes(results: Results) -> list[str]:
 
 
 def ranking_table(results: Results, contest: Contest) -> Table:
-    """One contest, best first; pairs that are not distinguishable are named by rank."""
+    """One contest, best first, with what each reads beside the best; pairs that are not distinguishable are named by rank."""
     ranking, column = contest.ranking, results.rank_by[contest.model]
     rank = {name: i + 1 for i, name in enumerate(ranking.order)}
     table = Table()
@@ -104,11 +105,21 @@ def ranking_table(results: Results, contest: Contest) -> Table:
         columns = [c for c in (column, *results.models[contest.model].truth.columns, "solver_error") if c in row.measured.estimates]
         names = {"rank": rank[name], "sampler": name, "not distinguishable from": words}
         names |= {"NFE": _number(row.nfe), "ms": _number(row.milliseconds)}
-        table.add(names, {c: row.measured.estimates[c] for c in dict.fromkeys(columns)})
+        table.add(names, _to_best(contest, name) | {c: row.measured.estimates[c] for c in dict.fromkeys(columns)})
     for name, why in ranking.unranked.items():
         names = {"rank": "-", "sampler": name, "not distinguishable from": why[:60]}
         table.add(names | {"NFE": _number(contest.rows[name].nfe), "ms": "-"}, {})
     return table
+
+
+def _to_best(contest: Contest, name: str) -> dict[str, Estimate]:
+    """The paired difference of ``name`` to the best, with the interval that holds for all pairs at once; 0 for the best itself."""
+    pair, n = contest.ranking.to_best(name), contest.rows[name].measured.estimates
+    n = next((e.n for e in n.values()), 0)
+    if pair is None:
+        return {TO_BEST: Estimate(0.0, 0.0, 0.0, n, note="the best")}
+    note = f"paired; the interval holds for all {len(contest.ranking.pairs)} pairs at once; differences up to {pair.least:.2g} do not count"
+    return {TO_BEST: Estimate(-pair.difference, -pair.high, -pair.low, n, note=note)}
 
 
 def failures(results: Results) -> list[str]:
@@ -177,9 +188,18 @@ def _caveat(results: Results) -> str:
     study = results.study
     return (
         f"Ranked by {', '.join(columns)} on {len(study.seeds)} x {study.n} samples that start from the same noise for every sampler. "
-        f"{different} of {pairs} pairs differ at the level {study.alpha:g} (paired bootstrap, Holm's correction over the pairs of one "
-        "budget); not distinguishable means that this many samples cannot tell, not that the two are equal. More seeds tell more."
+        f"{different} of {pairs} pairs differ: the interval of their paired difference, which holds for all pairs of one budget at once at "
+        f"the level {study.alpha:g} (bootstrap, largest |z|), leaves out 0, and the difference is more than the resolution, "
+        f"{100 * study.least_difference:g} % of the better value or of what perfect samples may read (the upper end of the last row's "
+        f"interval, if that is more). {_too_small(results)}Not distinguishable means that this many samples cannot tell, or that it makes "
+        "no difference, not that the two are equal. More seeds tell more."
     )
+
+
+def _too_small(results: Results) -> str:
+    """How many pairs are told apart by their intervals alone."""
+    small = sum(pair.excludes_zero and not pair.differs for c in results.contests for pair in c.ranking.pairs)
+    return f"The intervals alone would tell {small} more apart. " if small else ""
 
 
 def _heading(results: Results, contest: Contest) -> str:
@@ -194,13 +214,15 @@ def _rankings(results: Results, at: Path) -> None:
         for i, name in enumerate(contest.ranking.order):
             e = contest.rows[name].measured.estimates[where["column"]]
             same = "; ".join(contest.ranking.same(name))
-            found = {"value": e.value, "low": e.low, "high": e.high, "not_distinguishable_from": same}
+            apart = _to_best(contest, name)[TO_BEST]
+            found = {"value": e.value, "low": e.low, "high": e.high, "minus_best": apart.value, "minus_best_low": apart.low}
+            found |= {"minus_best_high": apart.high, "not_distinguishable_from": same}
             ranks.append(where | {"rank": i + 1, "sampler": name, "nfe": contest.rows[name].nfe} | found)
         for name, why in contest.ranking.unranked.items():
             ranks.append(where | {"rank": "", "sampler": name, "not_distinguishable_from": why})
         for p in contest.ranking.pairs:
             pairs.append(where | {"better": p.better, "worse": p.worse, "difference": p.difference, "low": p.low, "high": p.high, "p": p.p,
-                                  "p_holm": p.adjusted, "distinguishable": p.adjusted < contest.ranking.alpha})  # fmt: skip
+                                  "p_adjusted": p.adjusted, "resolution": p.least, "distinguishable": p.differs})  # fmt: skip
     lost = [{"what": line} for line in failures(results)]
     for name, rows in (("ranking", ranks), ("pairs", pairs), ("failures", lost)):
         with open(at / f"{name}.csv", "w", newline="") as file:

@@ -2,7 +2,10 @@
 
 A row pools the samples of all seeds of one run (they are independent draws: the seed only names the noise), its interval resamples them.
 A contest is one model, one guidance and one budget: all that may be chosen there, solver, grid and path, is ranked, all pairs are compared
-on common noise, and Holm's correction is over all pairs of the contest.
+on common noise with intervals that hold for all pairs of the contest at once, and a difference below the resolution is none:
+
+    least_difference x max(the better value, the upper end of the floor's interval: what perfect samples may read);
+    of solver_error, which has no floor, at least the distance to which the reference is known
 """
 
 from __future__ import annotations
@@ -166,9 +169,24 @@ def _contests(results: Results) -> list[Contest]:
         if column == "solver_error":
             unranked |= {name: why for name in values if (why := unresolved(results, rows[name]))}
             values = {name: draws for name, draws in values.items() if name not in unranked}
-        ranking = Ranking.of(values, unranked, lower=column not in HIGHER, alpha=results.study.alpha)
+        least = resolution(results, model, column)
+        ranking = Ranking.of(values, unranked, lower=column not in HIGHER, alpha=results.study.alpha, least=least)
         contests.append(Contest(model, guidance, budget, rows, ranking))
     return contests
+
+
+def scale(results: Results, model: str, column: str) -> Callable[[float], float]:
+    """value -> what a difference from it is held against: the value, or what perfect samples may read if that is more."""
+    floor = results.floors[model].estimates.get(column) if model in results.floors else None
+    least = floor.high if floor is not None and np.isfinite(floor.high) else 0.0
+    return lambda value: max(abs(value), least)
+
+
+def resolution(results: Results, model: str, column: str) -> Callable[[float], float]:
+    """The better value of a pair -> the difference that counts (see the module)."""
+    known = [half for row, half in results.references if row.run.system.model == model and np.isfinite(half)]
+    least, held = max(known, default=0.0) if column == "solver_error" else 0.0, scale(results, model, column)
+    return lambda value: max(results.study.least_difference * held(value), least)
 
 
 def unresolved(results: Results, row: Row) -> str:
@@ -196,7 +214,9 @@ def _against_the_ode(results: Results, row: Row, column: str) -> str:
     solution = next((r for r, _ in results.references if r.run.keys == row.run.reference and _readable(r, column)), None)
     if solution is None:
         return ""
-    pair = Ranking.of({"row": row.measured.draws[column], "solution": solution.measured.draws[column]}, alpha=results.study.alpha)
+    draws = {"row": row.measured.draws[column], "solution": solution.measured.draws[column]}
+    least = resolution(results, row.run.system.model, column)
+    pair = Ranking.of(draws, lower=column not in HIGHER, alpha=results.study.alpha, least=least)
     same = "not distinguishable" if pair.same("row") else "distinguishable"
     return f" The ODE itself reads {solution.measured.estimates[column].value:.3g} ({same})."
 

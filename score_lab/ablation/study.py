@@ -103,6 +103,10 @@ class Study:
       chunk: samples in one compiled call.
       rank_by: the column that ranks; empty: frechet for images, energy for points.
       alpha: of the family of all pairs at one budget.
+      least_difference: the resolution: a pair is distinguishable only if its difference is more than this share of the better value, or of
+        what perfect samples may read (the upper end of the floor's interval), whichever is more.  With common noise an interval can be
+        narrower than any use or the truth's own sample can vouch for, down to rounding; 1 % is below what a choice of sampler is made
+        for.  0: intervals alone decide.
       repeats: bootstrap draws.
       reference_steps: of the same noise's solution that solver error is measured from (a guided step costs two evaluations); None: 8 times
         the largest budget; 0: none.
@@ -122,6 +126,7 @@ class Study:
     chunk: int = 125
     rank_by: str = ""
     alpha: float = 0.05
+    least_difference: float = 0.01
     repeats: int = 200
     reference_steps: int | None = None
     clip: bool | None = None
@@ -142,6 +147,8 @@ class Study:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
+        if not 0 <= self.least_difference < 1:
+            refuse("least_difference", self.least_difference, "from 0 (intervals alone decide) to below 1, a share of the better value")
         if self.reference_steps is not None and self.reference_steps != 0 and self.reference_steps < LEAST_REFERENCE:
             refuse("reference_steps", self.reference_steps, f"0 (none), at least {LEAST_REFERENCE}, or None (8 times the largest budget)")
         for spec in self.solver_specs():

@@ -101,7 +101,14 @@ def test_what_it_leaves_behind(done):
     assert "grid UniformLogSNR(end=6) on path own ends at data, by a last step from kappa = 0.04979" in text  # exp(-6 / 2)
     assert [r["family"] for r in table] == ["one-step", "-"] * 2 + ["-"] * 2
     pairs = rows(done, "pairs")
-    assert len(pairs) == 2 and all(float(p["p"]) <= float(p["p_holm"]) <= 1 for p in pairs)
+    assert len(pairs) == 2 and all(float(p["p"]) <= float(p["p_adjusted"]) <= 1 for p in pairs)
+    for p in pairs:
+        apart = not float(p["low"]) <= 0 <= float(p["high"]) and abs(float(p["difference"])) > float(p["resolution"]) > 0
+        assert p["distinguishable"] == str(apart)
+    ranks = rows(done, "ranking")
+    assert [float(r["minus_best"]) == 0 for r in ranks] == [True, False] * 2
+    assert float(ranks[1]["minus_best"]) == pytest.approx(float(ranks[1]["value"]) - float(ranks[0]["value"]))
+    assert "minus the best" in text and "1 % of the better value" in text
     assert [r["rank"] for r in rows(done, "ranking")] == ["1", "2"] * 2
 
 
