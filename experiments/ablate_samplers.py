@@ -70,7 +70,8 @@ def main() -> None:
     page = write(results, store, "Which sampler should I use?", [f"python -m experiments.ablate_samplers {' '.join(sys.argv[1:])}"])
     print(f"\n{full_table(results).text()}\n")
     print("\n".join([*(f"budget  {line}" for line in budgets(results)), *(f"failed  {line}" for line in failures(results))]))
-    print("\n" + "\n".join(results.advice()))
+    for line, contest in zip(results.advice(), results.contests, strict=True):
+        print("\n".join(["", line, *(f"    {command}" for command in results.commands(contest))]))
     print(f"\n{time.time() - start:.0f} s.  Open {page}")
     if not any(row.cells for row in results.rows):
         refuse("ablation", "every cell failed", f"systems that run; the first reason: {results.rows[0].reason}")

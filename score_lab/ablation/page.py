@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +165,11 @@ def write(results: Results, store: Store, title: str, commands: Sequence[str]) -
     (at / "table.json").write_text(table.json())
     _rankings(results, at)
     page = Page(title, " ".join(model.note for model in results.models.values()))
-    page.section("Which sampler should I use?", *results.advice(), _caveat(results))
+    page.section("Which sampler should I use?")
+    for line, contest in zip(results.advice(), results.contests, strict=True):
+        page.parts.append(f"<p>{html.escape(line)}</p>")
+        page.parts += [f"<pre>{html.escape(command)}</pre>" for command in results.commands(contest)]
+    page.parts.append(f"<p>{html.escape(_caveat(results))}</p>")
     quality = _quality(results, at)
     page.section("Quality against network evaluations", "Bands are 95 % intervals; the grey lines are explained at the table's foot.")
     page.picture(quality, "Every column against the counted network evaluations per sample")

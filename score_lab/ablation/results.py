@@ -90,6 +90,18 @@ class Results:
         """The answer, one line per contest: which sampler, and from which others it is not distinguishable."""
         return [_advice(self, contest) for contest in self.contests]
 
+    def commands(self, contest: Contest) -> list[str]:
+        """The lines to type that draw from what the advice of ``contest`` names."""
+        runs = [contest.rows[name].run for name in recommended(self, contest)]
+        return [line for run in runs if (line := self.models[contest.model].command(run.section))]
+
+
+def recommended(results: Results, contest: Contest) -> list[str]:
+    """Who is named after 'use': the best, or all that are nearer to the reference than it is known."""
+    column = results.rank_by[contest.model]
+    close = [name for name, row in contest.rows.items() if column == "solver_error" and _readable(row, column) and unresolved(results, row)]
+    return close or list(contest.ranking.order[:1])
+
 
 def collected(
     study: Study, models: Mapping[str, Model], plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
@@ -226,13 +238,13 @@ def _advice(results: Results, contest: Contest) -> str:
     where = [f"{contest.budget} NFE"]
     where += [f"model {contest.model}"] if len(results.models) > 1 else []
     where += [f"guidance {contest.guidance}"] if "guidance" in results.varying() else []
-    close = [name for name, row in contest.rows.items() if column == "solver_error" and _readable(row, column) and unresolved(results, row)]
-    if close:
-        lead = f"At {', '.join(where)}: use {' or '.join(close)}"
+    best = recommended(results, contest)
+    if best and best[0] not in ranking.order:
+        lead = f"At {', '.join(where)}: use {' or '.join(best)}"
         return f"{lead}: nearer to the reference than it is known, so ahead of those that are ranked."
     if not ranking.order:
         return f"At {', '.join(where)}: no sampler can be recommended, none could be measured."
-    best = ranking.order[0]
+    best = best[0]
     row, same = contest.rows[best], ranking.same(best)
     line = f"At {', '.join(where)}: use {best} ({column} {row.measured.estimates[column]}"
     line += f", {row.nfe:g} NFE used)." if row.nfe != contest.budget else ")."

@@ -42,6 +42,7 @@ class Model:
       classes: how many labels are asked for in turn; 0: none.
       grid: its own grid's specification, None if it has none.
       note: one line for the page.
+      command: sampling section -> the line to type that draws from it, "" where there is none (an exact denoiser has no workdir).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Model:
     classes: int = 0
     grid: Mapping[str, Any] | None = None
     note: str = ""
+    command: Callable[[Mapping[str, Any]], str] = lambda section: ""
 
     def cond(self, n: int) -> dict[str, np.ndarray] | None:
         """The labels of samples 0..n-1: all classes in turn."""

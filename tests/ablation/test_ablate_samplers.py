@@ -3,7 +3,10 @@ work, raise and break.
 """
 
 import csv
+import html
 import json
+import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -242,3 +245,8 @@ def test_a_trained_network_on_two_paths_with_and_without_guidance(tmp_path):
     assert all(np.isfinite(float(r["energy"])) for r in table)
     text = (workdir / "ablation" / "report.html").read_text()
     assert "At 8 NFE, guidance 1: use" in text and "At 8 NFE, guidance 2: use" in text
+    commands = re.findall(r"<pre>python -m experiments.sample (.*?)</pre>", text)
+    assert len(commands) == 2 and "--guidance.scale=2" in commands[1]
+    assert run("sample", *shlex.split(html.unescape(commands[1])), "--n=8", f"--output={tmp_path / 'drawn'}") == 0
+    with np.load(tmp_path / "drawn" / "samples.npz") as drawn:
+        assert set(np.ravel(drawn["nfe"]).tolist()) == {8}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import shlex
 import sqlite3
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from configs.ablate import get_config
-from experiments.ablation_parts import study_fields
+from experiments import overrides
+from experiments.ablation_parts import command_of, study_fields
+from experiments.sampling import completed
+from experiments.system import add_options
 from score_lab.ablation import Cell, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
@@ -48,6 +52,30 @@ MIXTURE = GaussianMixture(
 def test_words_are_specifications(text, spec):
     assert spec_of(text, "x") == spec
     assert spec_of(name_of(spec), "x")["target"] == spec["target"].rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    ("solver", "grid", "path", "guidance"),
+    [
+        ("DDIM", "UniformLogSNR(end=8, num_steps=10)", None, None),
+        ("Heun(variable=T, at_data=True)", "Churn(grid=Karras(rho=5, num_steps=4), s_tmax=inf)", {"target": "EDM", "sigma_max": 80}, None),
+        ("a.b:Mine(kind=fast, base=DDIM(eta=0.5), name='1')", "Times(values=(1.0, 0.0))", {"target": "VP"}, {"target": "CFG", "scale": 2.0}),
+    ],
+)
+@pytest.mark.parametrize("base", [{}, {"path": {"target": "VE"}, "guidance": {"target": "CFG", "scale": 9.0}}], ids=["plain", "own parts"])
+def test_the_command_that_is_advised_says_what_was_measured(solver, grid, path, guidance, base):
+    """Read back by the parser of experiments.sample, through a shell, it is the section that was sampled, whatever the workdir's own is."""
+    base = {"path": None, "guidance": None, "sampler": {"target": "RK4"}, "grid": {"target": "Karras", "num_steps": 99, "rho": 3}} | base
+    section = {"path": path, "guidance": guidance, "sampler": spec_of(solver, "s"), "grid": spec_of(grid, "g"), "clip": True}
+    words = shlex.split(command_of({"workdir": "runs/a b", "ema": 0.99}, base, section))
+    assert words[:3] == ["python", "-m", "experiments.sample"]
+    parser = overrides.Parser("sample", "")
+    add_options(parser)
+    args, changes = overrides.parse(parser, words[3:])
+    assert (args.workdir, args.ema, args.clip) == ("runs/a b", "0.99", True)
+    found = overrides.apply(base, changes, {"path": {"target": "LinearFlow"}})
+    assert {part: found[part] for part in overrides.PARTS} == {part: section[part] for part in overrides.PARTS}
+    assert completed(found["grid"], base["grid"]) == section["grid"]
 
 
 def test_commas_inside_brackets_separate_nothing():
