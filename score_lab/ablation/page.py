@@ -1,19 +1,27 @@
 """What an ablation leaves behind: the terminal's table, CSV files, pictures and one page that answers first and explains later.
 
-    table.csv  ranking.csv  pairs.csv  failures.csv  quality.png  time.png  same_noise_*.png  report.html
+    table.csv  table.json  ranking.csv  pairs.csv  failures.csv  quality.png  same_noise_*.png  report.html
+
+These lie in studies/ID, where ID is the hash of what was asked (see ``study_id``), and a copy of the newest study's in the folder itself, so
+that a narrower question asked later does not overwrite the answer to a wider one; the newest page links to the others.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from score_lab.ablation.keys import key_of
 from score_lab.ablation.results import Contest, Results, Row
+from score_lab.ablation.specs import plain
 from score_lab.ablation.store import Store
 from score_lab.ablation.truth import COLUMNS, HIGHER, Measured
 from score_lab.evaluation import Estimate, Table
@@ -21,7 +29,7 @@ from score_lab.report import Page, save_quality, save_same_noise, save_scatter
 
 __all__ = ["failures", "full_table", "ranking_table", "write"]
 
-TO_BEST = "minus the best"
+STUDIES, TO_BEST = "studies", "minus the best"
 MOST_ROWS = 40
 """Rows of a picture of the same noise."""
 
@@ -159,8 +167,11 @@ def endings(results: Results) -> list[str]:
 
 
 def write(results: Results, store: Store, title: str, commands: Sequence[str]) -> Path:
-    """Everything of the module's list into the store's folder; returns the page's file."""
-    at, table = store.folder, full_table(results)
+    """Everything of the module's list into the study's folder, then its copy into the store's; returns the newest page's file."""
+    table, name = full_table(results), study_id(results)
+    at = store.folder / STUDIES / name
+    shutil.rmtree(at, ignore_errors=True)
+    at.mkdir(parents=True)
     (at / "table.csv").write_text(table.csv())
     (at / "table.json").write_text(table.json())
     _rankings(results, at)
@@ -176,7 +187,7 @@ def write(results: Results, store: Store, title: str, commands: Sequence[str]) -
     page.section("Rankings", *([] if len(results.contests) < 2 else ["Best first; the numbers in 'not distinguishable from' are ranks."]))
     for contest in results.contests:
         page.section(_heading(results, contest)).table(ranking_table(results, contest))
-    for caption, file in _pictures(results, store):
+    for caption, file in _pictures(results, store, at):
         page.section(caption).picture(file, "Column j of every row started from the same noise")
     page.section("Everything that was measured").table(table)
     if budgets(results):
@@ -184,7 +195,39 @@ def write(results: Results, store: Store, title: str, commands: Sequence[str]) -
     if failures(results):
         page.section("What failed", *failures(results))
     page.commands(commands)
-    return page.write(at / "report.html")
+    (at / "about.json").write_text(json.dumps({"about": _about(results), "commands": list(commands)}))
+    others = [(folder, about) for folder, about in studies(store) if folder != name]
+    page.write(at / "report.html")
+    for old in store.folder.glob("same_noise_*.png"):
+        old.unlink()
+    for file in at.iterdir():
+        if file.name not in ("about.json", "report.html"):
+            shutil.copy(file, store.folder)
+    if others:
+        links = "".join(f'<li><a href="{STUDIES}/{folder}/report.html">{html.escape(about)}</a></li>' for folder, about in others)
+        page.section("Other studies in this folder, the newest first", "Their cells are kept too: asked again, they are not sampled again.")
+        page.parts.append(f"<ul>{links}</ul>")
+    return page.write(store.folder / "report.html")
+
+
+def study_id(results: Results) -> str:
+    """10 hex digits of the SHA-256 of what was asked: the study's fields and the models' arrays, but not where it is written, nor in which
+    chunks."""
+    asked = {name: value for name, value in plain(dataclasses.asdict(results.study)).items() if name not in ("output", "chunk")}
+    return key_of(asked | {"digests": {name: [model.digest, model.truth.digest] for name, model in results.models.items()}})[:10]
+
+
+def studies(store: Store) -> list[tuple[str, str]]:
+    """(folder, one line) of every study that was written, the newest first."""
+    files = sorted((store.folder / STUDIES).glob("*/about.json"), key=lambda file: (-file.stat().st_mtime_ns, file))
+    return [(file.parent.name, json.loads(file.read_text())["about"]) for file in files]
+
+
+def _about(results: Results) -> str:
+    """What a study asked, in one line."""
+    study, solvers = results.study, list(dict.fromkeys(row.run.system.names()["solver"] for row in results.rows))
+    shown = ", ".join(solvers[:6]) + (f" and {len(solvers) - 6} more" if len(solvers) > 6 else "")
+    return f"{shown}; {len(results.rows)} rows; NFE {', '.join(map(str, study.nfe))}; {len(study.seeds)} x {study.n} samples"
 
 
 def _caveat(results: Results) -> str:
@@ -266,7 +309,7 @@ def _quality(results: Results, at: Path) -> Path:
     return save_quality(at / "quality.png", panels, levels, log_y=log_y, ticks=results.study.nfe)
 
 
-def _pictures(results: Results, store: Store) -> list[tuple[str, Path]]:
+def _pictures(results: Results, store: Store, at: Path) -> list[tuple[str, Path]]:
     """A picture of the same noise for every contest (model, guidance, budget) of images or of points in the plane."""
     made = []
     for i, contest in enumerate(results.contests):
@@ -276,11 +319,11 @@ def _pictures(results: Results, store: Store) -> list[tuple[str, Path]]:
         drawn = {name: store.arrays(row.cells[0].key)["x"] for name, row in rows.items()}
         shape = results.models[contest.model].shape
         if len(shape) == 3 and shape[-1] in (1, 3):
-            file = save_same_noise(at_file(store, i), _with_reference(results, store, contest, drawn))
+            file = save_same_noise(at / f"same_noise_{i}.png", _with_reference(results, store, contest, drawn))
         elif shape == (2,):
             few = {name: drawn[name] for name in [*contest.ranking.order, *contest.ranking.unranked][:6] if name in drawn}  # best first
             reference = np.asarray(results.models[contest.model].truth.data)[:2000]
-            file = save_scatter(at_file(store, i), few, reference)
+            file = save_scatter(at / f"same_noise_{i}.png", few, reference)
         else:
             continue
         made.append((f"The same noise, {_heading(results, contest)}", file))
@@ -292,8 +335,3 @@ def _with_reference(results: Results, store: Store, contest: Contest, drawn: dic
     keys = [row.run.reference[0] for row in contest.rows.values() if row.run.reference]
     cell = store.cell(keys[0]) if keys else None
     return ({"the ODE itself": store.arrays(keys[0])["x"]} if cell is not None and cell.status == "done" else {}) | drawn
-
-
-def at_file(store: Store, i: int) -> Path:
-    """``same_noise_0.png``, ..."""
-    return store.folder / f"same_noise_{i}.png"

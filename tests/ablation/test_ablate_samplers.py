@@ -178,6 +178,24 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     assert len(churned) == 1 and churned[0]["solver_error"] == "nan"  # not defined for what is stochastic
 
 
+def test_a_narrower_question_does_not_overwrite_the_answer_to_a_wider_one(config, done, unpainted, tmp_path):
+    """Each study keeps its page and tables; the folder's own are the newest's and lead to the others; asked again, it is the same study."""
+    shutil.copytree(done, tmp_path / "out")
+    (wide,) = (tmp_path / "out" / "studies").iterdir()
+    before, page_before = rows(wide), (wide / "report.html").read_bytes()
+    words = (f"--config={config}", f"--output={tmp_path / 'out'}")
+    assert run("ablate_samplers", *words, "--solvers=DDIM", "--nfe=8") == 0
+    (narrow,) = (folder for folder in (tmp_path / "out" / "studies").iterdir() if folder != wide)
+    assert rows(wide) == before and (wide / "report.html").read_bytes() == page_before
+    assert rows(narrow) == rows(tmp_path / "out") and len(rows(narrow)) < len(before)
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert f'href="studies/{wide.name}/report.html"' in text and "DDIM, Midway; 4 rows; NFE 4, 8; 2 x 80 samples" in text
+    assert run("ablate_samplers", *words, "--config.chunk=40") == 0
+    assert {f.name for f in (tmp_path / "out" / "studies").iterdir()} == {wide.name, narrow.name}
+    same_numbers(rows(tmp_path / "out"), before)
+    assert f'href="studies/{narrow.name}/report.html"' in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_budget_that_one_solver_does_not_fit_is_a_row_with_its_reason(config, unpainted, tmp_path, capsys):
     """Two steps of Midway cost 3, two of DDIM 2: the study goes on without the one row."""
     output = tmp_path / "out"

@@ -59,7 +59,7 @@ def test_words_are_specifications(text, spec):
     [
         ("DDIM", "UniformLogSNR(end=8, num_steps=10)", None, None),
         ("Heun(variable=T, at_data=True)", "Churn(grid=Karras(rho=5, num_steps=4), s_tmax=inf)", {"target": "EDM", "sigma_max": 80}, None),
-        ("a.b:Mine(kind=fast, base=DDIM(eta=0.5), name='1')", "Times(values=(1.0, 0.0))", {"target": "VP"}, {"target": "CFG", "scale": 2.0}),
+        ("a.b:Mine(kind=fast, base=DDIM(eta=0.5), name='1')", "Times(values=(1.0, 0.0))", {"target": "VP"}, {"target": "CFG", "scale": 2}),
     ],
 )
 @pytest.mark.parametrize("base", [{}, {"path": {"target": "VE"}, "guidance": {"target": "CFG", "scale": 9.0}}], ids=["plain", "own parts"])
