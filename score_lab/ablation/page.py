@@ -2,8 +2,8 @@
 
     table.csv  table.json  ranking.csv  pairs.csv  failures.csv  quality.png  same_noise_*.png  report.html
 
-These lie in studies/ID, where ID is the hash of what was asked (see ``study_id``), and a copy of the newest study's in the folder itself, so
-that a narrower question asked later does not overwrite the answer to a wider one; the newest page links to the others.
+These lie in studies/ID, where ID is the hash of what was asked (see ``study_id``), and a copy of the newest study's in the folder itself:
+a narrower question asked later does not overwrite the answer to a wider one.  The newest page links to the others.
 """
 
 from __future__ import annotations
@@ -14,29 +14,32 @@ import html
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from score_lab.ablation.keys import key_of
-from score_lab.ablation.results import Contest, Results, Row
+from score_lab.ablation.results import Contest, Results, Row, diverged
 from score_lab.ablation.specs import plain
 from score_lab.ablation.store import Store
-from score_lab.ablation.truth import COLUMNS, HIGHER, Measured
+from score_lab.ablation.truth import COLUMNS, HIGHER, RANKABLE, Measured
 from score_lab.evaluation import Estimate, Table
 from score_lab.report import Page, save_quality, save_same_noise, save_scatter
 
 __all__ = ["failures", "full_table", "ranking_table", "write"]
 
 STUDIES, TO_BEST = "studies", "minus the best"
+RANKED = "minus the best: the paired difference; its interval holds for all pairs of this table at once"
 MOST_ROWS = 40
 """Rows of a picture of the same noise."""
 
 
-def full_table(results: Results) -> Table:
-    """Every run with what was measured, then the floors and the reference solutions."""
-    table = Table(notes=_notes(results))
+def full_table(results: Results, whole: bool = False) -> Table:
+    """Every run with what was measured, then the floors and the reference solutions; without ``whole``, columns in which there is no number
+    at all are left out and named at the foot with the reason."""
+    table, flags = Table(notes=_notes(results)), _flags(results)
     axes, seeds, n = results.varying(), len(results.study.seeds), results.study.n
     for row in results.rows:
         names, cells = row.run.system.names(), row.cells
@@ -45,9 +48,9 @@ def full_table(results: Results) -> Table:
             "budget": row.run.budget.budget,
             "NFE": _number(row.nfe),
             "steps": cells[0].steps if cells else "-",
-            "n": n * len(cells),
+            "n": _counted(results, row),
             "not finite": sum(map(len, row.invalid.values())),
-            "level": _level(row),
+            "flag": flags.get(id(row), "-"),
             "ms": _number(row.milliseconds),
             "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
             "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
@@ -61,18 +64,37 @@ def full_table(results: Results) -> Table:
         truth = results.models[model].truth
         name = {"model": model, "solver": truth.floor_name}
         table.add(blank | {axis: name.get(axis, "-") for axis in axes} | {"n": len(truth.floor[0])}, _in_order(measured))
-    return table
+    return table if whole else _shown(table)
+
+
+def _shown(table: Table) -> Table:
+    """Without the columns that are NaN in every row."""
+    lost = {}
+    for column in table.columns:
+        found = [row.measures[column] for row in table.rows if column in row.measures]
+        if not any(math.isfinite(e.value) for e in found):
+            lost[column] = Counter(e.note or "no number" for e in found).most_common(1)[0][0]
+    rows = [dataclasses.replace(row, measures={c: e for c, e in row.measures.items() if c not in lost}) for row in table.rows]
+    notes = [f"not shown, no row has a number: {column} ({why})" for column, why in lost.items()]
+    return dataclasses.replace(table, rows=rows, notes=[*table.notes, *notes])
+
+
+def _flags(results: Results) -> dict[int, str]:
+    """id of a row -> what is wrong with it in words: its samples are not finite, or it is far off in the columns named."""
+    found = {}
+    for contest in results.contests:
+        off = diverged(results, contest)
+        for name, row in contest.rows.items():
+            words = ["not finite"] if row.invalid else []
+            words += [f"diverged ({', '.join(off[name])})"] if name in off else []
+            if words:
+                found[id(row)] = ", ".join(words)
+    return found
 
 
 def _in_order(measured: Measured) -> dict[str, Estimate]:
     """The estimates in the order of COLUMNS."""
     return {c: measured.estimates[c] for c in COLUMNS if c in measured.estimates}
-
-
-def _level(row: Row) -> str:
-    """What the state at the last network call says of its level: ok, or why total variance does not tell it."""
-    gap = row.measured.estimates.get("snr_gap")
-    return "-" if gap is None else "ok" if math.isfinite(gap.value) else gap.note.partition(";")[0]
 
 
 def _number(value: float) -> str:
@@ -93,8 +115,8 @@ def _notes(results: Results) -> list[str]:
             "the data is the model's error alone"
         )
     notes.append(
-        "snr_gap: effective minus nominal log-SNR of the states at the last network call, nan where total variance tells no level (column "
-        "level: why); R_last: their variance over the path's (1: what the network was trained on)"
+        "snr_gap: effective minus nominal log-SNR of the states at the last network call, where total variance tells a level; R_last: "
+        "their variance over the path's (1: what the network was trained on)"
     )
     notes.append(
         f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; "
@@ -107,18 +129,25 @@ def ranking_table(results: Results, contest: Contest) -> Table:
     """One contest, best first, with what each reads beside the best; pairs that are not distinguishable are named by rank."""
     ranking, column = contest.ranking, results.rank_by[contest.model]
     rank = {name: i + 1 for i, name in enumerate(ranking.order)}
-    table = Table()
+    table, flags = Table(notes=[RANKED]), _flags(results)
     for name in ranking.order:
         row, same = contest.rows[name], ranking.same(name)
         words = ", ".join(str(rank[other]) for other in same) or "-"
         columns = [c for c in (column, *results.models[contest.model].truth.columns, "solver_error") if c in row.measured.estimates]
         names = {"rank": rank[name], "sampler": name, "not distinguishable from": words}
-        names |= {"NFE": _number(row.nfe), "ms": _number(row.milliseconds)}
+        names |= {"flag": flags.get(id(row), "-"), "NFE": _number(row.nfe), "ms": _number(row.milliseconds), "n": _counted(results, row)}
         table.add(names, _to_best(contest, name) | {c: row.measured.estimates[c] for c in dict.fromkeys(columns)})
     for name, why in ranking.unranked.items():
         names = {"rank": "-", "sampler": name, "not distinguishable from": why[:60]}
-        table.add(names | {"NFE": _number(contest.rows[name].nfe), "ms": "-"}, {})
+        row = contest.rows[name]
+        names |= {"flag": flags.get(id(row), "-"), "NFE": _number(row.nfe), "ms": "-", "n": _counted(results, row)}
+        table.add(names, {})
     return table
+
+
+def _counted(results: Results, row: Row) -> int:
+    """Samples of all seeds."""
+    return results.study.n * len(row.cells)
 
 
 def _to_best(contest: Contest, name: str) -> dict[str, Estimate]:
@@ -172,8 +201,9 @@ def write(results: Results, store: Store, title: str, commands: Sequence[str]) -
     at = store.folder / STUDIES / name
     shutil.rmtree(at, ignore_errors=True)
     at.mkdir(parents=True)
-    (at / "table.csv").write_text(table.csv())
-    (at / "table.json").write_text(table.json())
+    whole = full_table(results, whole=True)
+    (at / "table.csv").write_text(whole.csv())
+    (at / "table.json").write_text(whole.json())
     _rankings(results, at)
     page = Page(title, " ".join(model.note for model in results.models.values()))
     page.section("Which sampler should I use?")
@@ -287,12 +317,16 @@ def _line(results: Results, row: Row) -> str:
 
 def _quality(results: Results, at: Path) -> Path:
     panels: dict[str, dict[str, list[tuple[float, Estimate]]]] = {}
+    far = {(id(c.rows[name]), column) for c in results.contests for name, off in diverged(results, c).items() for column in off}
+    off: dict[str, list[tuple[str, float]]] = {}
     columns = dict.fromkeys(c for model in results.models.values() for c in model.truth.columns)
     for column in (*columns, "solver_error", "R_last"):
         lines: dict[str, list[tuple[float, Estimate]]] = {}
         for row in results.rows:
             e = row.measured.estimates.get(column)
-            if e is not None and math.isfinite(e.value):
+            if e is not None and ((id(row), column) in far or row.invalid and column in RANKABLE):
+                off.setdefault(COLUMNS[column], []).append((_line(results, row), row.nfe))
+            elif e is not None and math.isfinite(e.value):
                 lines.setdefault(_line(results, row), []).append((row.nfe, e))
         if lines:
             panels[COLUMNS[column]] = lines
@@ -306,7 +340,7 @@ def _quality(results: Results, at: Path) -> Path:
                 if math.isfinite(e.value) and column not in ("R_last", "snr_gap", "solver_error"):
                     levels.setdefault(COLUMNS[column], {})["the ODE itself"] = e.value
     log_y = [COLUMNS[c] for c in ("frechet", "kid", "variance", "energy", "mmd", "w2", "solver_error", "R_last")]
-    return save_quality(at / "quality.png", panels, levels, log_y=log_y, ticks=results.study.nfe)
+    return save_quality(at / "quality.png", panels, levels, log_y=log_y, ticks=results.study.nfe, off=off)
 
 
 def _pictures(results: Results, store: Store, at: Path) -> list[tuple[str, Path]]:

@@ -20,10 +20,13 @@ from score_lab.ablation.keys import code_of_modules, key_of
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
-from score_lab.ablation.truth import HIGHER, Measured, snr_gap, solver_error
+from score_lab.ablation.truth import HIGHER, RANKABLE, Measured, snr_gap, solver_error
 from score_lab.evaluation import Ranking, resampled
 
-__all__ = ["Contest", "Results", "Row", "collected"]
+__all__ = ["Contest", "Results", "Row", "collected", "diverged"]
+
+FAR = 100.0
+"""Times the best: a solver that reads more has diverged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +202,19 @@ def resolution(results: Results, model: str, column: str) -> Callable[[float], f
     known = [half for row, half in results.references if row.run.system.model == model and np.isfinite(half)]
     least, held = max(known, default=0.0) if column == "solver_error" else 0.0, scale(results, model, column)
     return lambda value: max(results.study.least_difference * held(value), least)
+
+
+def diverged(results: Results, contest: Contest) -> dict[str, list[str]]:
+    """Entry -> the columns in which it reads more than FAR times the best of its budget (or of what perfect samples may read, if that is
+    more).  Not the solver error: between solvers of different orders it spans decades."""
+    found: dict[str, list[str]] = {}
+    for column in (c for c in results.models[contest.model].truth.columns if c in RANKABLE and c not in HIGHER):
+        values = {name: row.measured.estimates[column].value for name, row in contest.rows.items() if column in row.measured.estimates}
+        values = {name: value for name, value in values.items() if np.isfinite(value)}
+        for name, value in values.items():
+            if value > FAR * scale(results, contest.model, column)(min(values.values())):
+                found.setdefault(name, []).append(column)
+    return found
 
 
 def unresolved(results: Results, row: Row) -> str:

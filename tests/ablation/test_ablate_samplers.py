@@ -102,6 +102,7 @@ def test_what_it_leaves_behind(done):
     assert "The ODE itself reads" in text
     assert "Midway: 2 steps cost 3 of 4; 3 would cost 5" in text
     assert "grid UniformLogSNR(end=6) on path own ends at data, by a last step from kappa = 0.04979" in text  # exp(-6 / 2)
+    assert "not shown, no row has a number: w2" not in text and {r["flag"] for r in table} == {"-"}
     assert [r["family"] for r in table] == ["one-step", "-"] * 2 + ["-"] * 2
     pairs = rows(done, "pairs")
     assert len(pairs) == 2 and all(float(p["p"]) <= float(p["p_adjusted"]) <= 1 for p in pairs)
@@ -164,6 +165,7 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     same_numbers([table["DDIM"], table["Midway"]], [r for r in rows(done) if r["budget"] == "8" and r["solver"] in ("DDIM", "Midway")])
     assert "failed  Raises at 8 NFE: RuntimeError: the third order is not written yet" in said
     lost = int(table["Breaks"]["not finite"])
+    assert table["Breaks"]["flag"] == "not finite" and table["Raises"]["flag"] == table["DDIM"]["flag"] == "-"
     assert 0 < lost < 160 and table["Breaks"]["energy"] == "nan" and f"{table['Breaks']['n']}" == "160"
     assert "samples are not finite, at index" in said and "Breaks" in (tmp_path / "out" / "report.html").read_text()
     ranking = {r["sampler"]: r for r in rows(tmp_path / "out", "ranking")}

@@ -19,13 +19,14 @@ from experiments.system import add_options
 from score_lab.ablation import Cell, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
+from score_lab.ablation.page import full_table
 from score_lab.ablation.plan import REFERENCE, Run, levels
-from score_lab.ablation.results import Results, Row, unresolved
+from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
 from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
 from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
-from score_lab.evaluation import Estimate
+from score_lab.evaluation import Estimate, Ranking
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
@@ -181,6 +182,32 @@ def test_a_solver_error_below_what_the_reference_is_known_to_is_not_ranked():
     for halving, said in ((2e-3, "below the 0.002 to which the reference is known"), (5e-4, "")):
         results = Results(Study(**GOOD), {}, (row,), ((solved, halving),), {}, (), {"m": "solver_error"})
         assert said in unresolved(results, row) and bool(said) == bool(unresolved(results, row))
+
+
+def test_what_is_far_off_is_flagged_and_a_column_without_a_number_is_not_shown():
+    """More than 100 times the best, or than what perfect samples may read where the best is less; the reason stands at the foot."""
+    names = ("good", "fair", "far")
+
+    def study(values, floor):
+        rows = tuple(
+            Row(Run(System("m", None, None, None, {"target": name}), Budget(5, 5, 5.0), {}, ("k",)), (), Measured({
+                "energy": Estimate(v, v, v, 50), "snr_gap": Estimate.missing(50, note="unidentifiable; here")}))
+            for name, v in zip(names, values, strict=True)
+        )  # fmt: skip
+        truth = SimpleNamespace(columns=("energy",), describe=list, floor=([0], None), floor_name="floor")
+        floors = {"m": Measured({"energy": Estimate(0.0, -floor, floor, 50)})}
+        results = Results(Study(**GOOD), {"m": SimpleNamespace(truth=truth)}, rows, (), floors, (), {"m": "energy"})
+        contest = Contest("m", "1", 5, dict(zip(names, rows, strict=True)), Ranking.of({}))
+        return dataclasses.replace(results, contests=(contest,))
+
+    results = study((0.01, 0.5, 2.0), 0.001)
+    assert diverged(results, results.contests[0]) == {"far": ["energy"]}
+    table = full_table(results)
+    assert [row.name["flag"] for row in table.rows[:3]] == ["-", "-", "diverged (energy)"] and table.columns == ["energy"]
+    assert "not shown, no row has a number: snr_gap (unidentifiable; here)" in table.notes
+    assert full_table(results, whole=True).columns == ["energy", "snr_gap"]
+    results = study((-0.001, 0.5, 2.0), 0.1)
+    assert diverged(results, results.contests[0]) == {}
 
 
 def test_a_key_changes_with_everything_that_makes_the_samples():
