@@ -7,7 +7,7 @@
 
 All combinations at equal counted evaluations, from the same noise, measured with intervals; table.csv, ranking.csv, pairs.csv, pictures and
 report.html in --output (WORKDIR/ablation by default), whose first lines answer the question.  Stopped or killed, the same command goes on
-where it was; more solvers, budgets or seeds add their cells only.  Every field of the configuration: --config.FIELD=VALUE.
+where it was; more solvers, budgets or seeds add their cells only, a larger --n the new samples only.  Every field of the configuration: --config.FIELD=VALUE.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import numpy as np
 
 from score_lab.ablation.keys import key_of
 from score_lab.ablation.results import Contest, Results, Row, diverged
+from score_lab.ablation.running import CALLS
 from score_lab.ablation.specs import plain
 from score_lab.ablation.store import Store
 from score_lab.ablation.truth import COLUMNS, HIGHER, RANKABLE, Measured
@@ -51,6 +52,7 @@ def full_table(results: Results, whole: bool = False) -> Table:
             "n": _counted(results, row),
             "not finite": sum(map(len, row.invalid.values())),
             "flag": flags.get(id(row), "-"),
+            "gap at": _level(row),
             "ms": _number(row.milliseconds),
             "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
             "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
@@ -97,6 +99,12 @@ def _in_order(measured: Measured) -> dict[str, Estimate]:
     return {c: measured.estimates[c] for c in COLUMNS if c in measured.estimates}
 
 
+def _level(row: Row) -> str:
+    """The log-SNR at which the gap was read, or why it could not be."""
+    gap = row.measured.estimates.get("snr_gap")
+    return "-" if gap is None else gap.note.partition(";")[0].removeprefix("at log-SNR ")
+
+
 def _number(value: float) -> str:
     return "-" if not math.isfinite(value) else f"{value:.3g}"
 
@@ -115,8 +123,9 @@ def _notes(results: Results) -> list[str]:
             "the data is the model's error alone"
         )
     notes.append(
-        "snr_gap: effective minus nominal log-SNR of the states at the last network call, where total variance tells a level; R_last: "
-        "their variance over the path's (1: what the network was trained on)"
+        f"snr_gap: effective minus nominal log-SNR of the states at the last of (at most {CALLS}) network calls at which total variance "
+        "tells a level, the log-SNR of column 'gap at' (near data it tells none); R_last: variance of the states at the last call over the "
+        "path's (1: what the network was trained on)"
     )
     notes.append(
         f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; "

@@ -131,25 +131,27 @@ def collected(
 
 def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
     found = [store.cell(key) for key in run.keys]
-    bad = [cell for cell in found if cell is None or cell.status != "done"]
+    n = study.n
+    found = [cell and dataclasses.replace(cell, invalid=tuple(i for i in cell.invalid if i < n)) for cell in found]
+    bad = [cell for cell in found if cell is None or cell.status != "done" or cell.what["n"] < n]
     if bad:
-        done = tuple(cell for cell in found if cell is not None and cell.status == "done")
+        done = tuple(cell for cell in found if cell is not None and cell not in bad)
         return Row(run, done, Measured(), bad[0].reason if bad[0] is not None else "not run")
     others = [store.cell(key) for key in run.reference]
-    ready = bool(others) and all(cell is not None and cell.status == "done" for cell in others)
-    key = key_of({"cells": run.keys, "truth": model.truth.digest, "repeats": study.repeats, "code": _code(),
+    ready = bool(others) and all(cell is not None and cell.status == "done" and cell.what["n"] >= n for cell in others)
+    key = key_of({"cells": run.keys, "n": n, "truth": model.truth.digest, "repeats": study.repeats, "code": _code(),
                   "reference": run.reference if ready else ()})  # fmt: skip
     known = store.measures(key)
     if known is None:
         arrays = [store.arrays(k) for k in run.keys]
-        x, cond = np.concatenate([a["x"] for a in arrays]), model.cond(study.n)
+        x, cond = np.concatenate([a["x"][:n] for a in arrays]), model.cond(n)
         labels = None if cond is None else np.concatenate([cond["label"]] * len(arrays))
         measured = model.truth.measure(x, labels, study.repeats)
         path = model.assemble(run.section, model.denoiser)[0].path
-        square = np.concatenate([a["square"] for a in arrays])
-        measured.estimates |= snr_gap(float(arrays[0]["t"]), square, path, model.truth.moments, model.truth.data)
+        square = np.concatenate([a["square"][:, :n] for a in arrays], axis=1)
+        measured.estimates |= snr_gap(arrays[0]["t"], square, path, model.truth.moments, model.truth.data)
         if ready:
-            solution = np.concatenate([store.arrays(k)["x"] for k in run.reference])
+            solution = np.concatenate([store.arrays(k)["x"][:n] for k in run.reference])
             apart = solver_error(x, solution, len(arrays), study.repeats)
             measured = Measured(measured.estimates | apart.estimates, measured.draws | apart.draws)
         known = (measured.estimates, measured.draws)
@@ -167,8 +169,9 @@ def _halving(store: Store, whole: Run, half: Run) -> float:
     cells = [store.cell(whole.keys[0]), store.cell(half.keys[0])]
     if not all(cell is not None and cell.status == "done" for cell in cells):
         return float("nan")
-    coarse = store.arrays(half.keys[0])["x"]
-    return float(np.sqrt(np.mean(np.square(store.arrays(whole.keys[0])["x"][: len(coarse)] - coarse))))
+    n = int(half.what["n"])
+    fine, coarse = (store.arrays(run.keys[0])["x"][:n] for run in (whole, half))
+    return float(np.sqrt(np.mean(np.square(fine - coarse))))
 
 
 def _contests(results: Results) -> list[Contest]:

@@ -92,6 +92,7 @@ def test_what_it_leaves_behind(done):
     assert [r["budget"] for r in table[:4]] == ["4", "4", "8", "8"] and [r["NFE"] for r in table[:4]] == ["4", "3", "8", "7"]
     for row in table[:4]:
         assert row["n"] == "160" and float(row["energy_low"]) <= float(row["energy"]) <= float(row["energy_high"])
+        assert row["gap at"] == "unidentifiable" or float(row["snr_gap_low"]) < float(row["snr_gap_high"])
         assert float(row["solver_error"]) > 0 and float(row["ms"]) > 0 and float(row["compile s"]) > 0 and float(row["MB"]) > 0
     error = {(r["solver"], r["budget"]): float(r["solver_error"]) for r in table[:4]}
     assert error["DDIM", "8"] < error["DDIM", "4"] and error["Midway", "8"] < error["Midway", "4"]
@@ -102,7 +103,8 @@ def test_what_it_leaves_behind(done):
     assert "The ODE itself reads" in text
     assert "Midway: 2 steps cost 3 of 4; 3 would cost 5" in text
     assert "grid UniformLogSNR(end=6) on path own ends at data, by a last step from kappa = 0.04979" in text  # exp(-6 / 2)
-    assert "not shown, no row has a number: w2" not in text and {r["flag"] for r in table} == {"-"}
+    assert [r["flag"] for r in table] == ["-", "diverged (energy)", *["-"] * 4] and float(table[1]["R_last"]) > 100
+    assert "not shown, no row has a number: snr_gap (unidentifiable; log-SNR 6" in text  # 160 points
     assert [r["family"] for r in table] == ["one-step", "-"] * 2 + ["-"] * 2
     pairs = rows(done, "pairs")
     assert len(pairs) == 2 and all(float(p["p"]) <= float(p["p_adjusted"]) <= 1 for p in pairs)
@@ -116,7 +118,7 @@ def test_what_it_leaves_behind(done):
     assert [r["rank"] for r in rows(done, "ranking")] == ["1", "2"] * 2
 
 
-def test_the_samples_are_those_of_sample(done):
+def test_the_samples_are_those_of_sample(done, n=80):
     """Sample i of seed s is what the library draws from that key and index: the common random numbers of every cell."""
     weights, means, variances = (np.array(v, np.float32) for v in ([1, 2], [[1, 0], [-1, 0.5]], [0.05, 0.1]))
     mixture = GaussianMixture(VP(), weights, means, variances)
@@ -125,7 +127,7 @@ def test_the_samples_are_those_of_sample(done):
         if (w := json.loads(what))["section"]["sampler"] == {"target": "DDIM"} and w["section"]["grid"]["num_steps"] == 4 and w["seed"] == 1
     ]  # fmt: skip
     with np.load(done / "samples" / f"{key}.npz") as stored:
-        direct = sample(mixture, DDIM(), UniformLogSNR(4, end=6.0), (80, 2), jax.random.key(1))
+        direct = sample(mixture, DDIM(), UniformLogSNR(4, end=6.0), (n, 2), jax.random.key(1))
         np.testing.assert_allclose(stored["x"], direct.x, rtol=1e-5, atol=1e-6)
 
 
@@ -133,11 +135,11 @@ def test_killed_half_way_and_resumed_is_the_same_table(config, done, unpainted, 
     """The process dies in its fourth cell; what was there is not sampled again, and the table is that of the run that was not killed."""
     drawn, real = [], running.draw_cell
 
-    def dies(program, model, run_, seed):
+    def dies(program, model, run_, seed, before):
         drawn.append(seed)
         if len(drawn) == 4:
             raise KeyboardInterrupt
-        return real(program, model, run_, seed)
+        return real(program, model, run_, seed, before)
 
     monkeypatch.setattr(running, "draw_cell", dies)
     words = (f"--config={config}", f"--output={tmp_path / 'out'}")
@@ -178,6 +180,31 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     assert len(failed) == 2 and "DPMSolverPP2M" in failed[0][3]  # a grid that renoises and a solver that remembers: one line, one per seed
     churned = [r for r in rows(tmp_path / "out") if r["grid"].startswith("Churn") and r["solver"] == "DDIM"]
     assert len(churned) == 1 and churned[0]["solver_error"] == "nan"  # not defined for what is stochastic
+
+
+def test_more_samples_are_added_and_fewer_are_read(config, done, unpainted, tmp_path, monkeypatch):
+    """n is no part of a cell: 80 samples a seed become 120 by 40 new ones; asked for 80 again, it draws nothing."""
+    shutil.copytree(done, tmp_path / "out")
+    drawn, real = [], running.draw_cell
+
+    def counted(*parts):
+        cell, arrays = real(*parts)
+        drawn.append((len(arrays["x"]), 0 if parts[4] is None else len(parts[4]["x"])))
+        return cell, arrays
+
+    monkeypatch.setattr(running, "draw_cell", counted)
+    words = (f"--config={config}", f"--output={tmp_path / 'out'}")
+    assert run("ablate_samplers", *words, "--n=120") == 0
+    keys = {key for key, *_ in cells(done)}
+    assert drawn == [(120, 80)] * (len(keys) - 1)  # of the reference in half its steps no more are wanted
+    assert {key for key, *_ in cells(tmp_path / "out")} == keys and {r["n"] for r in rows(tmp_path / "out")[:4]} == {"240"}
+    for key in keys:
+        with np.load(done / "samples" / f"{key}.npz") as old, np.load(tmp_path / "out" / "samples" / f"{key}.npz") as new:
+            np.testing.assert_array_equal(old["x"], new["x"][:80])
+            assert new["square"].shape == (len(new["t"]), len(new["x"]))
+    test_the_samples_are_those_of_sample(tmp_path / "out", 120)
+    assert run("ablate_samplers", *words) == 0 and len(drawn) == len(keys) - 1
+    same_numbers(rows(tmp_path / "out"), rows(done))
 
 
 def test_a_narrower_question_does_not_overwrite_the_answer_to_a_wider_one(config, done, unpainted, tmp_path):
