@@ -7,7 +7,8 @@
 
 All combinations at equal counted evaluations, from the same noise, measured with intervals; table.csv, ranking.csv, pairs.csv, pictures and
 report.html in --output (WORKDIR/ablation by default), whose first lines answer the question.  Stopped or killed, the same command goes on
-where it was; more solvers, budgets or seeds add their cells only, a larger --n the new samples only.  Every field of the configuration: --config.FIELD=VALUE.
+where it was; more solvers, budgets or seeds add their cells only, a larger --n the new samples only.  Every field of the configuration:
+--config.FIELD=VALUE.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("n", None, "samples of each seed", flag_values=values)
     flags.DEFINE_string("rank_by", None, "the column that ranks", flag_values=values)
     flags.DEFINE_float("least_difference", None, "share of the better value that a difference must exceed", flag_values=values)
+    flags.DEFINE_string("features", None, "of Frechet distance and KID: PCA, Pixels, my_package.my_module:function", flag_values=values)
     flags.DEFINE_string("output", None, "where to write", flag_values=values)
 
 
@@ -56,7 +58,7 @@ def main() -> None:
     from score_lab.ablation.page import budgets, failures
 
     start = time.time()
-    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "least_difference", "output", "workdir")}
+    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "features", "least_difference", "output", "workdir")}
     study = build({"target": "score_lab.ablation.study:Study", **study_fields(config, given)}, field="config")
     models = open_models(study)
     store = Store(study.output or next(Path(m["workdir"]) / "ablation" for m in study.models.values()))

@@ -39,7 +39,7 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             fields[name] = [literal(word) for word in split(given[name])]
     if given.get("vary") is not None:
         fields["vary"] = _varied(given["vary"])
-    fields |= {name: given[name] for name in ("n", "rank_by", "least_difference", "output") if given.get(name) is not None}
+    fields |= {name: given[name] for name in ("n", "rank_by", "features", "least_difference", "output") if given.get(name) is not None}
     if given.get("workdir") is not None:
         workdirs = split(given["workdir"])
         names = [Path(w).name for w in workdirs]
@@ -66,17 +66,19 @@ def open_models(study: Study) -> dict[str, Model]:
     for name, spec in study.models.items():
         if not isinstance(spec, Mapping) or ("workdir" in spec) == ("denoiser" in spec):
             refuse(f"models.{name}", spec, "{'workdir': ...}, or {'denoiser': an exact denoiser, 'path': ...}")
-        opened[name] = _trained(name, spec) if "workdir" in spec else _exact(name, spec, study)
+        opened[name] = _trained(name, spec, study) if "workdir" in spec else _exact(name, spec, study)
     return opened
 
 
-def _trained(name: str, spec: Mapping[str, Any]) -> Model:
+def _trained(name: str, spec: Mapping[str, Any], study: Study) -> Model:
     loaded = load(spec["workdir"], ema=spec.get("ema", 0), step=spec.get("step"))
     base, config = sampling_of(loaded), loaded.config
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes) or 0
     (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
     images = len(loaded.spec.shape) == 3
-    truth = Images.of(x, label, x_test, label_test) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
+    if not images and study.features != "PCA":
+        refuse("features", study.features, f"nothing: {name} draws points of shape {loaded.spec.shape}, which have no feature space")
+    truth = Images.of(x, label, x_test, label_test, study.features) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
     described = {key: config.get(key) for key in ("network", "target", "path", "denoiser", "objective")}
 
     def assemble(section: Mapping[str, Any], denoiser: Any):

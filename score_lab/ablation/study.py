@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from score_lab.ablation.spaces import check_features
 from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
@@ -103,6 +104,8 @@ class Study:
       seeds: of noise; sample i of seed s starts from the same noise in every cell.
       n: samples of each seed.
       chunk: samples in one compiled call.
+      features: the space of Frechet distance and KID of images: PCA (32 components), PCA(components=K), Pixels, or the import path of a
+        function (n, *shape) -> (n, k); see ``spaces``.
       rank_by: the column that ranks; empty: frechet for images, energy for points.
       alpha: of the family of all pairs at one budget.
       least_difference: the resolution: a pair is distinguishable only if its difference is more than this share of the better value, or of
@@ -126,6 +129,7 @@ class Study:
     seeds: tuple = (0, 1, 2)
     n: int = 1000
     chunk: int = 125
+    features: Any = "PCA"
     rank_by: str = ""
     alpha: float = 0.05
     least_difference: float = 0.01
@@ -147,6 +151,7 @@ class Study:
         for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20)):
             if getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
+        check_features(self.features)
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
         if not 0 <= self.least_difference < 1:

@@ -1,6 +1,6 @@
 """What samples are measured against: labelled or unlabelled images of a data set, held-out points, or a law that is known exactly.
 
-    images    agreement, frechet, kid, variance        in PCA features of the training images, the classifier of ``evaluation.Reference``
+    images    agreement, frechet, kid, variance        in a given feature space (``spaces``), the classifier of ``evaluation.Reference``
     points    energy, mmd, w2                          against held-out points, or exact draws of the law
     all       snr_gap, R_last                          the effective minus the nominal log-SNR of the states at a network call
 
@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_lab.ablation.spaces import feature_space
 from score_lab.evaluation import (
     Discrepancy,
     Estimate,
+    Frechet,
     Reference,
     Wasserstein,
     digest,
@@ -79,9 +81,14 @@ class Images:
     floor_name = "held-out data"
 
     @classmethod
-    def of(cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None) -> Images:
-        """From the two splits of a data set, (n, *shape) and (n,)."""
+    def of(
+        cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None, features: Any = "PCA"
+    ) -> Images:  # fmt: skip
+        """From the two splits of a data set, (n, *shape) and (n,); ``features``: see ``spaces``."""
         reference = Reference.fit(train, labels, test, test_labels)
+        space = feature_space(features, np.asarray(train))
+        if space.digest != reference.frechet.extractor.digest:
+            reference = dataclasses.replace(reference, frechet=Frechet.fit(train, test, space, test_labels))
         features = reference.frechet.extractor(train)
         rows = np.unique(np.linspace(0, len(features) - 1, min(MOST_KID, len(features))).astype(int))
         stamp = digest(np.asarray(train), np.asarray(test), reference.frechet.extractor.digest)

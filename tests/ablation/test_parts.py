@@ -10,18 +10,20 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from configs.ablate import get_config
 from experiments import overrides
 from experiments.ablation_parts import command_of, study_fields
 from experiments.sampling import completed
 from experiments.system import add_options
-from score_lab.ablation import Cell, Model, Store, Study, System, key_of, keys, plan
+from score_lab.ablation import Cell, Images, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
 from score_lab.ablation.page import full_table
 from score_lab.ablation.plan import REFERENCE, Run, levels
 from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
+from score_lab.ablation.spaces import feature_space
 from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
 from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
@@ -382,3 +384,34 @@ def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_s
 def test_a_family_is_that_of_the_catalogue_for_what_is_run(solver, family):
     part = SimpleNamespace(stochastic=False) if solver == "Rows" else build(spec_of(solver, "solvers"), "score_lab.samplers")
     assert plan.family_of(part) == family
+
+
+def halves(x):
+    """A feature space as somebody would write it: the means of the upper and the lower half."""
+    return x.reshape(len(x), 2, -1).mean(axis=2)
+
+
+def nothing(x):
+    """No feature space."""
+    return x
+
+
+def test_the_feature_space_is_that_of_the_study():
+    """PCA is what the table's reference uses; one's own is called by its import path, and FD in it is the formula by hand."""
+    rng = np.random.default_rng(0)
+    train, test = rng.standard_normal((60, 4, 4, 1)), rng.standard_normal((40, 4, 4, 1))
+    plain, own = (Images.of(train, None, test, None, words) for words in ("PCA", f"{__name__}:halves"))
+    assert plain.reference.frechet.extractor.digest == Images.of(train, None, test, None).reference.frechet.extractor.digest
+    assert Images.of(train, None, test, None, "PCA(components=3)").measure(test, None, 20).estimates["frechet"].note.startswith("PCA 3")
+    assert own.digest != plain.digest
+    found = own.measure(test, None, 20).estimates
+    a, b = halves(train), halves(test)
+    c, d = np.cov(a.T), np.cov(b.T)
+    root = np.trace(scipy.linalg.sqrtm(c @ d).real)
+    np.testing.assert_allclose(found["frechet"].value, np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(c + d) - 2 * root, rtol=1e-6)
+    assert found["frechet"].note == "halves" and found["frechet"].n == 40 and np.isfinite(found["kid"].value)
+    for words, says in (("PCAA", "did you mean 'PCA'"), ("nowhere.at_all:f", "'nowhere' cannot"), ("PCA(components=0)", "from 1")):
+        with pytest.raises(ConfigError, match=says):
+            Study(**GOOD, features=words).check()
+    with pytest.raises(ConfigError, match=r"features: .*\(2, 4, 4, 1\).*allowed: finite values \(2, k\)"):
+        feature_space(f"{__name__}:nothing", train)
