@@ -19,6 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
+from configs import ablate
 from experiments.launcher import launch, parse, read_config
 from score_lab.build import build, refuse
 
@@ -51,7 +52,7 @@ def define(values: flags.FlagValues) -> None:
 def main() -> None:
     """Parses, plans, samples, measures, ranks and writes."""
     values = parse(__doc__, sys.argv, define)
-    config = read_config("configs/ablate.py:digits") if values.config is None else values.config
+    config = read_config(f"{ablate.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
     from experiments.ablation_parts import Progress, open_models, study_fields
     from score_lab.ablation import Store, collected, full_table, planned, run_cells, write

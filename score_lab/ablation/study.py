@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from score_lab import guidance
 from score_lab.ablation.spaces import check_features
 from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
 from score_lab.ablation.truth import RANKABLE
@@ -167,6 +168,12 @@ class Study:
         for spec in filter(None, self.grid_specs()):
             find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
             build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
+        for part, spec in zip(self.guidance, map(_guidance, self.guidance), strict=True):
+            if isinstance(part, str) and spec is not None and ":" not in spec["target"] and not hasattr(guidance, spec["target"]):
+                known = ", ".join(guidance.__all__)
+                refuse("guidance", part, f"numbers (1: none), none, or a part of score_lab.guidance: {known}", guidance.__all__)
+            if spec is not None:
+                find(spec["target"], "score_lab.guidance", "guidance")
         for spec in filter(None, self.path_specs()):
             build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
 
@@ -205,8 +212,7 @@ class Study:
 
     def systems(self) -> list[System]:
         """Every combination, each once, in the order of the axes."""
-        guidance = [_guidance(g) for g in self.guidance]
-        axes = (self.models, self.path_specs(), guidance, self.grid_specs(), self.solver_specs())
+        axes = (self.models, self.path_specs(), [_guidance(g) for g in self.guidance], self.grid_specs(), self.solver_specs())
         systems = [System(*parts) for parts in itertools.product(*axes)]
         short: dict[tuple[str, str], list[Any]] = {}
         for system in systems:

@@ -244,6 +244,12 @@ def test_a_budget_that_one_solver_does_not_fit_is_a_row_with_its_reason(config, 
         (["--nfe=1"], "nfe: 1 is refused; allowed: at least 2"),
         (["--nfe=five"], "nfe: 'five'"),
         (["--grids=own"], "has none of its own"),
+        (["--guidance=2,x"], "guidance: 'x' is refused; allowed: numbers (1: none), none, or a part of score_lab.guidance: "),
+        (["--guidance=2,CFGG"], "did you mean 'CFG'"),
+        (["--solvers=DDIM, Huen, UniPC"], "solvers.target: 'Huen' is refused"),
+        (["--labels=cat"], "'labels'"),
+        (["--features=PCAA"], "did you mean 'PCA'"),
+        (["--least_difference=2"], "least_difference: 2.0 is refused; allowed: from 0"),
         (["--rank_by=fid"], "rank_by: 'fid' is refused; allowed: energy, mmd, w2, solver_error"),
         (["--vary=solver.eta"], "--vary"),
         (["--workdir=/nowhere"], "workdir: '/nowhere'"),
@@ -258,6 +264,13 @@ def test_bad_input_is_one_line(words, says, config, tmp_path, capsys):
     said = capsys.readouterr().err
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert says in line and "Traceback" not in said
+
+
+def test_without_a_configuration_it_is_run_from_any_folder(tmp_path, monkeypatch, capsys):
+    """The default one is found where the package is, not where the user is: what is refused is the workdir."""
+    monkeypatch.chdir(tmp_path)
+    assert run("ablate_samplers", "--workdir=nowhere") == 2
+    assert "workdir: 'nowhere' is refused" in capsys.readouterr().err
 
 
 @pytest.mark.slow
