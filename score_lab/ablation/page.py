@@ -14,6 +14,7 @@ import html
 import json
 import math
 import shutil
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -365,6 +366,7 @@ def _pictures(results: Results, store: Store, at: Path) -> list[tuple[str, Path]
             file = save_same_noise(at / f"same_noise_{i}.png", _with_reference(results, store, contest, drawn))
         elif shape == (2,):
             few = {name: drawn[name] for name in [*contest.ranking.order, *contest.ranking.unranked][:6] if name in drawn}  # best first
+            few = {textwrap.fill(name, 24): x for name, x in few.items()}  # a title wider than its panel is cut
             reference = np.asarray(results.models[contest.model].truth.data)[:2000]
             file = save_scatter(at / f"same_noise_{i}.png", few, reference)
         else:
