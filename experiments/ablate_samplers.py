@@ -7,7 +7,8 @@
 
 All combinations at equal counted evaluations, from the same noise, measured with intervals; table.csv, ranking.csv, pairs.csv, pictures and
 report.html in --output (WORKDIR/ablation by default), whose first lines answer the question.  Stopped or killed, the same command goes on
-where it was; more solvers, budgets or seeds add their cells only.  Every field of the configuration: --config.FIELD=VALUE.
+where it was; more solvers, budgets or seeds add their cells only, a larger --n the new samples only.  Every field of the configuration:
+--config.FIELD=VALUE.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
+from configs import ablate
 from experiments.launcher import launch, parse, read_config
 from score_lab.build import build, refuse
 
@@ -42,20 +44,22 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("vary", None, "fields of solvers or grids: 'solver.eta=0|0.5|1, grid.s_churn=0|20'", flag_values=values)
     flags.DEFINE_integer("n", None, "samples of each seed", flag_values=values)
     flags.DEFINE_string("rank_by", None, "the column that ranks", flag_values=values)
+    flags.DEFINE_float("least_difference", None, "share of the better value that a difference must exceed", flag_values=values)
+    flags.DEFINE_string("features", None, "of Frechet distance and KID: PCA, Pixels, my_package.my_module:function", flag_values=values)
     flags.DEFINE_string("output", None, "where to write", flag_values=values)
 
 
 def main() -> None:
     """Parses, plans, samples, measures, ranks and writes."""
     values = parse(__doc__, sys.argv, define)
-    config = read_config("configs/ablate.py:digits") if values.config is None else values.config
+    config = read_config(f"{ablate.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
     from experiments.ablation_parts import Progress, open_models, study_fields
     from score_lab.ablation import Store, collected, full_table, planned, run_cells, write
     from score_lab.ablation.page import budgets, failures
 
     start = time.time()
-    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "output", "workdir")}
+    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "features", "least_difference", "output", "workdir")}
     study = build({"target": "score_lab.ablation.study:Study", **study_fields(config, given)}, field="config")
     models = open_models(study)
     store = Store(study.output or next(Path(m["workdir"]) / "ablation" for m in study.models.values()))
@@ -69,7 +73,8 @@ def main() -> None:
     page = write(results, store, "Which sampler should I use?", [f"python -m experiments.ablate_samplers {' '.join(sys.argv[1:])}"])
     print(f"\n{full_table(results).text()}\n")
     print("\n".join([*(f"budget  {line}" for line in budgets(results)), *(f"failed  {line}" for line in failures(results))]))
-    print("\n" + "\n".join(results.advice()))
+    for line, contest in zip(results.advice(), results.contests, strict=True):
+        print("\n".join(["", line, *(f"    {command}" for command in results.commands(contest))]))
     print(f"\n{time.time() - start:.0f} s.  Open {page}")
     if not any(row.cells for row in results.rows):
         refuse("ablation", "every cell failed", f"systems that run; the first reason: {results.rows[0].reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.overrides import literal
+from experiments.overrides import NESTED, PARTS, literal
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest, split
@@ -18,7 +19,7 @@ from score_lab.ablation.specs import plain
 from score_lab.build import build, refuse
 from score_lab.training import load
 
-__all__ = ["Progress", "open_models", "study_fields"]
+__all__ = ["Progress", "command_of", "open_models", "study_fields"]
 
 FIELDS = ("solvers", "grids", "paths")
 NUMBERS = ("guidance", "nfe", "seeds")
@@ -38,7 +39,7 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             fields[name] = [literal(word) for word in split(given[name])]
     if given.get("vary") is not None:
         fields["vary"] = _varied(given["vary"])
-    fields |= {name: given[name] for name in ("n", "rank_by", "output") if given.get(name) is not None}
+    fields |= {name: given[name] for name in ("n", "rank_by", "features", "least_difference", "output") if given.get(name) is not None}
     if given.get("workdir") is not None:
         workdirs = split(given["workdir"])
         names = [Path(w).name for w in workdirs]
@@ -65,26 +66,57 @@ def open_models(study: Study) -> dict[str, Model]:
     for name, spec in study.models.items():
         if not isinstance(spec, Mapping) or ("workdir" in spec) == ("denoiser" in spec):
             refuse(f"models.{name}", spec, "{'workdir': ...}, or {'denoiser': an exact denoiser, 'path': ...}")
-        opened[name] = _trained(name, spec) if "workdir" in spec else _exact(name, spec, study)
+        opened[name] = _trained(name, spec, study) if "workdir" in spec else _exact(name, spec, study)
     return opened
 
 
-def _trained(name: str, spec: Mapping[str, Any]) -> Model:
+def _trained(name: str, spec: Mapping[str, Any], study: Study) -> Model:
     loaded = load(spec["workdir"], ema=spec.get("ema", 0), step=spec.get("step"))
     base, config = sampling_of(loaded), loaded.config
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes) or 0
     (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
     images = len(loaded.spec.shape) == 3
-    truth = Images.of(x, label, x_test, label_test) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
+    if not images and study.features != "PCA":
+        refuse("features", study.features, f"nothing: {name} draws points of shape {loaded.spec.shape}, which have no feature space")
+    truth = Images.of(x, label, x_test, label_test, study.features) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
     described = {key: config.get(key) for key in ("network", "target", "path", "denoiser", "objective")}
 
     def assemble(section: Mapping[str, Any], denoiser: Any):
         check_guidance(base | section, loaded.parts)
         return build_sampling(base | section, denoiser)
 
+    def command(section: Mapping[str, Any]) -> str:
+        return command_of(spec, base, section)
+
     note = f"{spec['workdir']}: {config['network']['target']} trained on {config['path']['target']}, checkpoint {loaded.step}."
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
-    return Model(name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note)
+    return Model(name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command)
+
+
+def command_of(spec: Mapping[str, Any], base: Mapping[str, Any], section: Mapping[str, Any]) -> str:
+    """The line to type that draws from the workdir of ``spec`` what ``section`` says over the workdir's own section ``base``."""
+    words = ["python", "-m", "experiments.sample", "--workdir", str(spec["workdir"])]
+    words += [f"--{name}={spec[name]}" for name in ("ema", "step") if spec.get(name) is not None]
+    words += [f"--{name}" for name in ("clip", "extrapolate") if section.get(name) and not base.get(name)]
+    for part in PARTS:
+        if section.get(part):
+            words += [f"--{name}={value}" for name, value in _flags(part, section[part])]
+        elif base.get(part):
+            words.append(f"--{part}=none")
+    return shlex.join(words)
+
+
+def _flags(name: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """``{"target": "Heun", "variable": {"target": "T"}}`` -> ``[("sampler", "Heun"), ("sampler.variable", "T")]``, names first."""
+    found = [(name, str(spec.get("target", "CFG")))]
+    for field, value in spec.items():
+        if isinstance(value, Mapping) and "target" in value:
+            (_, target), *rest = _flags(f"{name}.{field}", value)
+            found += [(f"{name}.{field}" + ("" if field in NESTED else ".target"), target), *rest]
+        elif field != "target":
+            text = str(value)
+            found.append((f"{name}.{field}", text if literal(text) == value else repr(value)))
+    return found
 
 
 def _exact(name: str, spec: Mapping[str, Any], study: Study) -> Model:

@@ -1,9 +1,9 @@
 """The identity of a result: SHA-256 over the canonical JSON of everything that produced it.
 
-    model (its arrays), path, guidance, solver, grid (also its resolved levels), labels, seed, n, the source of every part, versions
+    model (its arrays), path, guidance, solver, grid (also its resolved levels), labels, seed, the source of every part, versions
 
 The name under which something appears, the budget for which its steps were chosen, the chunk and the devices are not in it: they change
-nothing but rounding, so a cell that two budgets or two names share is sampled once.
+nothing but rounding, so a cell that two budgets or two names share is sampled once.  Nor is n: a larger one adds the samples that are new.
 """
 
 from __future__ import annotations

@@ -117,19 +117,18 @@ class _Planner:
         steps = built.steps(denoiser.path)
         solved = sampler.specialise() if hasattr(sampler, "specialise") else sampler  # what is run: eta = 0 draws nothing
         what = {
-            "format": 1,
+            "format": 2,
             "model": model.digest,
             "section": section,
             "levels": levels_of(steps),
             "code": code_of(denoiser, sampler, built),
             "classes": model.classes,
             "shape": list(model.shape),
-            "n": n,
             "versions": versions(),
-        }
+        }  # not n: sample i depends on (seed, i) alone, so that a cell is extended
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
         drawn = bool(solved.stochastic or steps.renoises)
-        return Run(system, budget, section, keys, "", what, not drawn, ending(steps, denoiser.path), family_of(solved))
+        return Run(system, budget, section, keys, "", what | {"n": n}, not drawn, ending(steps, denoiser.path), family_of(solved))
 
     def reference(self, run: Run) -> tuple[Run, Run]:
         """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""

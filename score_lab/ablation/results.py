@@ -2,7 +2,10 @@
 
 A row pools the samples of all seeds of one run (they are independent draws: the seed only names the noise), its interval resamples them.
 A contest is one model, one guidance and one budget: all that may be chosen there, solver, grid and path, is ranked, all pairs are compared
-on common noise, and Holm's correction is over all pairs of the contest.
+on common noise with intervals that hold for all pairs of the contest at once, and a difference below the resolution is none:
+
+    least_difference x max(the better value, the upper end of the floor's interval: what perfect samples may read);
+    of solver_error, which has no floor, at least the distance to which the reference is known
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from score_lab.ablation.keys import code_of_modules, key_of
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
-from score_lab.ablation.truth import HIGHER, Measured, snr_gap, solver_error
+from score_lab.ablation.truth import HIGHER, RANKABLE, Measured, snr_gap, solver_error
 from score_lab.evaluation import Ranking, resampled
 
-__all__ = ["Contest", "Results", "Row", "collected"]
+__all__ = ["Contest", "Results", "Row", "collected", "diverged"]
+
+FAR = 100.0
+"""Times the best: a solver that reads more has diverged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,18 @@ class Results:
         """The answer, one line per contest: which sampler, and from which others it is not distinguishable."""
         return [_advice(self, contest) for contest in self.contests]
 
+    def commands(self, contest: Contest) -> list[str]:
+        """The lines to type that draw from what the advice of ``contest`` names."""
+        runs = [contest.rows[name].run for name in recommended(self, contest)]
+        return [line for run in runs if (line := self.models[contest.model].command(run.section))]
+
+
+def recommended(results: Results, contest: Contest) -> list[str]:
+    """Who is named after 'use': the best, or all that are nearer to the reference than it is known."""
+    column = results.rank_by[contest.model]
+    close = [name for name, row in contest.rows.items() if column == "solver_error" and _readable(row, column) and unresolved(results, row)]
+    return close or list(contest.ranking.order[:1])
+
 
 def collected(
     study: Study, models: Mapping[str, Model], plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
@@ -113,25 +131,27 @@ def collected(
 
 def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
     found = [store.cell(key) for key in run.keys]
-    bad = [cell for cell in found if cell is None or cell.status != "done"]
+    n = study.n
+    found = [cell and dataclasses.replace(cell, invalid=tuple(i for i in cell.invalid if i < n)) for cell in found]
+    bad = [cell for cell in found if cell is None or cell.status != "done" or cell.what["n"] < n]
     if bad:
-        done = tuple(cell for cell in found if cell is not None and cell.status == "done")
+        done = tuple(cell for cell in found if cell is not None and cell not in bad)
         return Row(run, done, Measured(), bad[0].reason if bad[0] is not None else "not run")
     others = [store.cell(key) for key in run.reference]
-    ready = bool(others) and all(cell is not None and cell.status == "done" for cell in others)
-    key = key_of({"cells": run.keys, "truth": model.truth.digest, "repeats": study.repeats, "code": _code(),
+    ready = bool(others) and all(cell is not None and cell.status == "done" and cell.what["n"] >= n for cell in others)
+    key = key_of({"cells": run.keys, "n": n, "truth": model.truth.digest, "repeats": study.repeats, "code": _code(),
                   "reference": run.reference if ready else ()})  # fmt: skip
     known = store.measures(key)
     if known is None:
         arrays = [store.arrays(k) for k in run.keys]
-        x, cond = np.concatenate([a["x"] for a in arrays]), model.cond(study.n)
+        x, cond = np.concatenate([a["x"][:n] for a in arrays]), model.cond(n)
         labels = None if cond is None else np.concatenate([cond["label"]] * len(arrays))
         measured = model.truth.measure(x, labels, study.repeats)
         path = model.assemble(run.section, model.denoiser)[0].path
-        square = np.concatenate([a["square"] for a in arrays])
-        measured.estimates |= snr_gap(float(arrays[0]["t"]), square, path, model.truth.moments, model.truth.data)
+        square = np.concatenate([a["square"][:, :n] for a in arrays], axis=1)
+        measured.estimates |= snr_gap(arrays[0]["t"], square, path, model.truth.moments, model.truth.data)
         if ready:
-            solution = np.concatenate([store.arrays(k)["x"] for k in run.reference])
+            solution = np.concatenate([store.arrays(k)["x"][:n] for k in run.reference])
             apart = solver_error(x, solution, len(arrays), study.repeats)
             measured = Measured(measured.estimates | apart.estimates, measured.draws | apart.draws)
         known = (measured.estimates, measured.draws)
@@ -149,8 +169,9 @@ def _halving(store: Store, whole: Run, half: Run) -> float:
     cells = [store.cell(whole.keys[0]), store.cell(half.keys[0])]
     if not all(cell is not None and cell.status == "done" for cell in cells):
         return float("nan")
-    coarse = store.arrays(half.keys[0])["x"]
-    return float(np.sqrt(np.mean(np.square(store.arrays(whole.keys[0])["x"][: len(coarse)] - coarse))))
+    n = int(half.what["n"])
+    fine, coarse = (store.arrays(run.keys[0])["x"][:n] for run in (whole, half))
+    return float(np.sqrt(np.mean(np.square(fine - coarse))))
 
 
 def _contests(results: Results) -> list[Contest]:
@@ -166,9 +187,37 @@ def _contests(results: Results) -> list[Contest]:
         if column == "solver_error":
             unranked |= {name: why for name in values if (why := unresolved(results, rows[name]))}
             values = {name: draws for name, draws in values.items() if name not in unranked}
-        ranking = Ranking.of(values, unranked, lower=column not in HIGHER, alpha=results.study.alpha)
+        least = resolution(results, model, column)
+        ranking = Ranking.of(values, unranked, lower=column not in HIGHER, alpha=results.study.alpha, least=least)
         contests.append(Contest(model, guidance, budget, rows, ranking))
     return contests
+
+
+def scale(results: Results, model: str, column: str) -> Callable[[float], float]:
+    """value -> what a difference from it is held against: the value, or what perfect samples may read if that is more."""
+    floor = results.floors[model].estimates.get(column) if model in results.floors else None
+    least = floor.high if floor is not None and np.isfinite(floor.high) else 0.0
+    return lambda value: max(abs(value), least)
+
+
+def resolution(results: Results, model: str, column: str) -> Callable[[float], float]:
+    """The better value of a pair -> the difference that counts (see the module)."""
+    known = [half for row, half in results.references if row.run.system.model == model and np.isfinite(half)]
+    least, held = max(known, default=0.0) if column == "solver_error" else 0.0, scale(results, model, column)
+    return lambda value: max(results.study.least_difference * held(value), least)
+
+
+def diverged(results: Results, contest: Contest) -> dict[str, list[str]]:
+    """Entry -> the columns in which it reads more than FAR times the best of its budget (or of what perfect samples may read, if that is
+    more).  Not the solver error, which spans decades between solvers of different orders, nor MMD^2, whose kernel is bounded."""
+    found: dict[str, list[str]] = {}
+    for column in (c for c in results.models[contest.model].truth.columns if c in RANKABLE and c not in (*HIGHER, "mmd")):
+        values = {name: row.measured.estimates[column].value for name, row in contest.rows.items() if column in row.measured.estimates}
+        values = {name: value for name, value in values.items() if np.isfinite(value)}
+        for name, value in values.items():
+            if value > FAR * scale(results, contest.model, column)(min(values.values())):
+                found.setdefault(name, []).append(column)
+    return found
 
 
 def unresolved(results: Results, row: Row) -> str:
@@ -196,7 +245,9 @@ def _against_the_ode(results: Results, row: Row, column: str) -> str:
     solution = next((r for r, _ in results.references if r.run.keys == row.run.reference and _readable(r, column)), None)
     if solution is None:
         return ""
-    pair = Ranking.of({"row": row.measured.draws[column], "solution": solution.measured.draws[column]}, alpha=results.study.alpha)
+    draws = {"row": row.measured.draws[column], "solution": solution.measured.draws[column]}
+    least = resolution(results, row.run.system.model, column)
+    pair = Ranking.of(draws, lower=column not in HIGHER, alpha=results.study.alpha, least=least)
     same = "not distinguishable" if pair.same("row") else "distinguishable"
     return f" The ODE itself reads {solution.measured.estimates[column].value:.3g} ({same})."
 
@@ -206,13 +257,13 @@ def _advice(results: Results, contest: Contest) -> str:
     where = [f"{contest.budget} NFE"]
     where += [f"model {contest.model}"] if len(results.models) > 1 else []
     where += [f"guidance {contest.guidance}"] if "guidance" in results.varying() else []
-    close = [name for name, row in contest.rows.items() if column == "solver_error" and _readable(row, column) and unresolved(results, row)]
-    if close:
-        lead = f"At {', '.join(where)}: use {' or '.join(close)}"
+    best = recommended(results, contest)
+    if best and best[0] not in ranking.order:
+        lead = f"At {', '.join(where)}: use {' or '.join(best)}"
         return f"{lead}: nearer to the reference than it is known, so ahead of those that are ranked."
     if not ranking.order:
         return f"At {', '.join(where)}: no sampler can be recommended, none could be measured."
-    best = ranking.order[0]
+    best = best[0]
     row, same = contest.rows[best], ranking.same(best)
     line = f"At {', '.join(where)}: use {best} ({column} {row.measured.estimates[column]}"
     line += f", {row.nfe:g} NFE used)." if row.nfe != contest.budget else ")."

@@ -25,10 +25,14 @@ from score_lab.samplers.loop import check_run
 
 __all__ = ["Program", "run_cells"]
 
+CALLS = 24
+"""Network calls of which the states' norms are kept."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled run: ``call(key, index, cond)`` -> (x, nfe, t of the last network call, squared norms (chunk,) there)."""
+    """A compiled run: ``call(key, index, cond)`` -> (x, nfe, and of every call slot: t (K,), whether it was made (K,), squared norms
+    (K, chunk))."""
 
     call: Callable
     chunk: int
@@ -47,8 +51,7 @@ class Program:
 
         def draw(denoiser, sampler, steps, key, index, cond):
             done = sample(denoiser, sampler, steps, (chunk, *model.shape), key, index=index, cond=cond, recorder=recorder)
-            last = len(done.record.made) - 1 - jnp.argmax(done.record.made[::-1])
-            return done.x, jnp.mean(done.nfe), done.record.t[last], done.record.square[last]
+            return done.x, jnp.mean(done.nfe), done.record.t, done.record.made, done.record.square
 
         parts = jax.device_put((denoiser, sampler, steps))
         start, seen = time.perf_counter(), (jax.random.key(0), jnp.arange(chunk, dtype=jnp.int32), model.cond(chunk))
@@ -66,18 +69,22 @@ def _memory(compiled: Any) -> float:
         return float("nan")
 
 
-def draw_cell(program: Program, model: Model, run: Run, seed: int) -> tuple[Cell, dict[str, np.ndarray]]:
-    """The samples 0..n-1 of ``seed``, chunk by chunk, with their indices as everywhere."""
+def draw_cell(
+    program: Program, model: Model, run: Run, seed: int, before: Mapping[str, np.ndarray] | None = None
+) -> tuple[Cell, dict[str, np.ndarray]]:
+    """The samples 0..n-1 of ``seed``, chunk by chunk, with their indices as everywhere; the first of them are taken from ``before``."""
     n, chunk, key = int(run.what["n"]), program.chunk, jax.random.key(seed)
-    cond, x, square, fastest = model.cond(n), [], [], np.inf
-    for first in range(0, n, chunk):
+    cond, fastest = model.cond(n), np.inf
+    x, square = ([], []) if before is None else ([before["x"]], [before["square"]])
+    for first in range(sum(map(len, x)), n, chunk):
         rows = np.minimum(np.arange(first, first + chunk), n - 1)
         batch = jnp.asarray(rows, jnp.int32), None if cond is None else {name: jnp.asarray(v[rows]) for name, v in cond.items()}
         start = time.perf_counter()
         out = jax.block_until_ready(program.call(key, *batch))
         fastest = min(fastest, time.perf_counter() - start)
         x.append(np.asarray(out[0])[: n - first])
-        square.append(np.asarray(out[3])[: n - first])
+        kept = _some(np.asarray(out[3]))
+        square.append(np.asarray(out[4])[kept, : n - first])
     drawn = np.concatenate(x)
     invalid = tuple(int(i) for i in np.flatnonzero(~np.isfinite(drawn.reshape(n, -1)).all(axis=1)))
     what = {**run.what, "seed": seed}
@@ -85,17 +92,24 @@ def draw_cell(program: Program, model: Model, run: Run, seed: int) -> tuple[Cell
         what=what, key=run.keys[0], status="done", nfe=float(out[1]), steps=program.steps, invalid=invalid, seconds=fastest / chunk,
         compile_s=program.compile_s, memory=program.memory,
     )  # fmt: skip
-    return cell, {"x": drawn, "t": np.asarray(out[2]), "square": np.concatenate(square)}
+    return cell, {"x": drawn, "t": np.asarray(out[2])[kept], "square": np.concatenate(square, axis=1)}
+
+
+def _some(made: np.ndarray) -> np.ndarray:
+    """At most CALLS of the slots in which a call was ``made``, evenly spread, the last among them."""
+    slots = np.flatnonzero(made)
+    return slots[np.unique(np.linspace(0, len(slots) - 1, min(CALLS, len(slots))).round().astype(int))]
 
 
 def run_cells(
     runs: Sequence[Run], models: Mapping[str, Model], seeds: Sequence[int], store: Store, chunk: int,
     progress: Callable[[int, int, Run], None] | None = None,
 ) -> None:  # fmt: skip
-    """Everything that is not in ``store`` yet; cells that failed are tried again.  ``progress(done, all, run)`` after each run."""
+    """Everything that is not in ``store`` yet; cells that failed are tried again, those with fewer samples are extended.
+    ``progress(done, all, run)`` after each run."""
     waiting, seen = [], set()
     for run in runs:
-        missing = [k for k, key in enumerate(run.keys[: len(seeds)]) if key not in seen and not _done(store, key)]
+        missing = [k for k, key in enumerate(run.keys[: len(seeds)]) if key not in seen and not _done(store, run, key)]
         seen.update(run.keys)
         if missing:
             waiting.append((run, missing))
@@ -110,19 +124,21 @@ def run_cells(
             try:
                 program = here.result()
                 for k in missing:
-                    cell, arrays = draw_cell(program, models[run.system.model], run, seeds[k])
+                    begun = store.cell(run.keys[k])
+                    before = store.arrays(run.keys[k]) if begun is not None and begun.status == "done" else None
+                    cell, arrays = draw_cell(program, models[run.system.model], run, seeds[k], before)
                     store.put(dataclasses.replace(cell, key=run.keys[k]), arrays)
             except Exception as error:  # noqa: BLE001 - one cell's failure is its result
                 for k in missing:
-                    if not _done(store, run.keys[k]):
+                    if not _done(store, run, run.keys[k]):
                         store.put(Cell(run.keys[k], {**run.what, "seed": seeds[k]}, "failed", reason_of(error)))
             if progress is not None:
                 progress(i + 1, len(waiting), run)
 
 
-def _done(store: Store, key: str) -> bool:
+def _done(store: Store, run: Run, key: str) -> bool:
     cell = store.cell(key)
-    return cell is not None and cell.status == "done"
+    return cell is not None and cell.status == "done" and cell.what["n"] >= run.what["n"]
 
 
 def _compile(model: Model, run: Run, chunk: int) -> Program:

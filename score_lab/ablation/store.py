@@ -3,7 +3,7 @@
     cells      key, what (JSON), status done | failed, reason, nfe, steps, invalid (JSON), seconds, compile_s, memory
     counts     key -> nfe or the reason why it was refused
     measures   key -> estimates (JSON) and bootstrap draws (npz)
-    samples/KEY.npz    x (n, *shape) and the norms of the last call, written whole before its row
+    samples/KEY.npz    x (n, *shape), t (K,) and square (K, n) of some calls, written whole before its row
 
 A cell exists when its row does: a run that is killed loses the cell in progress and nothing else.
 """

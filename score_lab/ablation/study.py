@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from score_lab import guidance
+from score_lab.ablation.spaces import check_features
 from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
@@ -42,6 +44,7 @@ class Model:
       classes: how many labels are asked for in turn; 0: none.
       grid: its own grid's specification, None if it has none.
       note: one line for the page.
+      command: sampling section -> the line to type that draws from it, "" where there is none (an exact denoiser has no workdir).
     """
 
     name: str
@@ -53,6 +56,7 @@ class Model:
     classes: int = 0
     grid: Mapping[str, Any] | None = None
     note: str = ""
+    command: Callable[[Mapping[str, Any]], str] = lambda section: ""
 
     def cond(self, n: int) -> dict[str, np.ndarray] | None:
         """The labels of samples 0..n-1: all classes in turn."""
@@ -101,8 +105,14 @@ class Study:
       seeds: of noise; sample i of seed s starts from the same noise in every cell.
       n: samples of each seed.
       chunk: samples in one compiled call.
+      features: the space of Frechet distance and KID of images: PCA (32 components), PCA(components=K), Pixels, or the import path of a
+        function (n, *shape) -> (n, k); see ``spaces``.
       rank_by: the column that ranks; empty: frechet for images, energy for points.
       alpha: of the family of all pairs at one budget.
+      least_difference: the resolution: a pair is distinguishable only if its difference is more than this share of the better value, or of
+        what perfect samples may read (the upper end of the floor's interval), whichever is more.  With common noise an interval can be
+        narrower than any use or the truth's own sample can vouch for, down to rounding; 1 % is below what a choice of sampler is made
+        for.  0: intervals alone decide.
       repeats: bootstrap draws.
       reference_steps: of the same noise's solution that solver error is measured from (a guided step costs two evaluations); None: 8 times
         the largest budget; 0: none.
@@ -120,8 +130,10 @@ class Study:
     seeds: tuple = (0, 1, 2)
     n: int = 1000
     chunk: int = 125
+    features: Any = "PCA"
     rank_by: str = ""
     alpha: float = 0.05
+    least_difference: float = 0.01
     repeats: int = 200
     reference_steps: int | None = None
     clip: bool | None = None
@@ -140,8 +152,11 @@ class Study:
         for name, least in (("n", LEAST_N), ("chunk", 1), ("repeats", 20)):
             if getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
+        check_features(self.features)
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
+        if not 0 <= self.least_difference < 1:
+            refuse("least_difference", self.least_difference, "from 0 (intervals alone decide) to below 1, a share of the better value")
         if self.reference_steps is not None and self.reference_steps != 0 and self.reference_steps < LEAST_REFERENCE:
             refuse("reference_steps", self.reference_steps, f"0 (none), at least {LEAST_REFERENCE}, or None (8 times the largest budget)")
         for spec in self.solver_specs():
@@ -153,6 +168,12 @@ class Study:
         for spec in filter(None, self.grid_specs()):
             find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
             build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
+        for part, spec in zip(self.guidance, map(_guidance, self.guidance), strict=True):
+            if isinstance(part, str) and spec is not None and ":" not in spec["target"] and not hasattr(guidance, spec["target"]):
+                known = ", ".join(guidance.__all__)
+                refuse("guidance", part, f"numbers (1: none), none, or a part of score_lab.guidance: {known}", guidance.__all__)
+            if spec is not None:
+                find(spec["target"], "score_lab.guidance", "guidance")
         for spec in filter(None, self.path_specs()):
             build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
 
@@ -191,8 +212,7 @@ class Study:
 
     def systems(self) -> list[System]:
         """Every combination, each once, in the order of the axes."""
-        guidance = [_guidance(g) for g in self.guidance]
-        axes = (self.models, self.path_specs(), guidance, self.grid_specs(), self.solver_specs())
+        axes = (self.models, self.path_specs(), [_guidance(g) for g in self.guidance], self.grid_specs(), self.solver_specs())
         systems = [System(*parts) for parts in itertools.product(*axes)]
         short: dict[tuple[str, str], list[Any]] = {}
         for system in systems:

@@ -1,8 +1,8 @@
 """What samples are measured against: labelled or unlabelled images of a data set, held-out points, or a law that is known exactly.
 
-    images    agreement, frechet, kid, variance        in PCA features of the training images, the classifier of ``evaluation.Reference``
+    images    agreement, frechet, kid, variance        in a given feature space (``spaces``), the classifier of ``evaluation.Reference``
     points    energy, mmd, w2                          against held-out points, or exact draws of the law
-    all       snr_gap, R_last                          the effective minus the nominal log-SNR of the state at the last network call
+    all       snr_gap, R_last                          the effective minus the nominal log-SNR of the states at a network call
 
 Every measure gives its value and its bootstrap draws with one W for all solvers, so that differences are paired.
 """
@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_lab.ablation.spaces import feature_space
 from score_lab.evaluation import (
     Discrepancy,
     Estimate,
+    Frechet,
     Reference,
     Wasserstein,
     digest,
@@ -43,7 +45,7 @@ COLUMNS = {
     "mmd": "MMD^2",
     "w2": "W2",
     "solver_error": "solver error",
-    "snr_gap": "effective minus nominal log-SNR at the last call",
+    "snr_gap": "effective minus nominal log-SNR at the last call that tells",
     "R_last": "variance of the last call's states over the path's",
 }
 HIGHER = ("agreement",)
@@ -79,9 +81,14 @@ class Images:
     floor_name = "held-out data"
 
     @classmethod
-    def of(cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None) -> Images:
-        """From the two splits of a data set, (n, *shape) and (n,)."""
+    def of(
+        cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None, features: Any = "PCA"
+    ) -> Images:  # fmt: skip
+        """From the two splits of a data set, (n, *shape) and (n,); ``features``: see ``spaces``."""
         reference = Reference.fit(train, labels, test, test_labels)
+        space = feature_space(features, np.asarray(train))
+        if space.digest != reference.frechet.extractor.digest:
+            reference = dataclasses.replace(reference, frechet=Frechet.fit(train, test, space, test_labels))
         features = reference.frechet.extractor(train)
         rows = np.unique(np.linspace(0, len(features) - 1, min(MOST_KID, len(features))).astype(int))
         stamp = digest(np.asarray(train), np.asarray(test), reference.frechet.extractor.digest)
@@ -201,20 +208,30 @@ def solver_error(x: np.ndarray, reference: np.ndarray, seeds: int, repeats: int)
     return found
 
 
-def snr_gap(t: float, square: np.ndarray, path: GaussianPath, moments: DataMoments, data: np.ndarray) -> dict[str, Estimate]:
-    """``R_last`` and ``snr_gap`` from the squared norms (n,) at the last network call; where total variance tells no level the gap is
-    missing with the flag of ``mismatch.read``."""
-    n = min(len(square), len(data))
-    square = np.asarray(square, np.float64)[None, :n]
-    record = NormRecord(t=np.array([t], np.float64), square=square, fed=0 * square, made=np.ones(1, bool), d=np.asarray(moments.d))
+def snr_gap(t: np.ndarray, square: np.ndarray, path: GaussianPath, moments: DataMoments, data: np.ndarray) -> dict[str, Estimate]:
+    """``R_last`` at the last network call, and ``snr_gap`` at the last one whose level total variance tells, from the times (K,) of calls
+    and the squared norms (K, n) there.
+
+    At the last call itself it mostly does not: near data, total variance is that of the data whatever the noise.  The note of the gap
+    says at which log-SNR it was read; where no call can be read it is missing with the flag of ``mismatch.read`` for the last one.
+    """
+    n = min(square.shape[1], len(data))
+    square = np.asarray(square, np.float64)[:, :n]
+    t, made = np.asarray(t, np.float64), np.ones(len(square), bool)
+    record = NormRecord(t=t, square=square, fed=0 * square, made=made, d=np.asarray(moments.d))
     if n < 2:
         return {}
     look = first_look(record, path, moments, data)
     r, null = look.sampler, look.null
-    flag, level = str(r.flag[0]), float(r.log_snr[0])
-    note = f"log-SNR {level:.3g}; forward samples read R = {null.ratio[0]:.3g} [{null.low[0]:.3g}, {null.high[0]:.3g}]"
-    gap = Estimate.missing(n, r.invalid, f"{flag}; {note}")
-    if flag == "ok":
-        gap = Estimate(*(float(v[0]) - level for v in (r.effective, r.effective_low, r.effective_high)), n, r.invalid, note)
-    return {"R_last": Estimate(float(r.ratio[0]), float(r.low[0]), float(r.high[0]), n, r.invalid, note), "snr_gap": gap}
+
+    def note(k: int) -> str:
+        return f"log-SNR {r.log_snr[k]:.3g}; forward samples read R = {null.ratio[k]:.3g} [{null.low[k]:.3g}, {null.high[k]:.3g}]"
+
+    told = np.flatnonzero(r.flag == "ok")
+    gap = Estimate.missing(n, r.invalid, f"{r.flag[-1]}; {note(-1)}")
+    if len(told):
+        k = int(told[-1])
+        ends = (float(v[k]) - float(r.log_snr[k]) for v in (r.effective, r.effective_low, r.effective_high))
+        gap = Estimate(*ends, n, r.invalid, f"at {note(k)}")
+    return {"R_last": Estimate(float(r.ratio[-1]), float(r.low[-1]), float(r.high[-1]), n, r.invalid, note(-1)), "snr_gap": gap}
 

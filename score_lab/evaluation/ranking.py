@@ -1,37 +1,34 @@
-"""Which differences are real: all pairs of a set of results on common noise, corrected for their number.
+"""Which differences are real: all pairs of a set of results on common noise, at one level for all of them.
 
-    z_ij = (v_i - v_j) / sd(v*_i - v*_j),    p_ij = 2 Phi(-|z_ij|),    v* the draws of ``resampled`` (same samples drawn for i and j)
-    Holm:   p_(1) <= ... <= p_(m):    adjusted p_(k) = max_{l <= k} min(1, (m - l + 1) p_(l))                           (Holm 1979)
+    z_ij = (v_i - v_j) / s_ij,    s_ij = sd(v*_i - v*_j),        v* the draws of ``resampled`` (same samples drawn for i and j)
+    c: the 1 - alpha quantile of max_ij |Z_ij|,    Z_ij = (g_i - g_j) / s_ij,  g ~ t_B-1(0, cov v*)  (Hothorn, Bretz & Westfall 2008)
+    v_i - v_j -+ c s_ij                                          all of them hold at once with probability 1 - alpha
 
-A pair whose adjusted p is not below alpha is *not distinguishable* by this many samples: that is not a proof that the two are equal.  With
-probability 1 - alpha no pair of equal results is called different.
+A pair differs if its interval does not hold 0 **and** the difference is more than ``least``, the resolution: with common noise s_ij can be
+as small as rounding, and then a difference of 1e-6 of the value is told apart by any number of samples though nobody could use it.  What
+does not differ is *not distinguishable*: that is not a proof that the two are equal.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
 
 import numpy as np
 
 from score_lab.build import refuse
 
-__all__ = ["Pair", "Ranking", "holm"]
+__all__ = ["Pair", "Ranking"]
 
-
-def holm(p: Sequence[float]) -> np.ndarray:
-    """Adjusted p-values in the order given, (m,); they are compared with alpha directly."""
-    p = np.asarray(p, np.float64)
-    order, m = np.argsort(p, kind="stable"), len(p)
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum(np.maximum.accumulate((m - np.arange(m)) * p[order]), 1.0)
-    return adjusted
+DRAWS = 10_000
+"""Of the largest |Z|."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """``difference`` = value of ``better`` minus value of ``worse`` (<= 0 where lower is better), its interval, raw and adjusted p."""
+    """``difference`` = value of ``better`` minus value of ``worse`` (<= 0 where lower is better), the interval that holds for all pairs at
+    once, p of this pair alone and ``adjusted`` for all of them, and the resolution ``least`` that a difference must exceed."""
 
     better: str
     worse: str
@@ -40,6 +37,17 @@ class Pair:
     high: float
     p: float
     adjusted: float
+    least: float = 0.0
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval does not hold 0 and the difference is more than the resolution."""
+        return self.excludes_zero and abs(self.difference) > self.least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,30 +62,55 @@ class Ranking:
     @classmethod
     def of(
         cls, values: Mapping[str, np.ndarray], unranked: Mapping[str, str] | None = None, *, lower: bool = True, alpha: float = 0.05,
-        level: float = 0.95,
+        least: Callable[[float], float] = lambda value: 0.0,
     ) -> Ranking:  # fmt: skip
-        """From ``name -> (B + 1,)``, value and draws of ``resampled`` with one W; ``lower`` says that less is better."""
+        """From ``name -> (B + 1,)``, value and draws of ``resampled`` with one W; ``lower`` says that less is better, ``least`` gives the
+        resolution beside the better value of a pair."""
         if not 0 < alpha < 1:
             refuse("ranking.alpha", alpha, "between 0 and 1")
         sign = 1.0 if lower else -1.0
         order = tuple(sorted(values, key=lambda name: sign * values[name][0]))
-        couples = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
-        normal, rows = NormalDist(), []
-        for a, b in couples:
-            change = values[a] - values[b]
-            spread = float(np.std(change[1:], ddof=1))
-            p = 1.0 if change[0] == 0 else 2 * normal.cdf(-abs(change[0]) / spread) if spread > 0 else 0.0
-            half = normal.inv_cdf(0.5 + level / 2) * spread
-            rows.append((float(change[0]), float(change[0] - half), float(change[0] + half), p))
-        adjusted = holm([row[-1] for row in rows])
-        pairs = tuple(Pair(a, b, *row, float(q)) for (a, b), row, q in zip(couples, rows, adjusted, strict=True))
+        i, j = np.triu_indices(len(order), 1)
+        if not len(i):
+            return cls(order, (), dict(unranked or {}), alpha)
+        drawn = np.stack([np.asarray(values[name], np.float64) for name in order])
+        change = drawn[i] - drawn[j]
+        spread = np.std(change[:, 1:], axis=1, ddof=1)
+        z = np.divide(np.abs(change[:, 0]), spread, out=np.where(change[:, 0] == 0, 0.0, np.inf), where=spread > 0)
+        p = np.array([2 * NormalDist().cdf(-value) for value in z])
+        largest = _largest(drawn[:, 1:], i, j, spread)
+        c = min(float(np.quantile(largest, 1 - alpha)), NormalDist().inv_cdf(1 - alpha / (2 * len(i))))  # Bonferroni's is the most
+        beyond = 1 - np.searchsorted(np.sort(largest), z) / len(largest)
+        adjusted = np.minimum(np.maximum(beyond, p), np.minimum(len(i) * p, 1.0))
+        rows = zip(i, j, change[:, 0], spread, p, adjusted, strict=True)
+        pairs = tuple(
+            Pair(order[a], order[b], float(d), float(d - c * s), float(d + c * s), float(one), float(all_), least(float(drawn[a, 0])))
+            for a, b, d, s, one, all_ in rows
+        )
         return cls(order, pairs, dict(unranked or {}), alpha)
 
     def same(self, name: str) -> list[str]:
         """The names, best first, that are not distinguishable from ``name``."""
-        others = {p.worse if p.better == name else p.better for p in self.pairs if name in (p.better, p.worse) and p.adjusted >= self.alpha}
+        others = {p.worse if p.better == name else p.better for p in self.pairs if name in (p.better, p.worse) and not p.differs}
         return [other for other in self.order if other in others]
+
+    def to_best(self, name: str) -> Pair | None:
+        """The pair of the best and ``name``; None for the best itself."""
+        return next((p for p in self.pairs if p.better == self.order[0] and p.worse == name), None)
 
     def distinguished(self) -> int:
         """How many pairs differ."""
-        return sum(pair.adjusted < self.alpha for pair in self.pairs)
+        return sum(pair.differs for pair in self.pairs)
+
+
+def _largest(drawn: np.ndarray, i: np.ndarray, j: np.ndarray, spread: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Draws of the largest |Z| of all pairs (i, j), from the draws (k, B) of the values; a pair without spread is never the largest."""
+    rng, found = np.random.default_rng(seed), []
+    values, vectors = np.linalg.eigh(np.cov(drawn))
+    root, freedom = vectors * np.sqrt(np.maximum(values, 0.0)), drawn.shape[1] - 1
+    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+    for _ in range(0, DRAWS, 1000):
+        g = rng.standard_normal((1000, len(drawn))) @ root.T
+        g /= np.sqrt(rng.chisquare(freedom, (1000, 1)) / freedom)  # the s_ij are known from B draws only
+        found.append((np.abs(g[:, i] - g[:, j]) * scale).max(axis=1))
+    return np.concatenate(found)

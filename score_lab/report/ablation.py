@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.textpath import TextPath
 
 from score_lab.build import refuse
 from score_lab.evaluation import Estimate
@@ -17,11 +18,14 @@ __all__ = ["save_quality", "save_same_noise"]
 
 _STYLES = ("-", "--", ":", "-.")
 _MARKS = ("o", "s", "^", "D")
+_WIDE = 5.4
+"""Inches of a panel."""
 
 
 def save_quality(
     file: str | Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]],
     levels: Mapping[str, Mapping[str, float]] | None = None, *, log_y: Sequence[str] = (), ticks: Sequence[float] = (), title: str = "",
+    off: Mapping[str, Sequence[tuple[str, float]]] | None = None,
 ) -> Path:  # fmt: skip
     """A panel for each column: NFE (log) against the value, one line with its band per solver.
 
@@ -30,6 +34,7 @@ def save_quality(
       levels: column -> {name: value}, drawn as grey lines (a floor, the exact solution).
       log_y: columns with a logarithmic axis, linear around 0 where values are not all above 0.
       ticks: of the NFE axis; empty: the NFE that occur.
+      off: column -> [(solver, nfe), ...] that diverged: a cross at the upper edge, which the axis does not follow.
 
     Raises ConfigError for no panel at all.
     """
@@ -37,8 +42,11 @@ def save_quality(
         refuse("save_quality.panels", 0, "at least one column")
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    fig = figure(5.4 * columns, 3.5 * rows + 0.22 * len(names) / 2 + 0.3)
+    off = off or {}
+    names = [*(name for lines in panels.values() for name in lines), *(name for points in off.values() for name, _ in points)]
+    names = list(dict.fromkeys(names))
+    across = max(1, int(_WIDE * columns / (0.6 + 0.072 * max(map(len, names), default=1))))  # columns of the legend that fit
+    fig = figure(_WIDE * columns, 3.5 * rows + 0.22 * -(-len(names) // across) + 0.3)
     axes = np.ravel(fig.subplots(rows, columns, squeeze=False))
     for ax, (column, lines) in zip(axes, panels.items(), strict=False):
         tidy(ax, column, "network evaluations per sample (counted)", "")
@@ -58,20 +66,31 @@ def save_quality(
             if column in log_y:
                 low = np.maximum(low, value / 10)
             ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        for name, value in (levels or {}).get(column, {}).items():
+        marked = sorted((levels or {}).get(column, {}).items(), key=lambda level: -level[1])
+        for place, (name, value) in enumerate(marked):  # the highest above its line, the next below and on the left: no two overlap
             ax.axhline(value, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
-            ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7.5, color=GREY)
+            at, side, above = ((1.0, value), "right", "bottom") if place % 2 == 0 else ((0.01, value), "left", "top")
+            ax.annotate(name, at, xycoords=("axes fraction", "data"), va=above, ha=side, fontsize=7.5, color=GREY)
+        for name, x in off.get(column, ()):
+            seen.add(x)
+            ax.plot([x], [0.97], "x", color=COLOURS[names.index(name) % len(COLOURS)], markersize=6, markeredgewidth=1.8, label=name,
+                    transform=ax.get_xaxis_transform(), clip_on=False, zorder=5)  # fmt: skip
+        if off.get(column):
+            ax.annotate("x: diverged", (0.99, 0.9), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color=GREY)
         marks = _apart(sorted(ticks or seen))
         ax.set_xticks(marks, [f"{v:g}" for v in marks])
         ax.minorticks_off()
         if column in log_y and values:
             _scale(ax, np.array(values), [*(levels or {}).get(column, {}).values()])
+            ax.tick_params(which="both", labelsize=8.5)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     handles = {}
     for ax in axes[: len(panels)]:
-        handles |= {line.get_label(): line for line in ax.lines if not line.get_label().startswith("_")}
-    fig.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+        lines = {line.get_label(): line for line in ax.lines[::-1] if not line.get_label().startswith("_")}
+        handles = lines | handles
+    handles = {name: handles[name] for name in names if name in handles}
+    fig.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across, fontsize=8.5, frameon=False)
     if title:
         fig.suptitle(title, fontsize=11.5, color=INK, fontweight="bold")
     return save(fig, file)
@@ -109,9 +128,12 @@ def save_same_noise(file: str | Path, rows: Mapping[str, np.ndarray], *, columns
     columns = min(columns, *(len(x) for x in rows.values()))
     grid = np.stack([to_rgb(np.asarray(x)[:columns]) for x in rows.values()])
     canvas = tile(grid)
-    width = 0.42 * columns
-    fig = figure(width + 0.5 + 0.078 * max(map(len, rows)), width * canvas.shape[0] / canvas.shape[1] + (0.5 if title else 0.15))
-    ax = fig.subplots()
+    wide, gap, above = 0.42 * columns, 0.12, 0.4 if title else 0.08
+    high, left = wide * canvas.shape[0] / canvas.shape[1], 2 * gap + max(TextPath((0, 0), n, 8.5).get_extents().width for n in rows) / 72
+    fig = figure(left + wide + gap, high + above + 0.08)
+    fig.set_layout_engine("none")  # which cuts the names beside a picture of fixed shape
+    width, height = fig.get_size_inches()
+    ax = fig.add_axes((left / width, 0.08 / height, wide / width, high / height))
     step = canvas.shape[0] / len(rows)
     ax.imshow(canvas, interpolation="nearest")
     ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(rows))], list(rows), fontsize=8.5, color=INK)

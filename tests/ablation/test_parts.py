@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import shlex
 import sqlite3
 import sys
 from types import SimpleNamespace
@@ -9,19 +10,25 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from configs.ablate import get_config
-from experiments.ablation_parts import study_fields
-from score_lab.ablation import Cell, Model, Store, Study, System, key_of, keys, plan
+from experiments import overrides
+from experiments.ablation_parts import command_of, study_fields
+from experiments.sampling import completed
+from experiments.system import add_options
+from score_lab.ablation import Cell, Images, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
+from score_lab.ablation.page import full_table
 from score_lab.ablation.plan import REFERENCE, Run, levels
-from score_lab.ablation.results import Results, Row, unresolved
+from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
+from score_lab.ablation.spaces import feature_space
 from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
 from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
-from score_lab.evaluation import Estimate
+from score_lab.evaluation import Estimate, Ranking
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
@@ -48,6 +55,30 @@ MIXTURE = GaussianMixture(
 def test_words_are_specifications(text, spec):
     assert spec_of(text, "x") == spec
     assert spec_of(name_of(spec), "x")["target"] == spec["target"].rpartition(":")[2]
+
+
+@pytest.mark.parametrize(
+    ("solver", "grid", "path", "guidance"),
+    [
+        ("DDIM", "UniformLogSNR(end=8, num_steps=10)", None, None),
+        ("Heun(variable=T, at_data=True)", "Churn(grid=Karras(rho=5, num_steps=4), s_tmax=inf)", {"target": "EDM", "sigma_max": 80}, None),
+        ("a.b:Mine(kind=fast, base=DDIM(eta=0.5), name='1')", "Times(values=(1.0, 0.0))", {"target": "VP"}, {"target": "CFG", "scale": 2}),
+    ],
+)
+@pytest.mark.parametrize("base", [{}, {"path": {"target": "VE"}, "guidance": {"target": "CFG", "scale": 9.0}}], ids=["plain", "own parts"])
+def test_the_command_that_is_advised_says_what_was_measured(solver, grid, path, guidance, base):
+    """Read back by the parser of experiments.sample, through a shell, it is the section that was sampled, whatever the workdir's own is."""
+    base = {"path": None, "guidance": None, "sampler": {"target": "RK4"}, "grid": {"target": "Karras", "num_steps": 99, "rho": 3}} | base
+    section = {"path": path, "guidance": guidance, "sampler": spec_of(solver, "s"), "grid": spec_of(grid, "g"), "clip": True}
+    words = shlex.split(command_of({"workdir": "runs/a b", "ema": 0.99}, base, section))
+    assert words[:3] == ["python", "-m", "experiments.sample"]
+    parser = overrides.Parser("sample", "")
+    add_options(parser)
+    args, changes = overrides.parse(parser, words[3:])
+    assert (args.workdir, args.ema, args.clip) == ("runs/a b", "0.99", True)
+    found = overrides.apply(base, changes, {"path": {"target": "LinearFlow"}})
+    assert {part: found[part] for part in overrides.PARTS} == {part: section[part] for part in overrides.PARTS}
+    assert completed(found["grid"], base["grid"]) == section["grid"]
 
 
 def test_commas_inside_brackets_separate_nothing():
@@ -153,6 +184,32 @@ def test_a_solver_error_below_what_the_reference_is_known_to_is_not_ranked():
     for halving, said in ((2e-3, "below the 0.002 to which the reference is known"), (5e-4, "")):
         results = Results(Study(**GOOD), {}, (row,), ((solved, halving),), {}, (), {"m": "solver_error"})
         assert said in unresolved(results, row) and bool(said) == bool(unresolved(results, row))
+
+
+def test_what_is_far_off_is_flagged_and_a_column_without_a_number_is_not_shown():
+    """More than 100 times the best, or than what perfect samples may read where the best is less; the reason stands at the foot."""
+    names = ("good", "fair", "far")
+
+    def study(values, floor):
+        rows = tuple(
+            Row(Run(System("m", None, None, None, {"target": name}), Budget(5, 5, 5.0), {}, ("k",)), (), Measured({
+                "energy": Estimate(v, v, v, 50), "snr_gap": Estimate.missing(50, note="unidentifiable; here")}))
+            for name, v in zip(names, values, strict=True)
+        )  # fmt: skip
+        truth = SimpleNamespace(columns=("energy",), describe=list, floor=([0], None), floor_name="floor")
+        floors = {"m": Measured({"energy": Estimate(0.0, -floor, floor, 50)})}
+        results = Results(Study(**GOOD), {"m": SimpleNamespace(truth=truth)}, rows, (), floors, (), {"m": "energy"})
+        contest = Contest("m", "1", 5, dict(zip(names, rows, strict=True)), Ranking.of({}))
+        return dataclasses.replace(results, contests=(contest,))
+
+    results = study((0.01, 0.5, 2.0), 0.001)
+    assert diverged(results, results.contests[0]) == {"far": ["energy"]}
+    table = full_table(results)
+    assert [row.name["flag"] for row in table.rows[:3]] == ["-", "-", "diverged (energy)"] and table.columns == ["energy"]
+    assert "not shown, no row has a number: snr_gap (unidentifiable; here)" in table.notes
+    assert full_table(results, whole=True).columns == ["energy", "snr_gap"]
+    results = study((-0.001, 0.5, 2.0), 0.1)
+    assert diverged(results, results.contests[0]) == {}
 
 
 def test_a_key_changes_with_everything_that_makes_the_samples():
@@ -327,3 +384,34 @@ def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_s
 def test_a_family_is_that_of_the_catalogue_for_what_is_run(solver, family):
     part = SimpleNamespace(stochastic=False) if solver == "Rows" else build(spec_of(solver, "solvers"), "score_lab.samplers")
     assert plan.family_of(part) == family
+
+
+def halves(x):
+    """A feature space as somebody would write it: the means of the upper and the lower half."""
+    return x.reshape(len(x), 2, -1).mean(axis=2)
+
+
+def nothing(x):
+    """No feature space."""
+    return x
+
+
+def test_the_feature_space_is_that_of_the_study():
+    """PCA is what the table's reference uses; one's own is called by its import path, and FD in it is the formula by hand."""
+    rng = np.random.default_rng(0)
+    train, test = rng.standard_normal((60, 4, 4, 1)), rng.standard_normal((40, 4, 4, 1))
+    plain, own = (Images.of(train, None, test, None, words) for words in ("PCA", f"{__name__}:halves"))
+    assert plain.reference.frechet.extractor.digest == Images.of(train, None, test, None).reference.frechet.extractor.digest
+    assert Images.of(train, None, test, None, "PCA(components=3)").measure(test, None, 20).estimates["frechet"].note.startswith("PCA 3")
+    assert own.digest != plain.digest
+    found = own.measure(test, None, 20).estimates
+    a, b = halves(train), halves(test)
+    c, d = np.cov(a.T), np.cov(b.T)
+    root = np.trace(scipy.linalg.sqrtm(c @ d).real)
+    np.testing.assert_allclose(found["frechet"].value, np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(c + d) - 2 * root, rtol=1e-6)
+    assert found["frechet"].note == "halves" and found["frechet"].n == 40 and np.isfinite(found["kid"].value)
+    for words, says in (("PCAA", "did you mean 'PCA'"), ("nowhere.at_all:f", "'nowhere' cannot"), ("PCA(components=0)", "from 1")):
+        with pytest.raises(ConfigError, match=says):
+            Study(**GOOD, features=words).check()
+    with pytest.raises(ConfigError, match=r"features: .*\(2, 4, 4, 1\).*allowed: finite values \(2, k\)"):
+        feature_space(f"{__name__}:nothing", train)

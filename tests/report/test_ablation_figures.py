@@ -29,6 +29,29 @@ def test_quality_draws_every_column_and_survives_solvers_far_off(tmp_path):
         save_quality(tmp_path / "none.png", {})
 
 
+def test_what_diverged_is_a_cross_that_the_axis_does_not_follow(tmp_path):
+    """The same panel with and without a diverged solver: the lines stand where they stood."""
+    panels = {"Frechet distance": {"a": line(1.0, 0.5, 0.3), "b": line(2.0, 0.7, 0.35)}}
+    off = {"Frechet distance": [("EulerMaruyama(increment=exact)", 5)]}
+    axes = []
+    for k, crosses in enumerate(({}, off)):
+        drawn = save_quality(tmp_path / f"{k}.png", panels, log_y=["Frechet distance"], off=crosses)
+        axes.append(matplotlib.image.imread(drawn)[..., :3])
+    violet = [(np.abs(picture - [0x6F / 255, 0x4F / 255, 0xA0 / 255]).max(axis=2) < 0.1).sum() for picture in axes]
+    green = [(np.abs(picture - [0, 0x9E / 255, 0x73 / 255]).max(axis=2) < 0.1) for picture in axes]
+    assert violet == [0, 0] and not green[0].any() and green[1][: len(green[1]) // 8].any()  # the third colour, at the upper edge
+    blue = [np.flatnonzero((np.abs(p - [0, 0x72 / 255, 0xB2 / 255]).max(axis=2) < 0.1).any(axis=1)) for p in axes]
+    assert abs(blue[0].min() - blue[1].min()) < 25
+
+
+def test_no_name_is_cut(tmp_path):
+    """A name of 60 letters beside pictures: paper on the left of it."""
+    shades = np.zeros((3, 8, 8, 1))
+    picture = matplotlib.image.imread(save_same_noise(tmp_path / "n.png", {"M" * 60: shades, "b": shades}))[..., 0]
+    dark = np.flatnonzero((picture < 0.4).any(axis=0))
+    assert dark.min() >= 8 and len(dark) > 400
+
+
 def test_the_same_noise_stands_in_one_column(tmp_path):
     """Two rows of 3 pictures: black, grey, white in this order in both."""
     shades = np.array([-1.0, 0.0, 1.0])[:, None, None, None] * np.ones((3, 8, 8, 1))
