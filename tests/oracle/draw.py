@@ -26,46 +26,74 @@ PREDICTED = {"prediction_type": ("epsilon", "v_prediction", "sample")}
 CLIPPED = {"clip_sample": (False, True), "clip_sample_range": (1.0, 1.7)}
 THRESHOLD = {"thresholding": (False, False, True), "dynamic_thresholding_ratio": (0.995, 0.7), "sample_max_value": (1.0, 1.3)}
 CONVERTED = ({}, {}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True})
-FLOWS = ({"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"})
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+FLOWS = (_FLOW, _FLOW | {"flow_shift": 3.0})
 CHURN = ({}, {}, {"s_churn": 5.0}, {"s_churn": 5.0, "s_tmin": 0.05, "s_tmax": 8.0, "s_noise": 1.003})
 VP = {**BETAS, **SPACED, **PREDICTED}
 ZERO = {"rescale_betas_zero_snr": (False, False, False, True)}
 EDM = {"sigma_min": (0.002, 0.02), "sigma_max": (80.0, 10.0), "sigma_data": (0.5, 1.0), "rho": (7.0, 5.0),
        "sigma_schedule": ("karras", "exponential"), "final_sigmas_type": ("zero", "sigma_min")}  # fmt: skip
 MULTISTEP = {"solver_order": (1, 2, 3), "lower_order_final": (True, False)}
+LAST = {"final_sigmas_type": ("zero", "sigma_min")}
+DPM = {**MULTISTEP, **THRESHOLD, **LAST, "solver_type": ("midpoint", "heun"), "lambda_min_clipped": (-float("inf"), -float("inf"), -5.1)}
+V_OR_EPS = {"prediction_type": ("epsilon", "v_prediction")}
 DIFFUSERS = {  # class: (kind, options each on its own, options together, arguments of step)
-    "DDIMScheduler": ("acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "set_alpha_to_one": (True, False)}, ({},),
-                      ({}, {"eta": 0.3}, {"eta": 1.0}, {"use_clipped_model_output": True})),
-    "DDPMScheduler": ("acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}, ({},), ({},)),
-    "PNDMScheduler": ("acp", {**BETAS, **SPACED, "prediction_type": ("epsilon", "v_prediction"), "skip_prk_steps": (True, False),
-                              "set_alpha_to_one": (True, False)}, ({},), ({},)),
-    "EulerDiscreteScheduler": ("k", {**VP, **ZERO, "final_sigmas_type": ("zero", "sigma_min"), "interpolation_type": ("linear", "log_linear"),
-                                     "timestep_type": ("discrete", "discrete", "continuous")}, (*CONVERTED, {"sigma_min": 0.03, "sigma_max": 12.0, "use_karras_sigmas": True}), CHURN),
-    "EulerAncestralDiscreteScheduler": ("k", {**VP, **ZERO}, ({},), ({},)),
+    "DDIMScheduler": (
+        "acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "set_alpha_to_one": (True, False)}, ({},),
+        ({}, {"eta": 0.3}, {"eta": 1.0}, {"use_clipped_model_output": True}),
+    ),
+    "DDPMScheduler": (
+        "acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}, ({},), ({},),
+    ),
+    "PNDMScheduler": (
+        "acp", {**BETAS, **SPACED, **V_OR_EPS, "skip_prk_steps": (True, False), "set_alpha_to_one": (True, False)}, ({},), ({},),
+    ),
+    "EulerDiscreteScheduler": (
+        "k", {**VP, **ZERO, **LAST, "interpolation_type": ("linear", "log_linear"), "timestep_type": ("discrete", "continuous")},
+        (*CONVERTED, {"sigma_min": 0.03, "sigma_max": 12.0, "use_karras_sigmas": True}), CHURN,
+    ),
+    "EulerAncestralDiscreteScheduler": ("k", {**VP, **ZERO, **V_OR_EPS}, ({},), ({},)),
     "HeunDiscreteScheduler": ("k", {**VP, **CLIPPED}, CONVERTED, ({},)),
-    "LMSDiscreteScheduler": ("k", {**VP}, CONVERTED, ({}, {"order": 1}, {"order": 2}, {"order": 3})),
-    "KDPM2DiscreteScheduler": ("k", {**VP}, CONVERTED, ({},)),
-    "KDPM2AncestralDiscreteScheduler": ("k", {**VP}, CONVERTED, ({},)),
-    "DPMSolverMultistepScheduler": ("dpm", {**VP, **ZERO, **MULTISTEP, **THRESHOLD, "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"),
-                                            "solver_type": ("midpoint", "heun"), "euler_at_final": (False, False, True), "final_sigmas_type": ("zero", "sigma_min"),
-                                            "lambda_min_clipped": (-float("inf"), -float("inf"), -5.1)}, (*CONVERTED, {"use_lu_lambdas": True}, *FLOWS), ({},)),
-    "DPMSolverSinglestepScheduler": ("dpm", {**BETAS, **PREDICTED, **MULTISTEP, **THRESHOLD, "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
-                                             "solver_type": ("midpoint", "heun"), "final_sigmas_type": ("zero", "sigma_min"),
-                                             "lambda_min_clipped": (-float("inf"), -float("inf"), -5.1)}, (*CONVERTED, *FLOWS), ({},)),
+    "LMSDiscreteScheduler": ("k", VP, CONVERTED, ({}, {"order": 1}, {"order": 2}, {"order": 3})),
+    "KDPM2DiscreteScheduler": ("k", {**VP, **V_OR_EPS}, CONVERTED, ({},)),
+    "KDPM2AncestralDiscreteScheduler": ("k", {**VP, **V_OR_EPS}, CONVERTED, ({},)),
+    "DPMSolverMultistepScheduler": (
+        "dpm",
+        {**VP, **ZERO, **DPM, "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"),
+         "euler_at_final": (False, True)},
+        (*CONVERTED, {"use_lu_lambdas": True}, *FLOWS), ({},),
+    ),
+    "DPMSolverSinglestepScheduler": (
+        "dpm", {**BETAS, **PREDICTED, **DPM, "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++")},
+        (*CONVERTED, *FLOWS), ({},),
+    ),
     "DEISMultistepScheduler": ("dpm", {**VP, **MULTISTEP, **THRESHOLD}, (*CONVERTED, *FLOWS), ({},)),
-    "UniPCMultistepScheduler": ("dpm", {**VP, **ZERO, **MULTISTEP, **THRESHOLD, "predict_x0": (True, False), "solver_type": ("bh1", "bh2"),
-                                        "disable_corrector": ([], [], [0], [0, 1], [2, 5]), "final_sigmas_type": ("zero", "sigma_min")}, (*CONVERTED, *FLOWS), ({},)),
-    "SASolverScheduler": ("dpm", {**VP, **THRESHOLD, "predictor_order": (1, 2, 3), "corrector_order": (0, 1, 2, 3), "algorithm_type": ("data_prediction", "noise_prediction"),
-                                  "lower_order_final": (True, False)}, (*CONVERTED, *FLOWS), ({},)),
-    "EDMEulerScheduler": ("edm", {**EDM, "prediction_type": ("epsilon", "v_prediction")}, ({},), CHURN),
-    "EDMDPMSolverMultistepScheduler": ("edm", {**EDM, **MULTISTEP, **THRESHOLD, "prediction_type": ("epsilon", "v_prediction"), "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
-                                               "solver_type": ("midpoint", "heun"), "euler_at_final": (False, False, True)}, ({},), ({},)),
-    "FlowMatchEulerDiscreteScheduler": ("flow", {"shift": (1.0, 3.0, 0.5), "shift_terminal": (None, None, 0.1), "stochastic_sampling": (False, False, True),
-                                                 "time_shift_type": ("exponential", "linear")}, (*CONVERTED, {"use_dynamic_shifting": True}), CHURN),
+    "UniPCMultistepScheduler": (
+        "dpm",
+        {**VP, **ZERO, **LAST, **MULTISTEP, **THRESHOLD, "predict_x0": (True, False), "solver_type": ("bh1", "bh2"),
+         "disable_corrector": ([], [], [0], [0, 1], [2, 5])},
+        (*CONVERTED, *FLOWS), ({},),
+    ),
+    "EDMEulerScheduler": ("edm", {**EDM, **V_OR_EPS}, ({},), CHURN),
+    "EDMDPMSolverMultistepScheduler": (
+        "edm",
+        {**EDM, **MULTISTEP, **THRESHOLD, **V_OR_EPS, "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+         "solver_type": ("midpoint", "heun"), "euler_at_final": (False, True)},
+        ({},), ({},),
+    ),
+    "FlowMatchEulerDiscreteScheduler": (
+        "flow",
+        {"shift": (1.0, 3.0, 0.5), "shift_terminal": (None, None, 0.1), "stochastic_sampling": (False, False, True),
+         "time_shift_type": ("exponential", "linear")},
+        (*CONVERTED, {"use_dynamic_shifting": True}), CHURN,
+    ),
     "FlowMatchHeunDiscreteScheduler": ("flow", {"shift": (1.0, 3.0, 0.5)}, ({},), CHURN),
     "IPNDMScheduler": ("ipndm", {}, ({}, {"trained_betas": "sin"}), ({},)),
 }  # fmt: skip
-GRIDS = ({"schedule": "karras", "rho": 7.0}, {"schedule": "karras", "rho": 5.0}, {"schedule": "exponential"}, {"schedule": "polyexponential", "rho": 1.5}, {"schedule": "vp"})
+GRIDS = (
+    {"schedule": "karras", "rho": 7.0}, {"schedule": "karras", "rho": 5.0}, {"schedule": "exponential"},
+    {"schedule": "polyexponential", "rho": 1.5}, {"schedule": "vp"},
+)  # fmt: skip
 ETAS = {"eta": (0.0, 0.4, 1.0), "s_noise": (1.0, 1.1)}
 K_DIFFUSION = {  # function: (own options, options together)
     "sample_euler": ({}, CHURN), "sample_heun": ({}, CHURN), "sample_dpm_2": ({}, CHURN), "sample_lms": ({"order": (1, 2, 3, 4)}, ({},)),
@@ -73,8 +101,11 @@ K_DIFFUSION = {  # function: (own options, options together)
     "sample_dpmpp_sde": ({**ETAS, "r": (0.5, 0.3)}, ({},)), "sample_dpmpp_2m": ({}, ({},)),
     "sample_dpmpp_2m_sde": ({**ETAS, "solver_type": ("midpoint", "heun")}, ({},)), "sample_dpmpp_3m_sde": (ETAS, ({},)),
     "sample_dpm_fast": ({**ETAS, "n": (5, 6, 7, 12, 20)}, ({},)),
-    "sample_dpm_adaptive": ({**ETAS, "order": (2, 3), "rtol": (0.05, 0.01), "atol": (0.0078, 0.001), "h_init": (0.05, 0.2), "pcoeff": (0.0, 0.2),
-                             "icoeff": (1.0, 0.7), "dcoeff": (0.0, 0.1), "accept_safety": (0.81, 0.9)}, ({},)),
+    "sample_dpm_adaptive": (
+        {**ETAS, "order": (2, 3), "rtol": (0.05, 0.01), "atol": (0.0078, 0.001), "h_init": (0.05, 0.2), "pcoeff": (0.0, 0.2),
+         "icoeff": (1.0, 0.7), "dcoeff": (0.0, 0.1), "accept_safety": (0.81, 0.9)},
+        ({},),
+    ),
 }  # fmt: skip
 ORDERS = {"order": (1, 2, 3, 4)}
 AZULA = {
@@ -111,7 +142,8 @@ class Peers:
         rng = np.random.default_rng(seed)
         self.x_init, self.bank = rng.standard_normal((16, 2)), rng.standard_normal((400, 16, 2))
         self.drawn = 0
-        self.arrays = {"__meta__": np.array(json.dumps(meta)), "x_init": self.x_init, "noise_bank": self.bank, "gmm_w": W, "gmm_m": M, "gmm_v": V}
+        self.arrays = {"__meta__": np.array(json.dumps(meta)), "x_init": self.x_init, "noise_bank": self.bank}
+        self.arrays |= {"gmm_w": W, "gmm_m": M, "gmm_v": V}
 
     def noise(self, like=None):
         """The next of the bank as a tensor, of the shape of the states."""
@@ -215,10 +247,12 @@ def _scheduler(out: Peers, name, made, kind, steps, ctor, step_kw, set_kw) -> No
         x = sch.step(given[deep], t, x[deep], **step_kw).prev_sample.reshape(16, 2)
         used.append(before if out.drawn > before else -1)
         states.append(x.numpy().copy())
-    tables = {"timesteps": sch.timesteps, "sigmas_table": getattr(sch, "sigmas", None), "alphas_cumprod_table": getattr(sch, "alphas_cumprod", None)}
-    config = {"cls": made.__name__, "ctor": ctor, "kind": kind, "resolved": {k: v for k, v in c.items() if not k.startswith("_")}, "steps": steps,
-              "step_kw": step_kw or None, "set_kw": set_kw or None}  # fmt: skip
-    out.add(name, config, states=np.array(states), noise_used=np.array(used, float), model_a=np.array(levels)[:, 0], model_s=np.array(levels)[:, 1],
+    tables = {"timesteps": sch.timesteps, "sigmas_table": getattr(sch, "sigmas", None)}
+    resolved = {k: v for k, v in c.items() if not k.startswith("_")}
+    config = {"cls": made.__name__, "ctor": ctor, "kind": kind, "resolved": resolved, "steps": steps, "step_kw": step_kw or None,
+              "set_kw": set_kw or None}  # fmt: skip
+    a, s = np.array(levels).T
+    out.add(name, config, states=np.array(states), noise_used=np.array(used, float), model_a=a, model_s=s,
             **{k: np.array(v, float) for k, v in tables.items() if v is not None})  # fmt: skip
 
 
@@ -294,7 +328,7 @@ def azula(n: int, seed: int) -> Peers:
 
     rng, out = np.random.default_rng(seed), Peers(seed, {"peer": "azula"})
     azula.sample.torch = Wide(torch, randn_like=lambda x: out.noise())
-    schedules = {"vp": "VPSchedule", "rectified": "RectifiedSchedule", "cosine": "CosineSchedule", "ve": "VESchedule", "decay": "DecaySchedule"}
+    schedules = {name.lower(): f"{name}Schedule" for name in ("VP", "Rectified", "Cosine", "VE", "Decay")}
     for cls, options in AZULA.items():
         for j in range(n):
             kw, name, steps = chosen(rng, options), list(schedules)[rng.integers(len(schedules))], int(rng.choice(STEPS))
@@ -328,7 +362,8 @@ def flow_matching(n: int, seed: int) -> Peers:
     from flow_matching.solver import ODESolver
 
     rng, out = np.random.default_rng(seed), Peers(seed, {"peer": "flow_matching"})
-    schedules = {"condot": scheduler.CondOTScheduler(), "cosine": scheduler.CosineScheduler(), "linear_vp": scheduler.LinearVPScheduler(), "vp": scheduler.VPScheduler()}
+    classes = {"condot": "CondOT", "cosine": "Cosine", "linear_vp": "LinearVP", "vp": "VP"}
+    schedules = {name: getattr(scheduler, f"{cls}Scheduler")() for name, cls in classes.items()}
     for method in METHODS:
         for j in range(n):
             name = list(schedules)[rng.integers(4)]
@@ -342,8 +377,9 @@ def flow_matching(n: int, seed: int) -> Peers:
                 return torch.tensor(da * x0 + ds * eps)
 
             solver = ODESolver(velocity_model=velocity)
-            states = solver.sample(torch.tensor(out.x_init), step_size=None, method=method, time_grid=torch.tensor(grid), return_intermediates=True)
-            out.add(f"{name}_{method}_{j}", {"method": method, "schedule": name, "step_size": None}, t=grid, states=states.detach().numpy())
+            kw = {"step_size": None, "method": method, "time_grid": torch.tensor(grid), "return_intermediates": True}
+            states = solver.sample(torch.tensor(out.x_init), **kw).detach().numpy()
+            out.add(f"{name}_{method}_{j}", {"method": method, "schedule": name, "step_size": None}, t=grid, states=states)
     return out
 
 

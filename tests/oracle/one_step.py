@@ -50,8 +50,8 @@ def _table(record: Record, sampler, s: list[int], around) -> Case:
     T = record.config["resolved"]["num_train_timesteps"]
     times, keep = moved([(k + 1) / T for k in (*record["timesteps"], s[-1])])
     noise = record["noise_used"][keep[:-1], None]
-    return Case(beta_table(record.config["resolved"]), sampler, Times(times), record["states"][0], noise, states=record["states"][keep][:-1],
-                final=record["states"][keep[-1]], around=around)  # fmt: skip
+    path, states = beta_table(record.config["resolved"]), record["states"][keep]
+    return Case(path, sampler, Times(times), states[0], noise, states=states[:-1], final=states[-1], around=around)
 
 
 def clipped(record: Record, keep_eps: bool = False):
@@ -94,8 +94,8 @@ def _late(record: Record) -> dict:
 def _kappa(record: Record, sampler) -> Case:
     """Diffusers' schedulers in sigma: states x0 + sigma eps; Heun's table holds its inner levels twice."""
     late, noise, c = _late(record), None, record.config["resolved"]
-    sigmas, keep = moved(record["sigmas_table"])
-    states = record["states"]
+    states, table = record["states"], record["sigmas_table"]
+    sigmas, keep = moved(table[: len(states)] if sampler.calls == 1 else table)  # log_linear's table goes on where its timesteps end
     if late and sampler.calls == 1:
         reading = "F" if record.config["kind"] == "edm" else {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}[c["prediction_type"]]
         sampler, noise = LateChurn(**late, reading=reading, sigma_data=c.get("sigma_data", 0.5)), record["noise_used"][keep[:-1], None]

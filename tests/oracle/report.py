@@ -1,7 +1,7 @@
 """``make oracle``: every record of the peers with its largest relative error through ``sample``, the excluded ones by name.
 
-    python tests/oracle/report.py [FOLDER [NAME ...]]     FOLDER holds diffusers.npz, k_diffusion.npz, ...; the committed records by default;
-                                                          NAME: only records whose names begin so
+    python tests/oracle/report.py [FOLDER [NAME ...]]     FOLDER holds diffusers.npz, k_diffusion.npz, ...; the committed by default
+                                                          NAME: records whose names begin so
 """
 
 import sys
