@@ -3,8 +3,8 @@
     static:   x0 <- clip(x0, low, high)                                                        (Ho et al. 2020)
     dynamic:  x0 <- clip(x0, -q, q) / q * bound,   q = max(bound, quantile_p |x0|) per sample      (Saharia et al. 2022, section 2.3)
 
-eps is recomputed from the new x0, so that x_t = alpha x0 + sigma eps still holds; ``ClipX0(keep_eps=True)`` leaves it as predicted, as
-diffusers' DDIM does.
+eps is recomputed from the new x0, so that x_t = alpha x0 + sigma eps still holds; ``keep_eps`` leaves it as predicted, as diffusers'
+DDIM does.
 """
 
 from __future__ import annotations
@@ -50,25 +50,33 @@ class ClipX0(Wrapper):
 
 @pytree_dataclass
 class DynamicThreshold(Wrapper):
-    """``x0`` clipped to its own ``quantile`` of |x0| per sample where that exceeds ``bound``, and scaled back to ``bound``."""
+    """``x0`` clipped to its own ``quantile`` of |x0| per sample where that exceeds ``bound``, and scaled back to ``bound``.
+
+    ``largest`` is where q ends (diffusers' ``sample_max_value``, whose default 1 makes it static clipping); ``keep_eps`` as in ``ClipX0``.
+    """
 
     denoiser: Denoiser = leaf()
     quantile: float = 0.995
     bound: float = 1.0
+    largest: float = float("inf")
+    keep_eps: bool = False
 
     def check(self) -> None:
-        """``0 < quantile <= 1`` and ``bound > 0``."""
+        """``0 < quantile <= 1`` and ``0 < bound <= largest``."""
         if not 0 < self.quantile <= 1:
             refuse("DynamicThreshold.quantile", self.quantile, "0 < quantile <= 1")
         if not self.bound > 0:
             refuse("DynamicThreshold.bound", self.bound, "> 0")
+        if not self.largest >= self.bound:
+            refuse("DynamicThreshold.largest", self.largest, f"at least bound, {self.bound:g}")
 
     def __call__(self, x_t: PyTree, t: Time, cond: Cond = None, *, s=None, step=None, key=None) -> Prediction:
         """The inner prediction with x0 thresholded."""
         p = self.denoiser(x_t, t, cond, s=s, step=step, key=key)
-        return _with_x0(p, jax.tree.map(self._threshold, p.x0))
+        x0 = jax.tree.map(self._threshold, p.x0)
+        return dataclasses.replace(p, x0=x0) if self.keep_eps else _with_x0(p, x0)
 
     def _threshold(self, x0: Array) -> Array:
         q = jnp.quantile(jnp.abs(x0).reshape(x0.shape[0], -1), self.quantile, axis=1)
-        q = expand(jnp.maximum(q, self.bound), x0)
+        q = expand(jnp.clip(q, self.bound, self.largest), x0)
         return jnp.clip(x0, -q, q) / q * self.bound

@@ -41,6 +41,10 @@ def test_dynamic_threshold():
     alone = DynamicThreshold(inner, 0.8, 1.5)(X[3:], jnp.float32(0.4))
     np.testing.assert_array_equal(alone.x0[0], q.x0[3])  # not of its batch-mates
     consistent(q)
+    capped = DynamicThreshold(inner, 0.8, 1.0, 1.2, keep_eps=True)(X, jnp.float32(0.4))
+    s = np.clip(np.quantile(np.abs(x0).reshape(4, -1), 0.8, axis=1), 1.0, 1.2)[:, None, None]
+    np.testing.assert_allclose(capped.x0, np.clip(x0, -s, s) / s, rtol=1e-5)
+    np.testing.assert_array_equal(capped.eps, p.eps)
 
 
 @pytest.mark.parametrize("wrapper", [ClipX0, DynamicThreshold])
@@ -64,6 +68,7 @@ def test_in_a_sampler_from_end_to_end(wrapper):
         (lambda d: ClipX0(d, 1.0, -1.0), r"ClipX0.low, high: \(1.0, -1.0\) is refused; allowed: low < high"),
         (lambda d: DynamicThreshold(d, 0.0), r"DynamicThreshold.quantile: 0.0 is refused"),
         (lambda d: DynamicThreshold(d, 0.9, -1.0), r"DynamicThreshold.bound: -1.0 is refused"),
+        (lambda d: DynamicThreshold(d, 0.9, 1.0, 0.5), r"DynamicThreshold.largest: 0.5 is refused; allowed: at least bound, 1"),
     ],
 )
 def test_refused(wrapper, message):

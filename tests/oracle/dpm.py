@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from oracle.case import Case, Excluded, Record
+from oracle.one_step import clipped
 
 from score_lab.paths import EDM, LinearFlow, Trigonometric
 from score_lab.samplers import (
@@ -44,7 +45,7 @@ def _case(record: Record, path, sampler, grid, drop: bool) -> Case:
     states = record["states"]
     return Case(
         path, sampler, grid, states[0], record["noise_used"].astype(int)[:, None] if sampler.stochastic else None,
-        states=states[:-2] if drop else states[:-1], final=states[-1],
+        states=states[:-2] if drop else states[:-1], final=states[-1], around=clipped(record),
     )  # fmt: skip
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 from oracle.case import Record
 
 from score_lab.paths import EDM, LinearFlow, ddpm_table
+from score_lab.paths.base import GaussianPath
 from score_lab.samplers import (
     IDDPM,
     BetaQuantiles,
@@ -30,6 +32,7 @@ from score_lab.samplers import (
     UniformTime,
     VPTime,
 )
+from score_lab.types import pytree_dataclass
 
 SPARE = ("DPMSolver", "DEIS", "UniPC", "SASolver")
 """Schedulers whose leading and linspace rules are applied to n + 1 levels."""
@@ -37,15 +40,82 @@ FRACTIONAL = ("Euler", "LMS", "KDPM2", "Heun")
 """Schedulers that do not round linspace."""
 
 
+@pytree_dataclass
+class AzulaVP(GaussianPath):
+    """azula's VPSchedule: ``alpha = alpha_min^(t^2), sigma = sqrt(1 - alpha^2 + sigma_min^2)``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+
+    def alpha(self, t):
+        return jnp.exp(jnp.log(self.alpha_min) * t**2)
+
+    def sigma(self, t):
+        return jnp.sqrt(-jnp.expm1(2 * jnp.log(self.alpha_min) * t**2) + self.sigma_min**2)
+
+
+@pytree_dataclass
+class AzulaCosine(GaussianPath):
+    """azula's CosineSchedule: ``alpha = cos(t arccos alpha_min), sigma = sqrt(1 - alpha^2 + sigma_min^2)``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+
+    def alpha(self, t):
+        return jnp.cos(jnp.arccos(self.alpha_min) * t)
+
+    def sigma(self, t):
+        return jnp.sqrt(jnp.sin(jnp.arccos(self.alpha_min) * t) ** 2 + self.sigma_min**2)
+
+
+@pytree_dataclass
+class AzulaRectified(GaussianPath):
+    """azula's RectifiedSchedule and, with ``gamma``, its DecaySchedule: ``alpha = u alpha_min + (1 - u), sigma = u + (1 - u) sigma_min``,
+    ``u = t`` or ``(1 - gamma^t) / (1 - gamma)``."""
+
+    alpha_min: float = 1e-3
+    sigma_min: float = 1e-3
+    gamma: float | None = None
+
+    def _u(self, t):
+        return t if self.gamma is None else (1 - jnp.exp(jnp.log(self.gamma) * t)) / (1 - self.gamma)
+
+    def alpha(self, t):
+        return self._u(t) * self.alpha_min + (1 - self._u(t))
+
+    def sigma(self, t):
+        return self._u(t) + (1 - self._u(t)) * self.sigma_min
+
+
+@pytree_dataclass
+class AzulaVE(GaussianPath):
+    """azula's VESchedule: ``alpha = 1, sigma = sigma_min^(1 - t) sigma_max^t``."""
+
+    sigma_min: float = 1e-3
+    sigma_max: float = 1e3
+
+    def alpha(self, t):
+        return jnp.ones_like(t)
+
+    def sigma(self, t):
+        return jnp.exp((1 - t) * jnp.log(self.sigma_min) + t * jnp.log(self.sigma_max))
+
+
+AZULA = {
+    "vp": AzulaVP(), "rectified": AzulaRectified(), "cosine": AzulaCosine(), "decay": AzulaRectified(gamma=0.1), "ve": AzulaVE(),
+}  # fmt: skip
+
+
 def beta_table(c: dict):
     """Our table path for the resolved arguments of a diffusers scheduler."""
     T, low, high = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
     if c.get("trained_betas") is not None:
-        return ddpm_table(tuple(c["trained_betas"]))
+        return ddpm_table(tuple(c["trained_betas"]), zero_terminal=c.get("rescale_betas_zero_snr", False))
     betas = {
         "linear": lambda: np.linspace(low, high, T),
         "scaled_linear": lambda: np.linspace(low**0.5, high**0.5, T) ** 2,
         "squaredcos_cap_v2": lambda: _cosine(T),
+        "sigmoid": lambda: low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, T))),
     }[c["beta_schedule"]]()
     return ddpm_table(tuple(betas), zero_terminal=c.get("rescale_betas_zero_snr", False))
 

@@ -6,13 +6,12 @@ step, and orders of the last steps are counted from it.  So is a last step to si
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 from oracle.case import Case, Record
+from oracle.grids import AZULA, beta_table
+from oracle.one_step import clipped
 
-from score_lab.linear import combine
 from score_lab.paths import EDM, LinearFlow, Trigonometric
-from score_lab.paths.base import GaussianPath
 from score_lab.samplers import (
     PLMS,
     PNDM,
@@ -26,7 +25,7 @@ from score_lab.samplers import (
     UniPC,
     lms,
 )
-from score_lab.types import pytree_dataclass
+from score_lab.samplers.as_released import ReadAsV, Strided, StridedPNDM, VInKappa
 
 
 def lower_order_final(record: Record, order: int, repeated: int) -> tuple[int, ...]:
@@ -38,12 +37,13 @@ def lower_order_final(record: Record, order: int, repeated: int) -> tuple[int, .
 def sigma_case(record: Record, sampler) -> Case:
     """A scheduler in VP coordinates at its table's sigmas (kappa), or, with use_flow_sigmas, on the linear flow; ``sampler(repeated)``."""
     sigmas = np.asarray(record["sigmas_table"], np.float64)
-    repeated = int(abs(sigmas[-1] / sigmas[-2] - 1) < 1e-12 or np.isnan(record["states"][-1]).any())
+    repeated = int(abs(sigmas[-1] / sigmas[-2] - 1) < 1e-6 or np.isnan(record["states"][-1]).any())
     sigmas = sigmas[: len(sigmas) - repeated]
     states = record["states"][: len(sigmas)]
-    if record.config["resolved"].get("use_flow_sigmas"):
-        return Case(LinearFlow(), sampler(repeated), Times(tuple(sigmas)), states[0], states=states[:-1], final=states[-1])
-    return Case(Trigonometric(), sampler(repeated), Times(tuple(sigmas), of="kappa"), states[0], states=states[:-1], final=states[-1])
+    flow = record.config["resolved"].get("use_flow_sigmas")
+    path, grid = (LinearFlow(), Times(tuple(sigmas))) if flow else (Trigonometric(), Times(tuple(sigmas), of="kappa"))
+    around = clipped(record) if record.config["resolved"].get("predict_x0", True) else None  # UniPC of eps does not threshold
+    return Case(path, sampler(repeated), grid, states[0], states=states[:-1], final=states[-1], around=around)
 
 
 def deis(record: Record) -> Case:
@@ -86,77 +86,17 @@ def k_diffusion_lms(record: Record) -> Case:
     return sigmas_on_edm(record["sigmas"], record.config["kw"].get("order", 4), record["x_start"])
 
 
-@pytree_dataclass
-class EpsReadAsV(Kappa):
-    """IPNDMScheduler takes the network's output for v; the records' network gave it eps.  Its x0 is (x - sigma e) / max(alpha, 1e-8)."""
-
-    def _ratio(self, path, t, s):
-        return path.alpha(s) / jnp.maximum(path.alpha(t), 1e-8)
-
-    def at(self, path, t):
-        return t
-
-    def finite(self, path, t):
-        return jnp.isfinite(t)
-
-    def slope(self, path, t, p):
-        return combine((path.sigma(t), p.x_t), (path.alpha(t), p.eps))
-
-    def length(self, path, t, s):
-        return path.sigma(s) - self._ratio(path, t, s) * path.sigma(t)
-
-    def euler(self, path, x, t, s, p):
-        e = self.slope(path, t, p)
-        return combine((self._ratio(path, t, s), combine((1.0, x), (-path.sigma(t), e))), (path.sigma(s), e))
-
-
 def ipndm(record: Record) -> Case:
     """IPNDMScheduler: sigma = sin^2, or its trained betas, and t = (2 / pi) atan2(sigma, alpha)."""
     end = np.asarray(record.config["resolved"]["trained_betas"])[-1:] if record.config["resolved"]["trained_betas"] else np.zeros(1)
     times = (*np.asarray(record["timesteps"], np.float64), float(2 / np.pi * np.arcsin(end[0])))
-    return Case(Trigonometric(), PLMS(EpsReadAsV()), Times(times), record["states"][0])
-
-
-@pytree_dataclass
-class Strided(Kappa):
-    """From ``below`` on a step goes ``stride`` down, wherever the grid's next time is, and to ``last`` where that is below the table."""
-
-    stride: float = 0.0
-    below: float = 2.0
-    last: float = 0.0
-
-    def _after(self, path, t, s):
-        after = jnp.where(t - self.stride < 0.5 / path.log_snrs.shape[0], self.last, t - self.stride)
-        return jnp.where(t < self.below, after, s)
-
-    def length(self, path, t, s):
-        return super().length(path, t, self._after(path, t, s))
-
-    def euler(self, path, x, t, s, p):
-        return super().euler(path, x, t, self._after(path, t, s), p)
-
-
-@pytree_dataclass
-class StridedPNDM(PNDM):
-    """diffusers' start: the first step is taken again from ``stride`` above its end; a half step is ``half`` of them, from both ends."""
-
-    stride: float = 0.0
-    half: float = 0.0
-
-    def _again(self, path, x, x_euler, t, s, f, f_s):
-        a = path.alpha(s) / path.alpha(s + self.stride)
-        return combine((a, x), (path.sigma(s) - a * path.sigma(s + self.stride), combine((0.5, f), (0.5, f_s))))
-
-    def _half_way(self, t, s):
-        return t - self.half, s + self.half
+    return Case(Trigonometric(), PLMS(ReadAsV()), Times(times), record["states"][0])
 
 
 def pndm(record: Record) -> Case:
     """PNDMScheduler: table index k is t = (k + 1) / T; from the last one back to index 0 (no step from 0 itself) or to data.
 
     Its step always goes T // n indices down.  Where that is the grid's step and even ("leading"), ours is the same as it is."""
-    from oracle.one_step import beta_table
-
     c = record.config["resolved"]
     T, n, nodes = c["num_train_timesteps"], record.config["steps"], [int(k) for k in record["timesteps"]]
     nodes = list(dict.fromkeys(nodes)) if c["skip_prk_steps"] else nodes[0:12:4] + nodes[12:]
@@ -165,46 +105,19 @@ def pndm(record: Record) -> Case:
     repeated = int(end == nodes[-1])
     times = [(k + 1) / T for k in (nodes if repeated else [*nodes, end])]
     states = record["states"][: len(record["states"]) - repeated]
-    sampler = PNDM(runge_kutta=not c["skip_prk_steps"])
+    inner = VInKappa() if c["prediction_type"] == "v_prediction" else Kappa()
+    sampler = PNDM(inner, not c["skip_prk_steps"])
     if any(a - b != r for a, b in zip(nodes, nodes[1:], strict=False)) or (sampler.runge_kutta and r % 2):
-        variable = Strided(r / T, (nodes[3] + 1.5) / T if sampler.runge_kutta else 2.0, (last + 1) / T)
+        variable = Strided(inner, r / T, (nodes[3] + 1.5) / T if sampler.runge_kutta else 2.0, (last + 1) / T)
         sampler = StridedPNDM(variable, sampler.runge_kutta, r / T, (r // 2) / T)
-    return Case(beta_table(record), sampler, Times(tuple(times)), states[0], states=states[:-1], final=states[-1])
-
-
-@pytree_dataclass
-class AzulaVP(GaussianPath):
-    """azula's VPSchedule: ``alpha = alpha_min^(t^2)``, ``sigma^2 = 1 - alpha^2 + sigma_min^2``."""
-
-    alpha_min: float = 1e-3
-    sigma_min: float = 1e-3
-
-    def alpha(self, t):
-        return jnp.exp(jnp.log(self.alpha_min) * jnp.square(t))
-
-    def sigma(self, t):
-        return jnp.sqrt(1 - self.alpha(t) ** 2 + self.sigma_min**2)
-
-
-@pytree_dataclass
-class AzulaRectified(GaussianPath):
-    """azula's RectifiedSchedule: ``alpha = 1 - t + t alpha_min``, ``sigma = t + (1 - t) sigma_min``."""
-
-    alpha_min: float = 1e-3
-    sigma_min: float = 1e-3
-
-    def alpha(self, t):
-        return t * self.alpha_min + (1 - t)
-
-    def sigma(self, t):
-        return t + (1 - t) * self.sigma_min
+    return Case(beta_table(c), sampler, Times(tuple(times)), states[0], states=states[:-1], final=states[-1])
 
 
 def azula(variable):
     """One of azula's Adams-Bashforth samplers; the default order is 2."""
 
     def translate(record: Record) -> Case:
-        path = {"vp": AzulaVP, "rectified": AzulaRectified}[record.config["schedule"]]()
+        path = AZULA[record.config["schedule"]]
         sampler = AdamsBashforth(variable, record.config["kw"].get("order", 2))
         x, grid = record["x_start"], Times(tuple(np.asarray(record["t"], np.float64)))
         return Case(path, sampler, grid, x, states=x[None], final=record["final"], calls=slice(0, 1))

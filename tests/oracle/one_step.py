@@ -9,12 +9,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from oracle.case import Case, Excluded, Record
+from oracle.grids import AZULA, beta_table
 from oracle.stochastic import flow_match_stochastic
 from samplers.exact import mixture_numpy
 
-from score_lab.guidance import ClipX0
+from score_lab.guidance import ClipX0, DynamicThreshold
 from score_lab.linear import combine
-from score_lab.paths import EDM, VP, GaussianPath, LinearFlow, Trigonometric, ddpm_table
+from score_lab.paths import EDM, VP, GaussianPath, LinearFlow, Trigonometric
 from score_lab.samplers import (
     DDIM,
     DDPM,
@@ -33,30 +34,14 @@ from score_lab.samplers import (
     T,
     Times,
 )
+from score_lab.samplers.as_released import LateChurn, LateChurnFlow
 from score_lab.types import leaf, pytree_dataclass
-
-
-def beta_table(record: Record):
-    """Our table path for a diffusers scheduler's betas."""
-    c = record.config["resolved"]
-    T, low, high = c["num_train_timesteps"], c["beta_start"], c["beta_end"]
-    zero = c.get("rescale_betas_zero_snr", False)
-    if c["trained_betas"] is not None:
-        return ddpm_table(tuple(c["trained_betas"]), zero_terminal=zero)
-    if c["beta_schedule"] == "squaredcos_cap_v2":
-        return ddpm_table("cosine", T, zero_terminal=zero)
-    betas = {
-        "linear": lambda: np.linspace(low, high, T),
-        "scaled_linear": lambda: np.linspace(low**0.5, high**0.5, T) ** 2,
-        "sigmoid": lambda: low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, T))),
-    }[c["beta_schedule"]]()
-    return ddpm_table(tuple(betas), zero_terminal=zero)
 
 
 def moved(levels) -> tuple[tuple, np.ndarray]:
     """``levels`` without repeated ones, and the indices of those kept."""
     levels = np.asarray(levels, np.float64)
-    keep = np.flatnonzero(np.append(True, np.diff(levels) != 0))
+    keep = np.flatnonzero(np.append(True, np.abs(np.diff(levels)) > 1e-6 * np.abs(levels[:-1])))
     return tuple(float(v) for v in levels[keep]), keep
 
 
@@ -65,15 +50,17 @@ def _table(record: Record, sampler, s: list[int], around) -> Case:
     T = record.config["resolved"]["num_train_timesteps"]
     times, keep = moved([(k + 1) / T for k in (*record["timesteps"], s[-1])])
     noise = record["noise_used"][keep[:-1], None]
-    return Case(beta_table(record), sampler, Times(times), record["states"][0], noise, states=record["states"][keep][:-1],
-                final=record["states"][keep[-1]], around=around)  # fmt: skip
+    path, states = beta_table(record.config["resolved"]), record["states"][keep]
+    return Case(path, sampler, Times(times), states[0], noise, states=states[:-1], final=states[-1], around=around)
 
 
-def _clipped(record: Record, keep_eps: bool):
+def clipped(record: Record, keep_eps: bool = False):
+    """What diffusers does to x0: dynamic thresholding, which comes before ``clip_sample``, or clipping."""
     c = record.config["resolved"]
     if c.get("thresholding"):
-        raise NotImplementedError("dynamic thresholding of diffusers, which ends at sample_max_value")
-    if not c["clip_sample"]:
+        quantile, largest = c["dynamic_thresholding_ratio"], c["sample_max_value"]
+        return lambda denoiser: DynamicThreshold(denoiser, quantile, 1.0, largest, keep_eps)
+    if not c.get("clip_sample"):
         return None
     return lambda denoiser: ClipX0(denoiser, -c["clip_sample_range"], c["clip_sample_range"], keep_eps)
 
@@ -87,35 +74,48 @@ def ddim(record: Record) -> Case:
     s = [int(v) if v >= 0 else last for v in k - ratio]
     stride = None if s[:-1] == list(k[1:]) else ratio / c["num_train_timesteps"]
     sampler = DDIM(kw.get("eta", 0.0), stride=stride)
-    return _table(record, sampler, s, _clipped(record, not kw.get("use_clipped_model_output", False)))
+    return _table(record, sampler, s, clipped(record, not kw.get("use_clipped_model_output", False)))
 
 
 def ddpm(record: Record) -> Case:
     """DDPMScheduler: the next timestep, and data after the last."""
     kind = record.config["resolved"]["variance_type"]
     variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta"}[kind]
-    return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], _clipped(record, False))
+    return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], clipped(record, False))
+
+
+def _late(record: Record) -> dict:
+    """The arguments of diffusers' churn, whose noise comes after the network; empty where there is none."""
+    kw = dict(record.config["step_kw"] or {})
+    share = kw.pop("s_churn", 0.0) / (len(record["sigmas_table"]) - 1)
+    return {"gamma": min(share, 2**0.5 - 1), **{name: float(v) for name, v in kw.items()}} if share > 0 else {}
 
 
 def _kappa(record: Record, sampler) -> Case:
     """Diffusers' schedulers in sigma: states x0 + sigma eps; Heun's table holds its inner levels twice."""
-    if (record.config["step_kw"] or {}).get("s_churn"):
-        raise NotImplementedError("diffusers' churn, whose network sees the state before it")
-    sigmas, keep = moved(record["sigmas_table"])
-    states = record["states"]
+    late, noise, c = _late(record), None, record.config["resolved"]
+    states, table = record["states"], record["sigmas_table"]
+    sigmas, keep = moved(table[: len(states)] if sampler.calls == 1 else table)  # log_linear's table goes on where its timesteps end
+    if late and sampler.calls == 1:
+        reading = "F" if record.config["kind"] == "edm" else {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}[c["prediction_type"]]
+        sampler, noise = LateChurn(**late, reading=reading, sigma_data=c.get("sigma_data", 0.5)), record["noise_used"][keep[:-1], None]
     if sampler.calls == 1:  # a state per level
         states = states[keep]
     elif len(states) != 2 * len(sigmas) - 2:
         raise AssertionError(f"{len(states)} states of {len(sigmas)} levels")
-    return Case(EDM(max(sigmas)), sampler, Times(sigmas, of="kappa"), states[0], states=states[:-1], final=states[-1])
+    path = EDM(max(sigmas))
+    return Case(path, sampler, Times(sigmas, of="kappa"), states[0], noise, states=states[:-1], final=states[-1], around=clipped(record))
 
 
 def _flow(record: Record, sampler) -> Case | Excluded:
-    """Diffusers' flow schedulers: sigma is t."""
+    """Diffusers' flow schedulers: sigma is t; FlowMatchEuler does not churn, whatever it is told."""
     if record.config["resolved"].get("stochastic_sampling"):
         return flow_match_stochastic(record)
+    late, noise = _late(record) if sampler.calls == 2 else {}, None
     sigmas, _ = moved(record["sigmas_table"])
-    return Case(LinearFlow(), sampler, Times(sigmas), record["states"][0])
+    if late:
+        sampler, noise = LateChurnFlow(**late), record["noise_used"][::2, None]
+    return Case(LinearFlow(), sampler, Times(sigmas), record["states"][0], noise)
 
 
 def churned(grid, n: int, s_churn=0.0, s_tmin=0.0, s_tmax=float("inf"), s_noise=1.0):
@@ -316,37 +316,6 @@ def flow_matching(record: Record) -> Case | Excluded:
     return Case(FLOWS[record.config["schedule"]], METHODS[method], Times(tuple(t)), record["states"][0], calls=slice(None, None, stages))
 
 
-@pytree_dataclass
-class AzulaVP(GaussianPath):
-    """azula's VPSchedule: ``alpha = alpha_min^(t^2), sigma = sqrt(1 - alpha^2 + sigma_min^2)``."""
-
-    alpha_min: float = 1e-3
-    sigma_min: float = 1e-3
-
-    def alpha(self, t):
-        return jnp.exp(jnp.log(self.alpha_min) * t**2)
-
-    def sigma(self, t):
-        return jnp.sqrt(-jnp.expm1(2 * jnp.log(self.alpha_min) * t**2) + self.sigma_min**2)
-
-
-@pytree_dataclass
-class AzulaRectified(GaussianPath):
-    """azula's RectifiedSchedule: ``alpha = t alpha_min + (1 - t), sigma = t + (1 - t) sigma_min``."""
-
-    alpha_min: float = 1e-3
-    sigma_min: float = 1e-3
-
-    def alpha(self, t):
-        return t * self.alpha_min + (1 - t)
-
-    def sigma(self, t):
-        return t + (1 - t) * self.sigma_min
-
-
-AZULA = {"vp": AzulaVP(), "rectified": AzulaRectified()}
-
-
 def _azula(sampler):
     """A case on azula's schedule; its states, where it has them, are those between steps.  One draw a step where it is stochastic."""
 
@@ -367,6 +336,7 @@ TRANSLATIONS = {
     "diffusers:DDPMScheduler": ddpm,
     "diffusers:EulerDiscreteScheduler": lambda record: _kappa(record, Euler(Kappa())),
     "diffusers:EDMEulerScheduler": lambda record: _kappa(record, Euler(Kappa())),
+    "diffusers:KDPM2DiscreteScheduler": lambda record: _kappa(record, DPM2()),
     "diffusers:HeunDiscreteScheduler": lambda record: _kappa(record, Heun(Kappa())),
     "diffusers:FlowMatchEulerDiscreteScheduler": lambda record: _flow(record, Euler(T())),
     "diffusers:FlowMatchHeunDiscreteScheduler": lambda record: _flow(record, Heun(T())),

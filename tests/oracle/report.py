@@ -1,6 +1,7 @@
 """``make oracle``: every record of the peers with its largest relative error through ``sample``, the excluded ones by name.
 
-    python tests/oracle/report.py [FOLDER]      FOLDER holds diffusers.npz, k_diffusion.npz, ...; the committed records by default
+    python tests/oracle/report.py [FOLDER [NAME ...]]     FOLDER holds diffusers.npz, k_diffusion.npz, ...; the committed by default
+                                                          NAME: records whose names begin so
 """
 
 import sys
@@ -12,15 +13,17 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.par
 BOUND = 1e-8
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, names: tuple = ("",)) -> int:
     """Prints one line a record; 1 if one is beyond the bound or is translated by nobody."""
-    from oracle.case import Excluded, error, records
+    from oracle.case import HERE, Excluded, error, records
     from oracle.translate import PEERS, translate
 
     jax.config.update("jax_enable_x64", True)
     failed = excluded = count = 0
-    for peer in PEERS:
+    for peer in PEERS if folder == HERE else [peer for peer in PEERS if (folder / f"{peer}.npz").exists()]:
         for name, record in records(peer, folder).items():
+            if not name.startswith(tuple(names)):
+                continue
             count += 1
             try:
                 case = translate(record)
@@ -41,4 +44,4 @@ def main(folder: Path) -> int:
 if __name__ == "__main__":
     from oracle.case import HERE
 
-    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else HERE))
+    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else HERE, tuple(sys.argv[2:]) or ("",)))

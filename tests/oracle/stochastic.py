@@ -33,6 +33,14 @@ def euler_ancestral_diffusers(record: Record) -> Case:
     )  # fmt: skip
 
 
+def dpm2_ancestral_diffusers(record: Record) -> Case:
+    """KDPM2AncestralDiscreteScheduler: a state for every call, its table holds the inner levels twice, one draw in every second call."""
+    sigmas, states = record["sigmas_table"], record["states"]
+    levels = sigmas[np.append(True, sigmas[1:] < sigmas[:-1])]
+    noise = np.append(record["noise_used"][1::2], -1)[:, None]
+    return Case(_path(levels), DPM2Ancestral(), Times(tuple(levels), of="kappa"), states[0], noise)
+
+
 def flow_match_stochastic(record: Record) -> Case:
     """FlowMatchEulerDiscreteScheduler(stochastic_sampling=True): alpha = 1 - sigma, all noise new in every step."""
     sigmas = record["sigmas_table"]
@@ -69,6 +77,7 @@ def _k_diffusion(make, draws: int = 1, needs: str = "", **fixed):
 
 TRANSLATIONS = {
     "diffusers:EulerAncestralDiscreteScheduler": euler_ancestral_diffusers,
+    "diffusers:KDPM2AncestralDiscreteScheduler": dpm2_ancestral_diffusers,
     "k_diffusion:sample_euler_ancestral": _k_diffusion(EulerAncestral),
     "k_diffusion:sample_dpm_2_ancestral": _k_diffusion(DPM2Ancestral),
     "k_diffusion:sample_dpmpp_2s_ancestral": _k_diffusion(DPMPP2SAncestral),
