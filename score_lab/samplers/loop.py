@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import ConfigError, refuse
-from score_lab.denoiser import Denoiser, check_levels
+from score_lab.denoiser import Denoiser, check_labels, check_levels
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
@@ -57,8 +57,8 @@ def sample(
 
     Another key, grid value, path value or guidance scale recompiles nothing; another sampler, shape or number of steps does.
 
-    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` or ``shape`` that the denoiser does
-    not take, a grid that does not descend. """
+    Raises ConfigError, before anything is compiled, for levels outside the trained range, labels that the network does not have,
+    an ``x_T`` or ``shape`` that the denoiser does not take, a grid that does not descend. """
     return _told(_sample, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
 
 
@@ -78,6 +78,7 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
     index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
     if index.shape != (n,):
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
+    check_labels(denoiser, cond, "sample.cond")
     steps = grid if isinstance(grid, Steps) else grid.steps(denoiser.path)
     if not _traced((denoiser, sampler, steps)):
         check_run(denoiser, sampler, steps, denoiser.path)
