@@ -4,10 +4,12 @@ import collections
 import csv
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import network_guard
 import numpy as np
 import pytest
 
@@ -157,6 +159,10 @@ SECTION = {"sampler": {"target": "Heun", "variable": {"target": "T"}}, "grid": {
         ([("path.beta_max", 9)], {"path": {"target": "VP", "beta_max": 9}}),
         ([("guidance.scale", 2)], {"guidance": {"scale": 2}}),
         ([("guidance", None)], {"guidance": None}),
+        ([("guidance", 2)], {"guidance": {"scale": 2}}),
+        ([("sampler", "DDIM(eta=0.5)")], {"sampler": {"target": "DDIM", "eta": 0.5}}),
+        ([("sampler", "m:Mine(a=1)"), ("sampler.b", 2)], {"sampler": {"target": "m:Mine", "a": 1, "b": 2}}),
+        ([("grid", "Churn"), ("grid.grid", "Karras(rho=5)")], {"grid": {"target": "Churn", "grid": {"target": "Karras", "rho": 5}}}),
     ],
 )  # fmt: skip
 def test_overrides_replace_parts_and_then_set_fields(words, expected):
@@ -194,3 +200,20 @@ def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):
     assert run("sample", f"--workdir={workdir}", "--format=zarr") == 2
     assert run("sample", *words[:2], "--chunk=1GiB", "--sampler=Tsit5", "--sampler.rtol=1e-2", f"--output={tmp_path}") == 0
     assert "NFE" in capsys.readouterr().out and np.load(tmp_path / "samples.npz")["nfe"].shape == (6,)
+
+
+def test_the_configurations_are_found_from_any_folder(tmp_path):
+    """Those of the package stand where this folder has none; one of this folder comes first."""
+    say = "from experiments.launcher import read_config; import sys; print(read_config(sys.argv[1]).network.target)"
+
+    def network(spec):
+        environment = network_guard.environment(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+        return subprocess.run([sys.executable, "-c", say, spec], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    found = network("configs/toy.py:moons")
+    assert found.stdout == "MLP\n", found.stderr
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "toy.py").write_text(
+        "from ml_collections import ConfigDict\ndef get_config(v):\n    return ConfigDict({'network': {'target': v}})"
+    )
+    assert network("configs/toy.py:Mine").stdout == "Mine\n"
