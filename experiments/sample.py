@@ -45,11 +45,14 @@ def main() -> None:
 
     if args.shards is not None:
         return shards(run, Path(args.shards), args.format, not args.no_png)
+    output = Path(args.output or Path(args.workdir) / "samples")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse("--output", str(output), f"a directory that can be made ({error.strerror})")
     start = time.time()
     samples = sample_chunked(*wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start))
     print(file=sys.stderr)
-    output = Path(args.output or Path(args.workdir) / "samples")
-    output.mkdir(parents=True, exist_ok=True)
     label = run.cond["label"] if run.cond else None
     how = json.dumps({"sampling": run.sampling, "seed": run.seed, "step": run.step, "ema": run.ema})
     np.savez(output / "samples.npz", x=samples.x, nfe=samples.nfe, made_by=how, **({} if label is None else {"label": label}))

@@ -85,7 +85,8 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
 def open_workdir(args: argparse.Namespace) -> Loaded:
     """``load(--workdir)`` with --ema and --step."""
     ema = 0 if args.ema is None else overrides.literal(args.ema.capitalize() if args.ema.lower() == "none" else args.ema)
-    step = args.step if args.step in (None, "best") else whole("--step", args.step)
+    step = overrides.literal(args.step or "None")
+    step = step if type(step) is int or step is None else args.step  # load says which there are
     return load(args.workdir, ema=ema, step=step)
 
 
@@ -111,9 +112,9 @@ def labels_of(classes: int, n: int, asked: str | None = None) -> dict[str, np.nd
     """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels (``classes`` 0)."""
     if not classes:
         return None if asked in (None, "all") else refuse("--labels", asked, "nothing: the network was trained without labels")
-    chosen = list(range(classes)) if asked in (None, "all") else [whole("--labels", v) for v in str(asked).split(",")]
+    chosen = list(range(classes)) if asked in (None, "all") else [overrides.literal(v) for v in str(asked).split(",")]
     for label in chosen:
-        if not -1 <= label < classes:
+        if type(label) is not int or not -1 <= label < classes:
             refuse("--labels", label, f"0 to {classes - 1}, -1 for no label, or all")
     return {"label": np.resize(np.asarray(chosen, np.int32), n)}
 
