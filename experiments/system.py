@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import overrides
+from experiments.gamma import lacks_table, table_of, with_table
 from experiments.sampling import build_sampling, check_guidance, completed, options_of, section_of, with_steps
 from score_lab.build import build, refuse
 from score_lab.data import DataSpec
@@ -75,7 +77,12 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     sampling["grid"] = completed(sampling["grid"] or {}, before["grid"])
     if args.steps is not None:
         sampling["grid"] = with_steps(sampling["grid"], whole("--steps", args.steps))
-    run, options = system(loaded, sampling), options_of(sampling)
+    options, spec = options_of(sampling), sampling["sampler"]
+    if lacks_table(spec):  # whatever is wrong is told before anything is measured
+        system(loaded, sampling | {"sampler": with_table(spec, loaded)})
+        table = table_of(loaded, Path(args.workdir), lambda: examples(loaded, "train"))
+        sampling["sampler"] = with_table(spec, loaded, table)
+    run = system(loaded, sampling)
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
     cond = labels_of(classes, options.n, args.labels)
     chunk = options.chunk if isinstance(options.chunk, str) else min(options.chunk, options.n)
