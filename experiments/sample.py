@@ -1,6 +1,8 @@
 """Draws samples from a trained workdir, by any sampler on any path.
 
     python -m experiments.sample --workdir runs/flow
+    python -m experiments.sample --workdir runs/flow --sampler='DDIM(eta=0.5)' --guidance=2
+    python -m experiments.sample --workdir runs/flow --sampler=AnalyticDPM --steps 10        # its table: see experiments.gamma
     python -m experiments.sample --workdir runs/flow --n 100000 --chunk 2GiB --shards out
     python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2
 
