@@ -3,7 +3,8 @@
     python -m experiments.sample --workdir runs/flow --sampler=AnalyticDPM --steps 10
 
 It is kept as WORKDIR/gamma/STEP-HASH.json and read from there the next time.  The hash is of what it depends on: the checkpoint and its
-average, the data, the levels and how many examples.  Gamma is a function of log-SNR, so one table serves every path; it is that of the network with its labels, without guidance.
+average, the data, the levels and how many examples.  Gamma is a function of log-SNR, so one table serves every path; it is that of the
+network with its labels, without guidance.
 """
 
 from __future__ import annotations

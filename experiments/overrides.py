@@ -1,7 +1,8 @@
 """Command lines of the launchers that read a workdir: fixed options, and ``--sampler.eta=1``-like overrides of its ``sampling`` section.
 
-``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name, ``--sampler='NAME(FIELD=VALUE)'``
-by one with fields; ``--sampler.FIELD=VALUE`` then sets a field of it, in whatever order the two are given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
+``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name,
+``--sampler='NAME(FIELD=VALUE)'`` by one with fields; ``--sampler.FIELD=VALUE`` then sets a field of it, in whatever order the two are
+given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
     parser.epilog = (
-        "parts: --path=VP --sampler='DDIM(eta=0.5)' or --sampler=DDIM --sampler.eta=0.5 --grid=Karras --grid.num_steps=20 --guidance.scale=2 (any field)"
+        "parts: --path=VP --sampler='DDIM(eta=0.5)' or --sampler=DDIM --sampler.eta=0.5 --grid=Karras "
+        "--grid.num_steps=20 --guidance.scale=2 (any field)"
     )
 
 
