@@ -26,7 +26,7 @@ help:  ## list the targets
 venv: $(stamp)  ## virtual environment .venv-<version> with everything that was tried for this Python
 
 $(stamp): setup.py tools/make_venv.py $(wildcard $(CONSTRAINTS))
-	@[ -n "$(version)" ] || { echo "make: PYTHON: '$(PYTHON)' cannot be run; allowed: Python 3.11, 3.12 or 3.13, for example PYTHON=python3.12" >&2; exit 2; }
+	@[ -n "$(version)" ] || { why=$$($(PYTHON) -c pass 2>&1 | grep -m1 . || true); echo "make: PYTHON: '$(PYTHON)' cannot be run ($$why); allowed: Python 3.11, 3.12 or 3.13, for example PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) tools/make_venv.py $(VENV) $(CONSTRAINTS)
 
 digits: $(stamp)  ## train on handwritten digits, sample, table and pictures: 5 minutes on 2 cores

@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -20,6 +21,8 @@ from experiments.overrides import literal
 from score_lab.build import ConfigError, nearest
 
 FAILED, REFUSED = 1, 2
+INSTALLED = Path(__file__).resolve().parent.parent
+"""Where this package and ``configs`` lie: the clone, or site-packages."""
 
 
 def launch(main: Callable[[], int | None]) -> None:
@@ -28,6 +31,9 @@ def launch(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except ConfigError as error:
         status = fail(str(error), REFUSED)
+    except MemoryError as error:
+        what = str(error) or "there is not enough"
+        status = fail(f"memory: {what}; allowed: fewer samples (--n), fewer steps (--steps) or a smaller --chunk", REFUSED)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except RuntimeError as error:
@@ -69,7 +75,7 @@ def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], 
 
 
 def read_config(spec: str) -> ConfigDict:
-    """The configuration ``FILE`` or ``FILE:VARIANT``; ConfigError where there is none."""
+    """The configuration ``FILE`` or ``FILE:VARIANT``, of this folder or as installed (``configs/``); ConfigError where there is none."""
     return _read(lambda values: None, [f"--config={spec}"]).config
 
 
@@ -90,6 +96,7 @@ def split(words: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
 
 def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
+    words = located(words)
     argv = ["launcher", *words]
     about = "FILE or FILE:VARIANT, for example configs/digits.py:flow"
     config_flags.DEFINE_config_file("config", None, about, flag_values=values, sys_argv=argv)
@@ -104,6 +111,25 @@ def _read(define: Callable[[flags.FlagValues], None], words: Sequence[str]) -> f
         near = nearest(rest[0], [f"--{name}" for name in values])
         raise ConfigError(f"command line: {rest[0]!r} is refused; allowed: --FLAG=VALUE{near}")
     return values
+
+
+def located(words: Sequence[str]) -> list[str]:
+    """``words`` with the file of ``--config`` where it is: a relative one that this folder lacks is looked for beside this package."""
+    words = list(words)
+    for i, word in enumerate(words):
+        name, equals, spec = word.partition("=")
+        at = i if equals else i + 1
+        if name == "--config" and at < len(words):
+            spec = spec if equals else words[at]
+            file = spec.partition(":")[0]
+            if not os.path.isabs(file) and not os.path.exists(file) and (INSTALLED / file).is_file():
+                words[at] = (f"{name}=" if equals else "") + str(INSTALLED / spec)
+    return words
+
+
+def _shipped() -> list[str]:
+    """The configuration files that one may name from here: ``configs/*.py`` of this folder and as installed."""
+    return sorted({f"configs/{file.name}" for home in (Path(), INSTALLED) for file in home.glob("configs/[a-z]*.py")})
 
 
 def _there(config: Any, name: str, text: str) -> bool:
@@ -140,7 +166,8 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     given = [w.partition("=")[2] or "".join(words[i + 1 : i + 2]) for i, w in enumerate(words) if w.partition("=")[0] == "--config"]
     file = given[-1].partition(":")[0] if given else None
     if isinstance(error, OSError) and not os.path.isfile(file or ""):
-        return f"--config: {given[-1] if given else None!r} is refused; allowed: a configuration file that can be read"
+        near = nearest(file, _shipped()) or nearest(f"configs/{Path(file).stem}.py", _shipped()) if file else ""
+        return f"--config: {given[-1] if given else None!r} is refused; allowed: a configuration file that can be read{near}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if file and os.path.abspath(frame.filename) == os.path.abspath(file)]
     if lines:

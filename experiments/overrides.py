@@ -1,7 +1,8 @@
 """Command lines of the launchers that read a workdir: fixed options, and ``--sampler.eta=1``-like overrides of its ``sampling`` section.
 
-``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name; ``--sampler.FIELD=VALUE``
-then sets a field of it, in whatever order the two are given.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
+``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name,
+``--sampler='NAME(FIELD=VALUE)'`` by one with fields; ``--sampler.FIELD=VALUE`` then sets a field of it, in whatever order the two are
+given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
 """
 
 from __future__ import annotations
@@ -39,10 +40,6 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(f"{option[1]}: {value[2]} is refused; allowed: {kind}")
         if option and "expected one argument" in message:
             raise ConfigError(f"{option[1]}: no value; allowed: {option[1]}=VALUE")
-        absent = re.match(r"the following arguments are required: (.*)", message)
-        if absent:
-            name = absent[1].split(",")[0]
-            raise ConfigError(f"{name}: None is refused; allowed: {name}=VALUE, {self._option_string_actions[name].help}")
         raise ConfigError(f"command line: {message}; allowed: what --help says")
 
 
@@ -58,6 +55,9 @@ def literal(text: str) -> Any:
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tuple[argparse.Namespace, list[tuple[str, Any]]]:
     """The parser's own options, and the overrides ``[("sampler.eta", 1), ...]``; ConfigError for anything else, with the nearest name."""
+    needed = [action for action in parser._actions if action.required]
+    for action in needed:  # asked for below: a misspelt name is told first
+        action.required = False
     args, words = parser.parse_known_args(argv)
     known = [option for action in parser._actions for option in action.option_strings] + [f"--{part}" for part in PARTS]
     overrides = []
@@ -73,6 +73,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tup
                 raise ConfigError(f"{name}: no value; allowed: {name}=VALUE")
             value = words.pop(0)
         overrides.append((name[2:], literal(value)))
+    for action in needed:
+        if getattr(args, action.dest) is None:
+            name = action.option_strings[0]
+            raise ConfigError(f"{name}: None is refused; allowed: {name}=VALUE, {action.help}")
     return args, overrides
 
 
@@ -80,12 +84,14 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
     """A copy of the ``sampling`` section with the overrides: whole parts first, then fields.
 
     ``bases[part]`` is what a field of a part that the section lacks is set on (``--path.beta_max=10``: the path of training).  ConfigError
-    for a field of something that has none.
+    for a field of something that has none.  A whole part may be ``NAME(field=value, ...)`` (see score_lab.ablation.specs); a number for
+    guidance is its scale.
     """
     sampling = copy.deepcopy(dict(sampling))
     for part, value in overrides:
         if "." not in part:
-            sampling[part] = None if value in (None, "none") else {"target": value}
+            scale = part == "guidance" and isinstance(value, (int, float)) and not isinstance(value, bool)
+            sampling[part] = None if value in (None, "none") else {"scale": value} if scale else named(value, f"sampling.{part}")
     for name, value in overrides:
         part, *fields = name.split(".")
         if fields:
@@ -100,5 +106,14 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
                     refuse(f"--{name}", value, f"a field of a part, and {field} is {child!r}")
                 node[field] = dict(child or {})
                 node = node[field]
-            node[fields[-1]] = {"target": value} if fields[-1] in NESTED and isinstance(value, str) else value
+            node[fields[-1]] = named(value, f"sampling.{name}") if fields[-1] in NESTED and isinstance(value, str) else value
     return sampling
+
+
+def named(value: Any, field: str) -> dict[str, Any]:
+    """The specification that a word names: ``DDIM``, ``my_package.my_module:Mine``, or ``DDIM(eta=0.5)``."""
+    if not (isinstance(value, str) and "(" in value):
+        return {"target": value}
+    from score_lab.ablation.specs import spec_of
+
+    return spec_of(value, field)

@@ -1,6 +1,8 @@
 """Draws samples from a trained workdir, by any sampler on any path.
 
     python -m experiments.sample --workdir runs/flow
+    python -m experiments.sample --workdir runs/flow --sampler='DDIM(eta=0.5)' --guidance=2
+    python -m experiments.sample --workdir runs/flow --sampler=AnalyticDPM --steps 10        # its table: see experiments.gamma
     python -m experiments.sample --workdir runs/flow --n 100000 --chunk 2GiB --shards out
     python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2
 
@@ -45,11 +47,14 @@ def main() -> None:
 
     if args.shards is not None:
         return shards(run, Path(args.shards), args.format, not args.no_png)
+    output = Path(args.output or Path(args.workdir) / "samples")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse("--output", str(output), f"a directory that can be made ({error.strerror})")
     start = time.time()
     samples = sample_chunked(*wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start))
     print(file=sys.stderr)
-    output = Path(args.output or Path(args.workdir) / "samples")
-    output.mkdir(parents=True, exist_ok=True)
     label = run.cond["label"] if run.cond else None
     how = json.dumps({"sampling": run.sampling, "seed": run.seed, "step": run.step, "ema": run.ema})
     np.savez(output / "samples.npz", x=samples.x, nfe=samples.nfe, made_by=how, **({} if label is None else {"label": label}))

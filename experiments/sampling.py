@@ -16,8 +16,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments.overrides import PARTS
-from score_lab.build import build, find, nearest, refuse
+from experiments.overrides import PARTS, named
+from score_lab.build import ConfigError, build, find, makes, nearest, refuse
 from score_lab.samplers.chunks import bytes_of
 from score_lab.samplers.loop import check_run
 from score_lab.targets import loses_signal
@@ -27,6 +27,14 @@ __all__ = ["SamplingOptions", "build_sampling", "check_guidance", "check_samplin
 
 DEFAULT = {"sampler": {"target": "Heun"}, "grid": {"target": "UniformLogSNR", "num_steps": 25}}
 """Where a configuration does not say."""
+KINDS = {
+    "path": ("score_lab.paths", ("alpha", "sigma", "time_of")),
+    "sampler": ("score_lab.samplers", ("order", "calls", "memory", "stochastic")),
+    "grid": ("score_lab.samplers", ("steps",)),
+    "guidance": ("score_lab.guidance", ("__call__", "on")),
+}
+"""Where a part of this kind is looked for, and what it has."""
+MOST_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,8 @@ class SamplingOptions:
         for name, least in (("n", 1), ("chunk", 1), ("seed", 0)):
             if not isinstance(getattr(self, name), str) and getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
+        if self.seed > MOST_SEED:
+            refuse("seed", self.seed, f"a whole number, 0 to {MOST_SEED}")
 
 
 def section_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def section_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in section.items():
         if name not in known:
             refuse(f"config.sampling.{name}", value, f"{', '.join(known)}{nearest(name, known)}")
-    return section | {part: {"target": section[part]} for part in PARTS if isinstance(section.get(part), str)}
+    return section | {part: named(section[part], f"config.sampling.{part}") for part in PARTS if isinstance(section.get(part), str)}
 
 
 def options_of(section: Mapping[str, Any]) -> SamplingOptions:
@@ -78,18 +88,40 @@ def build_sampling(section: Mapping[str, Any], denoiser: Any) -> tuple[Any, Any,
     """
     options = options_of(section)
     if section.get("path"):
-        denoiser = denoiser.on(build(section["path"], "score_lab.paths", "sampling.path", needs=("alpha", "sigma", "time_of")))
+        denoiser = denoiser.on(_built("path", section["path"]))
     known = {field.name for field in dataclasses.fields(denoiser)}  # an exact denoiser has no range to leave
     denoiser = dataclasses.replace(denoiser, **{name: getattr(options, name) for name in ("clip", "extrapolate") if name in known})
     for part in ("sampler", "grid"):
         if not section[part]:
             refuse(f"sampling.{part}", section[part], f"the name of a {part} in score_lab.samplers, or 'my_package.my_module:Name'")
-    sampler = build(section["sampler"], "score_lab.samplers", "sampling.sampler", needs=("order", "calls", "memory", "stochastic"))
-    grid = build(_started(section["grid"], denoiser), "score_lab.samplers", "sampling.grid", needs=("steps",))
+    sampler, grid = _built("sampler", section["sampler"]), _built("grid", _started(section["grid"], denoiser))
     for spec in wrappers(section):
-        denoiser = build(spec, "score_lab.guidance", "sampling.guidance", needs=("__call__", "on"), denoiser=denoiser)
+        denoiser = _built("guidance", spec, denoiser=denoiser)
     check_run(denoiser, sampler, grid.steps(denoiser.path), denoiser.path)
     return denoiser, sampler, grid
+
+
+def _built(part: str, spec: Mapping[str, Any], **context: Any) -> Any:
+    """``build`` of one part; ConfigError for the name of one of another kind, with the flag of that kind."""
+    room, needs = KINDS[part]
+    _check_kind(part, spec.get("target") if isinstance(spec, Mapping) else None)
+    return build(spec, room, f"sampling.{part}", needs=needs, **context)
+
+
+def _check_kind(part: str, name: Any) -> None:
+    """Refuses the name of a part of another kind."""
+    if isinstance(name, str):
+        kinds = [other for other, (home, has) in KINDS.items() if makes(_looked_up(name, home), has)]
+        if kinds and part not in kinds:
+            refuse(f"sampling.{part}.target", name, f"a {part}, and {name} is a {kinds[0]}: --{kinds[0]}={name}")
+
+
+def _looked_up(name: str, room: str) -> Any:
+    """What ``name`` is in ``room``, or None."""
+    try:
+        return find(name, room)
+    except ConfigError:
+        return None
 
 
 def check_sampling(parts: Parts) -> None:
@@ -137,6 +169,7 @@ def _takes(grid: Mapping[str, Any], field: str) -> bool:
     """Whether the grid that is named has this field."""
     if "target" not in grid:
         return False  # refused when it is built
+    _check_kind("grid", grid["target"])
     target = find(grid["target"], "score_lab.samplers", "sampling.grid.target")
     return callable(target) and field in inspect.signature(target).parameters
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments import overrides
+from experiments.gamma import lacks_table, table_of, with_table
 from experiments.sampling import build_sampling, check_guidance, completed, options_of, section_of, with_steps
 from score_lab.build import build, refuse
 from score_lab.data import DataSpec
@@ -55,7 +57,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
     parser.epilog = (
-        "parts: --path=VP --sampler=DDIM --sampler.eta=0.5 --grid=Karras --grid.num_steps=20 --guidance.scale=2 (any field)"
+        "parts: --path=VP --sampler='DDIM(eta=0.5)' or --sampler=DDIM --sampler.eta=0.5 --grid=Karras "
+        "--grid.num_steps=20 --guidance.scale=2 (any field)"
     )
 
 
@@ -75,7 +78,12 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     sampling["grid"] = completed(sampling["grid"] or {}, before["grid"])
     if args.steps is not None:
         sampling["grid"] = with_steps(sampling["grid"], whole("--steps", args.steps))
-    run, options = system(loaded, sampling), options_of(sampling)
+    options, spec = options_of(sampling), sampling["sampler"]
+    if lacks_table(spec):  # whatever is wrong is told before anything is measured
+        system(loaded, sampling | {"sampler": with_table(spec, loaded)})
+        table = table_of(loaded, Path(args.workdir), lambda: examples(loaded, "train"))
+        sampling["sampler"] = with_table(spec, loaded, table)
+    run = system(loaded, sampling)
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
     cond = labels_of(classes, options.n, args.labels)
     chunk = options.chunk if isinstance(options.chunk, str) else min(options.chunk, options.n)
@@ -85,7 +93,8 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
 def open_workdir(args: argparse.Namespace) -> Loaded:
     """``load(--workdir)`` with --ema and --step."""
     ema = 0 if args.ema is None else overrides.literal(args.ema.capitalize() if args.ema.lower() == "none" else args.ema)
-    step = args.step if args.step in (None, "best") else whole("--step", args.step)
+    step = overrides.literal(args.step or "None")
+    step = step if type(step) is int or step is None else args.step  # load says which there are
     return load(args.workdir, ema=ema, step=step)
 
 
@@ -111,9 +120,9 @@ def labels_of(classes: int, n: int, asked: str | None = None) -> dict[str, np.nd
     """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels (``classes`` 0)."""
     if not classes:
         return None if asked in (None, "all") else refuse("--labels", asked, "nothing: the network was trained without labels")
-    chosen = list(range(classes)) if asked in (None, "all") else [whole("--labels", v) for v in str(asked).split(",")]
+    chosen = list(range(classes)) if asked in (None, "all") else [overrides.literal(v) for v in str(asked).split(",")]
     for label in chosen:
-        if not -1 <= label < classes:
+        if type(label) is not int or not -1 <= label < classes:
             refuse("--labels", label, f"0 to {classes - 1}, -1 for no label, or all")
     return {"label": np.resize(np.asarray(chosen, np.int32), n)}
 

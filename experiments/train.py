@@ -55,7 +55,9 @@ def join(distributed: str | None) -> None:
         jax.distributed.initialize()
         return
     address, *numbers = distributed.split(",")
-    if len(numbers) != 2 or ":" not in address or not all(number.isdigit() for number in numbers):
+    host, _, port = address.rpartition(":")
+    good = host and port.isdigit() and len(numbers) == 2 and all(number.isdigit() for number in numbers)
+    if not good or not int(numbers[1]) < int(numbers[0]):
         refuse("--distributed", distributed, "auto, or HOST:PORT,COUNT,INDEX")
     jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["ConfigError", "build", "find", "nearest", "refuse"]
+__all__ = ["ConfigError", "build", "find", "makes", "nearest", "refuse"]
 
 
 class ConfigError(ValueError):
@@ -26,16 +26,21 @@ class ConfigError(ValueError):
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest of ``names``, or an empty string."""
     names = [str(n) for n in names]
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    folded, plain = {_folded(n): n for n in names}, _folded(str(name))
+    close = [folded[plain]] if plain in folded else difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if not close:
-        folded = {n.lower(): n for n in names}
-        close = [folded[c] for c in difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)]
+        close = [folded[c] for c in difflib.get_close_matches(plain, folded, n=1, cutoff=0.5)]
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _folded(name: str) -> str:
+    """``dpm++2m`` and ``DPMPP2M`` are one word."""
+    return name.lower().replace("+", "p")
 
 
 def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = None) -> typing.NoReturn:
     """Raises ``ConfigError("field: value; allowed: ... (did you mean ...?)")``, always on one line."""
-    hint = nearest(value, names) if names is not None else ""
+    hint = nearest(str(value), names) if names is not None else ""
     raise ConfigError(" ".join(f"{field}: {value!r} is refused; allowed: {allowed}{hint}".split()))
 
 
@@ -59,8 +64,8 @@ def find(name: Any, room: str | None = None, field: str = "target", needs: tuple
             raise ConfigError(f"{field}: {name!r} needs the module {missing!r}, which is not installed") from None
         refuse(field, name, f"a module that can be imported; {missing!r} cannot")
     names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
-    if not hasattr(module, attribute):
-        names = [n for n in names if _makes(getattr(module, n, None), needs)]
+    if not hasattr(module, attribute) or isinstance(getattr(module, attribute), types.ModuleType):
+        names = [n for n in names if makes(getattr(module, n, None), needs)]
         public = ", ".join(sorted(names))
         refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'{nearest(attribute, names)}")
     return getattr(module, attribute)
@@ -93,6 +98,8 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
     if not callable(target) or getattr(target, "_is_protocol", False):
         refuse(f"{field}.target", chosen, "a class or function that makes one, which this is not")
     parameters = inspect.signature(target).parameters
+    if isinstance(target, type) and _undecorated(target):
+        refuse(f"{field}.target", chosen, f"a data class: decorate {target.__name__} with @pytree_dataclass (of score_lab.types)")
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kwargs = {k: v for k, v in context.items() if k in parameters}
     hints = _hints(target)
@@ -119,7 +126,14 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
     return built
 
 
-def _makes(target: Any, needs: tuple[str, ...]) -> bool:
+def _undecorated(target: type) -> bool:
+    """Whether the class annotates fields of its own that nothing makes arguments of: ``@pytree_dataclass`` was forgotten."""
+    made = "__init__" in vars(target) or "__dataclass_fields__" in vars(target) or target.__new__ is not object.__new__
+    plain = target.__init__ is object.__init__ or dataclasses.is_dataclass(target)
+    return bool(vars(target).get("__annotations__")) and not made and plain
+
+
+def makes(target: Any, needs: tuple[str, ...]) -> bool:
     """Whether ``target`` is a class with the attributes ``needs``, or a function annotated to return one."""
     made = target if isinstance(target, type) else _hints(target).get("return")
     there = {n for c in getattr(made, "__mro__", ()) for n in vars(c)}  # hasattr would find the methods of type itself

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,7 +23,7 @@ from score_lab.paths.base import GaussianPath
 from score_lab.targets import Target, convert, loses_signal
 from score_lab.types import Array, Cond, Network, PyTree, Time, leaf, pytree_dataclass, static
 
-__all__ = ["LEVEL_LIMIT", "Denoiser", "NetworkDenoiser", "Prediction", "check_levels", "trained_range"]
+__all__ = ["LEVEL_LIMIT", "Denoiser", "NetworkDenoiser", "Prediction", "check_labels", "check_levels", "trained_range"]
 
 LEVEL_LIMIT = 20.0
 """The log-SNR that a network is told is clipped to +-20: the levels of pure data and pure noise are finite."""
@@ -157,7 +158,11 @@ class NetworkDenoiser:
         return self.target.row(self.trained_on, self.trained_on.time_of(self.path.log_snr(t)))
 
     def __call__(self, x_t: PyTree, t: Time, cond: Cond = None, *, s=None, step=None, key=None) -> Prediction:
-        """One network call.  ``s`` is told to two-time networks only; ``key`` (batch,) keys turn dropout on."""
+        """One network call.  ``s`` is told to two-time networks only; ``key`` (batch,) keys turn dropout on.
+
+        ConfigError for a label that the network does not have; where it is traced it cannot be seen, and gives NaN.
+        """
+        check_labels(self, cond)
         t = jnp.asarray(t)
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         n = batch_of(x_t)
@@ -205,6 +210,31 @@ def trained_range(path: GaussianPath, target: Target, log_snr_min: float | None 
 def _between(value: Array, low: Any, high: Any) -> Array:
     """``value`` clipped; its derivative outside is 0 also where the value and its slope are infinite (jnp.clip: NaN)."""
     return jnp.where(value < low, low, jnp.where(value > high, high, value))
+
+
+def check_labels(denoiser: Any, cond: Cond, field: str = "cond") -> None:
+    """Refuses labels that ``denoiser``, or the network inside it, does not have: they would give NaN.  Traced ones cannot be seen.
+
+    A network has -1 to num_classes - 1, an exact denoiser -1 and its own ``labels``.
+    """
+    label = None if not cond else cond.get("label")
+    if label is None or isinstance(label, jax.core.Tracer) or not getattr(label, "is_fully_addressable", True):
+        return
+    while hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    classes, known = getattr(getattr(denoiser, "network", None), "num_classes", None), getattr(denoiser, "labels", None)
+    if not classes and (known is None or isinstance(known, jax.core.Tracer)):
+        return
+    label = np.asarray(label)
+    if label.dtype.kind not in "iu":
+        refuse(f"{field}['label']", str(label.dtype), "whole numbers, one per sample")
+    if known is None:
+        bad = () if not label.size or (label.min() >= -1 and label.max() < classes) else label[(label < -1) | (label >= classes)]
+        allowed = f"0 to {classes - 1 if classes else 0}, or -1 for no label"
+    else:
+        bad, allowed = label[~np.isin(label, known) & (label >= 0)], "the labels of the denoiser, or -1 for no label"
+    if len(bad):
+        refuse(f"{field}['label']", int(np.ravel(bad)[0]), allowed)
 
 
 def check_levels(denoiser: Any, log_snr: np.ndarray, field: str = "grid") -> None:

@@ -22,7 +22,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-__all__ = ["Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree", "Shaped", "Time", "leaf", "pytree_dataclass", "static"]
+from score_lab.build import refuse
+
+__all__ = [
+    "Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree", "Shaped", "Time", "check_pytree", "leaf", "pytree_dataclass",
+    "static",
+]  # fmt: skip
 
 Time = Float[ArrayLike, "*batch"]
 """A scalar (a Python float too) or one time per example."""
@@ -81,6 +86,12 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     # not register_dataclass: to it all classes with as many leaves and equal static fields are one, and jit runs the program of another
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def check_pytree(part: Any, field: str) -> None:
+    """Refuses an object whose class is not registered with jax: it lacks the decorator ``@pytree_dataclass``."""
+    if jax.tree_util.all_leaves([part]) and not isinstance(part, jax.Array | np.ndarray | jax.core.Tracer):
+        refuse(field, type(part).__name__, "a class decorated with @pytree_dataclass (of score_lab.types), which this one lacks")
 
 
 @runtime_checkable

@@ -4,20 +4,23 @@ import collections
 import csv
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import network_guard
 import numpy as np
 import pytest
 
 from experiments import launcher, overrides
 from experiments.sampling import completed, with_steps
+from experiments.system import examples
 from score_lab import load
 from score_lab.build import ConfigError
 from score_lab.guidance import CFG
 from score_lab.paths import VP
-from score_lab.samplers import DDIM, Heun, UniformTime, open_written, sample, sample_chunked
+from score_lab.samplers import DDIM, AnalyticDPM, Heun, UniformTime, measure_gamma, open_written, sample, sample_chunked
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("train", "sample", "evaluate", "snr_mismatch", "digits")
@@ -157,6 +160,10 @@ SECTION = {"sampler": {"target": "Heun", "variable": {"target": "T"}}, "grid": {
         ([("path.beta_max", 9)], {"path": {"target": "VP", "beta_max": 9}}),
         ([("guidance.scale", 2)], {"guidance": {"scale": 2}}),
         ([("guidance", None)], {"guidance": None}),
+        ([("guidance", 2)], {"guidance": {"scale": 2}}),
+        ([("sampler", "DDIM(eta=0.5)")], {"sampler": {"target": "DDIM", "eta": 0.5}}),
+        ([("sampler", "m:Mine(a=1)"), ("sampler.b", 2)], {"sampler": {"target": "m:Mine", "a": 1, "b": 2}}),
+        ([("grid", "Churn"), ("grid.grid", "Karras(rho=5)")], {"grid": {"target": "Churn", "grid": {"target": "Karras", "rho": 5}}}),
     ],
 )  # fmt: skip
 def test_overrides_replace_parts_and_then_set_fields(words, expected):
@@ -194,3 +201,42 @@ def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):
     assert run("sample", f"--workdir={workdir}", "--format=zarr") == 2
     assert run("sample", *words[:2], "--chunk=1GiB", "--sampler=Tsit5", "--sampler.rtol=1e-2", f"--output={tmp_path}") == 0
     assert "NFE" in capsys.readouterr().out and np.load(tmp_path / "samples.npz")["nfe"].shape == (6,)
+
+
+def test_the_table_of_analytic_dpm_is_measured_once(workdir, drawn, capsys):
+    """Gamma of the very network, beside its checkpoint; another checkpoint has another."""
+    first, _ = drawn("--sampler=AnalyticDPM", "--steps=4", "--path=VP", "--clip")
+    (file,) = (workdir / "gamma").iterdir()
+    assert str(file) in capsys.readouterr().err and file.name.startswith("20-")
+    before, loaded, table = file.stat().st_mtime_ns, load(workdir), json.loads(file.read_text())
+    x0, label = examples(loaded, "train")
+    levels, gamma = measure_gamma(loaded.denoiser, x0, table["log_snrs"], jax.random.key(0), cond={"label": label})
+    np.testing.assert_allclose(table["gamma"], gamma, rtol=1e-5)
+    assert len(levels) == 16 and levels[0] < -9 and levels[-1] > 9 and (np.diff(gamma) < 0.1).all() and (gamma > 0).all()
+    sampler, cond = AnalyticDPM(levels, gamma), {"label": first["label"]}
+    direct = sample(loaded.denoiser.on(VP(), clip=True), sampler, UniformTime(4), (6, 2), jax.random.key(0), cond=cond)
+    np.testing.assert_allclose(first["x"], direct.x, rtol=1e-4, atol=1e-5)
+    again, _ = drawn("--sampler=AnalyticDPM(eta=1)", "--steps=4", "--path=VP", "--clip")
+    np.testing.assert_array_equal(again["x"], first["x"])
+    assert file.stat().st_mtime_ns == before and "measured" not in capsys.readouterr().err
+    drawn("--sampler=AnalyticDPM", "--steps=4", "--step=10")
+    assert len(list((workdir / "gamma").iterdir())) == 2
+    assert run("sample", f"--workdir={workdir}", "--sampler=AnalyticDPM(eta=2)", "--step=10", "--ema=1") == 2
+    assert "eta: 2" in capsys.readouterr().err and len(list((workdir / "gamma").iterdir())) == 2
+
+
+def test_the_configurations_are_found_from_any_folder(tmp_path):
+    """Those of the package stand where this folder has none; one of this folder comes first."""
+    say = "from experiments.launcher import read_config; import sys; print(read_config(sys.argv[1]).network.target)"
+
+    def network(spec):
+        environment = network_guard.environment(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+        return subprocess.run([sys.executable, "-c", say, spec], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    found = network("configs/toy.py:moons")
+    assert found.stdout == "MLP\n", found.stderr
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "toy.py").write_text(
+        "from ml_collections import ConfigDict\ndef get_config(v):\n    return ConfigDict({'network': {'target': v}})"
+    )
+    assert network("configs/toy.py:Mine").stdout == "Mine\n"

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -114,6 +115,17 @@ def test_an_unsupported_python_is_refused_in_one_line(version, status):
     ran = run("-c", program)
     assert ran.returncode == status
     assert len(ran.stderr.splitlines()) == (status != 0) and ("3.11, 3.12, 3.13" in ran.stderr) == (status != 0)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_a_python_that_cannot_run_says_why(tmp_path):
+    """The first line that it says itself (pyenv's shims name the versions that there are), not only that it failed."""
+    shim = tmp_path / "python3"
+    shim.write_text("#!/bin/sh\necho 'pyenv: version 3.12 is not installed' >&2\necho more >&2\nexit 127\n")
+    shim.chmod(0o755)
+    ran = subprocess.run(["make", "venv", f"PYTHON={shim}"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    said = [line for line in ran.stderr.splitlines() if "cannot be run" in line]
+    assert ran.returncode == 2 and len(said) == 1 and "(pyenv: version 3.12 is not installed); allowed: Python 3.11" in said[0]
 
 
 def test_a_failed_install_says_one_line(tmp_path):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from score_lab.build import refuse
-from score_lab.denoiser import Denoiser, Prediction
+from score_lab.denoiser import Denoiser, Prediction, check_labels
 from score_lab.guidance.wrapper import Wrapper
 from score_lab.linear import batch_of, combine, expand
 from score_lab.types import Array, Cond, PyTree, Time, leaf, pytree_dataclass
@@ -65,6 +65,7 @@ class CFG(Wrapper):
         """The guided prediction; with a scalar t outside the interval the network is called once."""
         if not cond:
             refuse("CFG.cond", cond, "a condition: guidance needs labels (sample(..., cond={'label': ...}))")
+        check_labels(self, cond)
         t = jnp.asarray(t)
         if self.everywhere:
             return self._guided(x_t, t, cond, self.scale, s, step, key)

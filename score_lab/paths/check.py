@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
+from score_lab.types import check_pytree
 
 __all__ = ["check_path"]
 
@@ -45,6 +46,7 @@ def _evaluate(path: Any, name: str, t: np.ndarray, symbols: tuple[str, ...]) -> 
     try:
         values = jax.jit(everything)(jnp.asarray(t, jnp.result_type(float)))
     except (TypeError, ValueError, AttributeError) as error:
+        check_pytree(path, "path")
         refuse(name, str(error).partition("\n")[0], "alpha(t) and sigma(t) in jax.numpy that take an array of times")
     for symbol in symbols:
         if values[symbol].shape != t.shape:

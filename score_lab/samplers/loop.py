@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import ConfigError, refuse
-from score_lab.denoiser import Denoiser, check_levels
+from score_lab.denoiser import Denoiser, check_labels, check_levels
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
+from score_lab.samplers.contract import check_sampler, check_step
 from score_lab.samplers.hoist import scan_steps
 from score_lab.samplers.integrate import chooses_levels, integrated
 from score_lab.samplers.steps import Steps
-from score_lab.types import Array, PyTree
+from score_lab.types import Array, PyTree, check_pytree
 
 __all__ = ["count", "memory_of", "sample", "shape_of"]
 
@@ -57,8 +58,8 @@ def sample(
 
     Another key, grid value, path value or guidance scale recompiles nothing; another sampler, shape or number of steps does.
 
-    Raises ConfigError, before anything is compiled, for levels outside the trained range, an ``x_T`` or ``shape`` that the denoiser does
-    not take, a grid that does not descend. """
+    Raises ConfigError, before anything is compiled, for levels outside the trained range, labels that the network does not have,
+    an ``x_T`` or ``shape`` that the denoiser does not take, a grid that does not descend. """
     return _told(_sample, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
 
 
@@ -78,6 +79,8 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
     index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
     if index.shape != (n,):
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
+    check_labels(denoiser, cond, "sample.cond")
+    check_pytree(denoiser.path, "path")
     steps = grid if isinstance(grid, Steps) else grid.steps(denoiser.path)
     if not _traced((denoiser, sampler, steps)):
         check_run(denoiser, sampler, steps, denoiser.path)
@@ -88,19 +91,38 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
 
 
 def _told(call: Any, arguments: tuple) -> Any:
-    """``call(*arguments)``; where it cannot be traced, ConfigError if that is because the denoiser does not take the states."""
+    """``call(*arguments)``; where it cannot be traced, ConfigError if that is because the denoiser does not take the states, or because
+    the sampler's step does not return what it should."""
     try:
         return call(*arguments)
     except ConfigError:
         raise
-    except (TypeError, ValueError, IndexError) as error:
-        denoiser, _, steps, x_T, _, index, cond, *_, like = arguments
-        _check_states(denoiser, steps, x_T, index.shape[0], cond, like, error)
+    except (TypeError, ValueError, IndexError, AttributeError) as error:
+        denoiser, sampler, steps, x_T, _, index, cond, *_, like = arguments
+        x = _check_states(denoiser, steps, x_T, index.shape[0], cond, like, error)
+        if not chooses_levels(sampler):
+            _check_step(denoiser, sampler, steps, cond, x, error)
         raise
 
 
-def _check_states(denoiser, steps, x_T, n, cond, like, error) -> None:
-    """ConfigError, from ``error``, unless the denoiser alone, traced on the states, gives x0 and eps of their shapes."""
+def _check_step(denoiser, sampler, steps, cond, x, error) -> None:
+    """``check_step`` of the first step, from ``error``; what the step itself raises is left to be raised as it was."""
+
+    def step(x, carry):
+        k, t, s = jnp.zeros((), jnp.int32), steps.t[0], steps.s[0]
+        denoise = Calls(denoiser, cond, k, steps, s, jnp.zeros((), jnp.int32), None, ())
+        return sampler.step(denoise, x, t, s, lambda: jax.tree.map(jnp.zeros_like, x), carry)
+
+    try:
+        check_step(sampler, step, x, jax.eval_shape(lambda x: sampler.init(x, steps, denoiser.path), x))
+    except ConfigError as refused:
+        raise refused from error
+    except Exception:  # noqa: BLE001 - the error of the run says it better
+        return
+
+
+def _check_states(denoiser, steps, x_T, n, cond, like, error) -> PyTree:
+    """The shapes of the states; ConfigError, from ``error``, unless the denoiser alone, traced on them, gives x0 and eps of those."""
     shapes = jax.tree.map(np.shape, x_T) if like is None else shape_of(like, n)
     x = jax.tree.map(lambda m: jax.ShapeDtypeStruct(tuple(m), jnp.result_type(float)), shapes, is_leaf=_is_shape)
 
@@ -115,7 +137,7 @@ def _check_states(denoiser, steps, x_T, n, cond, like, error) -> None:
     else:
         made = [jax.tree.map(lambda v: v.shape, part) for part in found]
         if all(part == jax.tree.map(lambda v: v.shape, x) for part in made):
-            return
+            return x
         words = f"x0 and eps come back as {made[0]} and {made[1]}"
     while hasattr(denoiser, "denoiser"):
         denoiser = denoiser.denoiser
@@ -212,7 +234,9 @@ def _is_shape(value: Any) -> bool:
 
 
 def check_run(denoiser: Denoiser, sampler: Sampler | Integrator, steps: Steps, path: GaussianPath) -> None:
-    """Refuses on the host: a grid that does not descend, a sampler or denoiser that refuses it, levels outside the trained range."""
+    """Refuses on the host: a sampler or path that jax does not know or that lacks a part, a grid that does not descend, a sampler or
+    denoiser that refuses it, levels outside the trained range."""
+    check_sampler(sampler)
     steps.check()
     if steps.renoises and sampler.memory:
         allowed = f"a grid that does not: {type(sampler).__name__} remembers {sampler.memory} earlier step(s)"

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_lab.build import ConfigError, refuse
+from score_lab.build import ConfigError, nearest, refuse
 from score_lab.types import PyTree
 
 __all__ = ["BEST", "Checkpoints", "library_versions", "read_workdir", "write_workdir"]
@@ -132,7 +132,10 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
     """What ``WORKDIR/config.json`` says of the run; ConfigError if this is no workdir."""
     file = Path(workdir) / "config.json"
     if not file.is_file():
-        refuse("workdir", str(workdir), "a directory that a training run has made: there is no config.json in it")
+        near = [str(other.parent) for other in Path(workdir).absolute().parent.glob("*/config.json")]
+        what = "there is no config.json in it" if Path(workdir).is_dir() else "there is no such directory"
+        hint = nearest(str(Path(workdir).absolute()), near)
+        refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
     try:
         record = json.loads(file.read_text())
         return {name: record[name] for name in ("config", "data", "sigma_data", "versions")}

@@ -77,8 +77,8 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     data_options(config)
     _check_deterministic(options)
     seed = config.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        refuse("config.seed", seed, "an int of at least 0")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        refuse("config.seed", seed, "an int of at least 0 and below 2^32")
     for every, function in callbacks:
         if not isinstance(every, int) or every < 1 or not callable(function):
             refuse("callbacks", (every, function), "pairs (every, fn(denoiser, step)), every an int of at least 1")

@@ -87,7 +87,7 @@ def _step(workdir: Path, checkpoints: Checkpoints, step: int | str | None) -> in
     if step == "best":
         return steps[-1] if checkpoints.best is None else checkpoints.best
     if step not in steps:
-        refuse("step", step, f"one of {', '.join(map(str, steps))}, 'best', or None for the newest")
+        refuse("step", step, f"one of {', '.join(map(str, steps))}, 'best', or None for the newest", [*map(str, steps), "best"])
     return step
 
 

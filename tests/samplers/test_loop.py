@@ -11,7 +11,9 @@ from samplers.fake import Counting, rows_fed, small
 
 from score_lab.analytic import GaussianBands, GaussianMixture
 from score_lab.build import ConfigError
+from score_lab.denoiser import NetworkDenoiser
 from score_lab.guidance import CFG, ClipX0
+from score_lab.networks import MLP
 from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import (
     DDIM,
@@ -231,3 +233,26 @@ def test_state_keeps_its_precision(x64):
     for sampler in (Heun(Kappa()), DPMSolverPP2M()):
         x = sample(Mixture(VP()), sampler, GRID, x_T=jnp.ones((2, 2), jnp.float32)).x
         assert x.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("label", [12, -2])
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: CFG(d, 2.0)], ids=["bare", "guided"])
+def test_a_label_that_the_network_does_not_have_is_refused_before_it_is_nan(label, wrap):
+    network = MLP(width=8, depth=1, num_classes=10)
+    denoiser = wrap(NetworkDenoiser(network.init(jax.random.key(0), (2,)), network, VP(), F(1.0)))
+    cond = {"label": jnp.array([0, label, -1])}
+    says = rf"cond\['label'\]: {label} is refused; allowed: 0 to 9, or -1 for no label$"
+    with pytest.raises(ConfigError, match="^sample." + says):
+        sample(denoiser, DDIM(), GRID, (3, 2), jax.random.key(0), cond=cond)
+    with pytest.raises(ConfigError, match="^" + says):
+        denoiser(jnp.ones((3, 2)), 0.5, cond)
+    assert np.isnan(jax.jit(lambda c: denoiser(jnp.ones((3, 2)), 0.5, c).x0)(cond)[1]).all()  # traced: not another class
+    with pytest.raises(ConfigError, match="float32.*whole numbers"):
+        denoiser(jnp.ones((3, 2)), 0.5, {"label": jnp.ones(3)})
+
+
+def test_a_label_that_an_exact_denoiser_does_not_have_is_refused():
+    exact = GaussianMixture(VP(), np.ones(2), np.ones((2, 2)), np.ones(2), labels=np.array([0, 7]))
+    with pytest.raises(ConfigError, match=r"sample.cond\['label'\]: 3 is refused; allowed: the labels of the denoiser"):
+        sample(exact, DDIM(), GRID, (3, 2), jax.random.key(0), cond={"label": np.array([7, 3, 0])})
+    assert np.isfinite(sample(exact, DDIM(), GRID, (3, 2), jax.random.key(0), cond={"label": np.array([7, -1, 0])}).x).all()

@@ -1,0 +1,83 @@
+"""What README.md shows in Python runs as it is written, on a workdir of the shapes that it speaks of."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from score_lab.build import build
+from score_lab.data import DataSpec
+from score_lab.paths import GaussianPath, LinearFlow
+from score_lab.samplers import DDIM, UniformLogSNR, sample
+from score_lab.training import build_parts
+from score_lab.training.checkpoint import Checkpoints, library_versions, write_workdir
+from score_lab.training.state import init_state
+from score_lab.training.workdir import record_of
+from score_lab.types import pytree_dataclass
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parent.parent / "README.md").read_text(), re.DOTALL)
+CONFIG = {
+    "data": {"target": "Digits", "size": 8, "batch_size": 16},
+    "path": {"target": "LinearFlow"},
+    "target": {"target": "F"},
+    "network": {"target": "DiT", "patch": 4, "width": 16, "depth": 1, "heads": 2, "num_classes": 10},
+    "objective": {"target": "Regression", "time_law": {"target": "UniformTime"}, "label_dropout": 0.1},
+    "optimizer": {"name": "adam", "learning_rate": 1e-3},
+    "training": {"steps": 20, "ema": [0.9]},
+}
+
+
+def block(marker):
+    """The one block that has ``marker`` in it."""
+    (found,) = [b for b in BLOCKS if marker in b]
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with runs/digits in it, an untrained network of that kind."""
+    home = tmp_path_factory.mktemp("readme")
+    parts = build_parts(CONFIG, DataSpec((8, 8, 1), 10, "none"), 0.85)
+    record = record_of(parts, library_versions())
+    write_workdir(home / "runs" / "digits", record)
+    with Checkpoints(home / "runs" / "digits", 2) as checkpoints:
+        checkpoints.save(20, init_state(parts, 0), {"step": 20, "position": None, "pending": [], "record": record}, {})
+    return home
+
+
+def test_five_lines_and_guidance(digits, monkeypatch):
+    monkeypatch.chdir(digits)
+    names = {}
+    exec(block("score_lab.load("), names)
+    assert names["samples"].x.shape == (16, 8, 8, 1) and names["samples"].nfe == 20
+    exec(block("CFG("), names)
+    levels = UniformLogSNR(20).steps(names["VP"]())
+    inside = int((np.abs(np.asarray(names["VP"]().log_snr(levels.t))) <= 5).sum())
+    assert names["threes"].nfe == 20 + inside and 0 < inside < 20
+
+
+def test_a_sampler_of_ones_own(monkeypatch):
+    """As short as it is said to be; named by its import path; with weight 0 it is DDIM, with another it is not."""
+    text = block("class TwoStep")
+    assert len(text.splitlines()) <= 25
+    module = types.ModuleType("my_sampler_of_readme")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(text, module.__dict__)
+    from score_lab.analytic import GaussianBands
+
+    exact, grid = GaussianBands(LinearFlow(), np.ones(4), np.full(4, 0.5)), UniformLogSNR(8)
+    mine = [build({"target": "my_sampler_of_readme:TwoStep", "weight": w}) for w in (0, 1)]
+    x = [sample(exact, sampler, grid, (5, 4), jax.random.key(0)).x for sampler in mine]
+    ddim = sample(exact, DDIM(), grid, (5, 4), jax.random.key(0)).x
+    np.testing.assert_allclose(x[0], ddim, rtol=1e-5, atol=1e-5)
+    assert np.abs(x[1] - ddim).max() > 1e-2
+
+
+def test_a_path_of_ones_own():
+    names = {"pytree_dataclass": pytree_dataclass, "GaussianPath": GaussianPath, "__name__": __name__}
+    exec(block("class Quadratic"), names)
+    names["Quadratic"]().check()
