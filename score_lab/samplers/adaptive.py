@@ -18,6 +18,7 @@ derivative counted as one each) and 6 stages of ``iterations`` each.  The machin
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
@@ -27,9 +28,9 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import Angle
-from score_lab.types import leaf, pytree_dataclass
+from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
-__all__ = ["Dopri5", "Kvaerno5", "Tsit5"]
+__all__ = ["Dopri5", "Kvaerno5", "Tsit5", "first_step"]
 
 
 class _Adaptive:
@@ -78,7 +79,7 @@ class _Adaptive:
             size = sum(a.size for a in jax.tree.leaves(x))
             controller = _Counting(self.rtol, self.atol, cost=cost, nodes=stages, derivatives=size * jacobians)
             y = jax.tree.map(lambda a: scales[0].astype(a.dtype) * a, x)
-            first = self._first_step(lambda u, y: slope(u, y, None), levels[0], levels[-1], y)
+            first = first_step(lambda u, y: slope(u, y, None), levels[0], levels[-1], y, self.rtol, self.atol, self.order)
             solution = diffrax.diffeqsolve(
                 diffrax.ODETerm(slope), solver, levels[0], levels[-1], first, y,
                 stepsize_controller=controller, saveat=diffrax.SaveAt(ts=levels, controller_state=True),
@@ -95,30 +96,32 @@ class _Adaptive:
         states, num_steps, nfe = denoise.each(one, x_T)
         return states, num_steps.astype(jnp.int32), nfe
 
-    def _first_step(self, slope, start, end, y):
-        """The first step (Hairer, Norsett & Wanner 1993, II.4; scipy's) from the sizes d0, d1, d2 of the state and of its first two
-        derivatives; an Euler step of 1 % of the state finds the last.  (diffrax 0.7's own is 0.01, whatever the variable.)"""
-        scale = jax.tree.map(lambda a: self.atol + self.rtol * jnp.abs(a), y)
-        size = sum(a.size for a in jax.tree.leaves(y))
 
-        def rms(v):
-            return jnp.sqrt(sum(jnp.sum((a / b) ** 2) for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(scale), strict=True)) / size)
+def first_step(slope: Callable, start: Array, end: Array, y: PyTree, rtol: float | Array, atol: float | Array, order: int) -> Array:
+    """The first step (Hairer, Norsett & Wanner 1993, II.4; scipy's) from the sizes d0, d1, d2 of the state and of its first two
+    derivatives; an Euler step of 1 % of the state finds the last.  Two calls of ``slope(u, y)``.  (diffrax 0.7's own is 0.01, whatever
+    the variable.)"""
+    scale = jax.tree.map(lambda a: atol + rtol * jnp.abs(a), y)
+    size = sum(a.size for a in jax.tree.leaves(y))
 
-        def euler(f, h):
-            return jax.tree.map(lambda a, b: a + h.astype(a.dtype) * jnp.sign(end - start).astype(a.dtype) * b, y, f)
+    def rms(v):
+        return jnp.sqrt(sum(jnp.sum((a / b) ** 2) for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(scale), strict=True)) / size)
 
-        def look(_, carry):  # twice, written once: at the start, then h0 further
-            h0, f0, _ = carry
-            f = slope(start + h0 * jnp.sign(end - start), euler(f0, h0))
-            d0, d1 = rms(y), rms(f)
-            h = jnp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / jnp.where(d1 > 0, d1, 1.0)).astype(h0.dtype)
-            return jnp.where(h0 > 0, h0, jnp.minimum(h, jnp.abs(end - start))), jax.tree.map(lambda a, b: jnp.where(h0 > 0, a, b), f0, f), f
+    def euler(f, h):
+        return jax.tree.map(lambda a, b: a + h.astype(a.dtype) * jnp.sign(end - start).astype(a.dtype) * b, y, f)
 
-        zero = jax.tree.map(jnp.zeros_like, y)
-        h0, f0, f1 = jax.lax.fori_loop(0, 2, look, (jnp.zeros_like(start), zero, zero))
-        most = jnp.maximum(rms(f0), rms(jax.tree.map(jnp.subtract, f1, f0)) / h0)
-        h1 = jnp.where(most <= 1e-15, jnp.maximum(1e-6, 1e-3 * h0), (0.01 / jnp.maximum(most, 1e-15)) ** (1 / self.order))
-        return jnp.sign(end - start) * jnp.minimum(jnp.minimum(100.0 * h0, h1), jnp.abs(end - start)).astype(start.dtype)
+    def look(_, carry):  # twice, written once: at the start, then h0 further
+        h0, f0, _ = carry
+        f = slope(start + h0 * jnp.sign(end - start), euler(f0, h0))
+        d0, d1 = rms(y), rms(f)
+        h = jnp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / jnp.where(d1 > 0, d1, 1.0)).astype(h0.dtype)
+        return jnp.where(h0 > 0, h0, jnp.minimum(h, jnp.abs(end - start))), jax.tree.map(lambda a, b: jnp.where(h0 > 0, a, b), f0, f), f
+
+    zero = jax.tree.map(jnp.zeros_like, y)
+    h0, f0, f1 = jax.lax.fori_loop(0, 2, look, (jnp.zeros_like(start), zero, zero))
+    most = jnp.maximum(rms(f0), rms(jax.tree.map(jnp.subtract, f1, f0)) / h0)
+    h1 = jnp.where(most <= 1e-15, jnp.maximum(1e-6, 1e-3 * h0), (0.01 / jnp.maximum(most, 1e-15)) ** (1 / order))
+    return jnp.sign(end - start) * jnp.minimum(jnp.minimum(100.0 * h0, h1), jnp.abs(end - start)).astype(start.dtype)
 
 
 class _Counting(diffrax.PIDController):
@@ -134,7 +137,7 @@ class _Counting(diffrax.PIDController):
         return dataclasses.replace(self, direction=direction)
 
     def init(self, terms, t0, t1, y0, dt0, func, args, error_order):
-        """``_first_step`` took two calls close to the start; the first slope is one more."""
+        """``first_step`` took two calls close to the start; the first slope is one more."""
         first, state = super().init(terms, t0, t1, y0, dt0, func, args, error_order)
         return first, (state, jnp.int32(3) * self.cost(self.direction * t0))
 

@@ -74,3 +74,26 @@ def test_a_step_that_returns_something_else_is_named():
         scan_steps(lambda c, r: (c[0], c[1].astype(jnp.int32)), (jnp.zeros(3), jnp.zeros(2)), ROWS)
     with pytest.raises(TypeError, match="must return what it was given"):
         scan_steps(lambda c, r: (c, c), jnp.zeros(3), ROWS)
+
+
+def test_the_branches_of_a_cond_hold_no_scalar_arithmetic_of_the_row():
+    """Nor does a branch inside a branch; what depends on the carry stays, and side effects happen where they are asked for."""
+    seen = []
+
+    def costly(carry, row):
+        k, t = row
+
+        def inner(x):
+            jax.debug.callback(lambda i: seen.append(int(i)), k)
+            return jax.lax.cond(x.sum() > 0, lambda: jnp.exp(jnp.sin(t)) * x, lambda: jnp.cos(t) * jnp.sin(x.sum()) + x)
+
+        return jax.lax.cond(t > 0.5, inner, lambda x: x * jnp.tanh(t) ** 2, carry)
+
+    start = jnp.ones((3, 2))
+    jaxpr = jax.make_jaxpr(lambda c: scan_steps(costly, c, ROWS))(start)
+    loop = str(next(e for e in jaxpr.jaxpr.eqns if e.primitive.name == "scan"))
+    assert not any(f" {name} " in loop for name in ("exp", "cos", "tanh", "integer_pow", "square")) and loop.count(" sin ") == 1
+    ours, theirs = (jax.jit(lambda c, f=f: f(costly, c, ROWS))(start) for f in (scan_steps, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-6)
+    jax.effects_barrier()
+    assert sorted(seen) == sorted(2 * [k for k in range(5) if ROWS[1][k] > 0.5])
