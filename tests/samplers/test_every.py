@@ -26,7 +26,8 @@ N = 8
 COND = {"label": np.arange(N) % 3}
 EVERY = list(CATALOGUE)
 FIRST = {type(entry.sampler): name for name, entry in reversed(CATALOGUE.items())}  # of its class; the others take minutes
-QUICK = [name if name in FIRST.values() else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+GUIDED = [name for name in FIRST.values() if name != "Kvaerno 5(4)"]  # whose Jacobian of a guided network compiles for 20 s
+QUICK = [name if name in GUIDED else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
 PATHS = ["VP", "SubVP", "VE", "EDM", "Cosine", "LinearFlow", "Trigonometric", "DDPMTable", "ZeroSNRTable"]
 
 
@@ -79,12 +80,13 @@ def test_finite_counted_and_alone_in_its_batch(name):
         same(np.asarray(other.x)[known], np.asarray(run.x)[rows[known]], sampler, "float64")
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in FIRST.values()])
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in GUIDED])
 def test_every_other_form_runs(name):
     """On exact Gaussian data: finite, and as many evaluations as it says."""
     sampler = CATALOGUE[name].sampler
     run = sample(Gaussian(LinearFlow()), sampler, GRID, (4, 2), KEY)
-    assert np.isfinite(run.x).all() and GRID.num_steps <= int(run.nfe) <= 2 * sampler.calls * GRID.num_steps
+    assert np.isfinite(run.x).all()
+    assert adaptive(sampler) or GRID.num_steps <= int(run.nfe) <= 2 * sampler.calls * GRID.num_steps
 
 
 @pytest.mark.slow
