@@ -1,9 +1,9 @@
 """Exact denoisers: the posterior means of data whose law is known.  They go wherever a network denoiser goes."""
 
 from score_lab.analytic.base import AnalyticDenoiser
-from score_lab.analytic.bases import DCT, Identity, Matrix, pca
+from score_lab.analytic.bases import DCT, Haar, Hartley, Identity, Matrix, pca
 from score_lab.analytic.empirical import Empirical
 from score_lab.analytic.gaussian import GaussianBands
 from score_lab.analytic.mixture import GaussianMixture
 
-__all__ = ["DCT", "AnalyticDenoiser", "Empirical", "GaussianBands", "GaussianMixture", "Identity", "Matrix", "pca"]
+__all__ = ["DCT", "AnalyticDenoiser", "Empirical", "GaussianBands", "GaussianMixture", "Haar", "Hartley", "Identity", "Matrix", "pca"]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
 from score_lab.types import Array, pytree_dataclass, static
 
-__all__ = ["DCT", "Basis", "Identity", "Matrix", "dct_matrix", "pca"]
+__all__ = ["DCT", "Basis", "Haar", "Hartley", "Identity", "Matrix", "dct_matrix", "pca"]
 
 
 @runtime_checkable
@@ -59,6 +60,71 @@ class DCT:
         for axis in self.axes:
             c = _along(jnp.asarray(dct_matrix(c.shape[axis]).T, c.dtype), c, axis)
         return c
+
+
+@pytree_dataclass
+class Hartley:
+    """The FFT's real form along ``axes``: ``c = Re F x - Im F x``, orthonormal and its own inverse.
+
+    Over a frequency and its conjugate its energies sum to the FFT's: ``H_k^2 + H_-k^2 = 2 |F_k|^2`` (Bracewell 1983).  Edges wrap.
+    """
+
+    axes: tuple[int, ...] = static(default=(1, 2))
+
+    def analyse(self, x: Array) -> Array:
+        """The Hartley transform."""
+        f = jnp.fft.fftn(x, axes=self.axes, norm="ortho")
+        return (f.real - f.imag).astype(x.dtype)
+
+    def synthesise(self, c: Array) -> Array:
+        """The same again."""
+        return self.analyse(c)
+
+
+@pytree_dataclass
+class Haar:
+    """Orthonormal Haar wavelets of ``levels`` levels along ``axes``, each subband in its corner (low frequencies first)."""
+
+    levels: int = static(default=1)
+    axes: tuple[int, ...] = static(default=(1, 2))
+
+    def check(self) -> None:
+        """``levels >= 1``."""
+        if self.levels < 1:
+            refuse("Haar.levels", self.levels, "at least 1")
+
+    def analyse(self, x: Array) -> Array:
+        """Level by level: pairs into sums and differences over sqrt(2), the sums again."""
+        for axis in self.axes:
+            if x.shape[axis] % 2**self.levels:
+                refuse("Haar.levels", self.levels, f"2^levels must divide the side, {x.shape[axis]}")
+        for level in range(self.levels):
+            x = self._at(x, level, _split)
+        return x
+
+    def synthesise(self, c: Array) -> Array:
+        """The inverse."""
+        for level in reversed(range(self.levels)):
+            c = self._at(c, level, _join)
+        return c
+
+    def _at(self, x: Array, level: int, along) -> Array:
+        corner = tuple(slice(0, n >> level) if axis in self.axes else slice(None) for axis, n in enumerate(x.shape))
+        part = x[corner]
+        for axis in self.axes:
+            part = along(part, axis)
+        return part if level == 0 else x.at[corner].set(part)
+
+
+def _split(x: Array, axis: int) -> Array:
+    even, odd = (jax.lax.slice_in_dim(x, k, None, 2, axis) for k in (0, 1))
+    return jnp.concatenate([even + odd, even - odd], axis) / jnp.sqrt(jnp.asarray(2.0, x.dtype))
+
+
+def _join(c: Array, axis: int) -> Array:
+    low, high = jnp.split(c, 2, axis)
+    pair = jnp.stack([low + high, low - high], axis + 1) / jnp.sqrt(jnp.asarray(2.0, c.dtype))
+    return pair.reshape(c.shape)
 
 
 @pytree_dataclass

@@ -49,7 +49,7 @@ class NormRecorder:
 
     mean: Any = leaf(default=0.0)
 
-    def init(self, num_steps: int, calls: int, x: PyTree) -> PyTree:
+    def init(self, num_steps: int, calls: int, x: PyTree, index: Array) -> PyTree:
         """An empty record: NaN everywhere, no call made."""
         n, real = batch_of(x), jnp.result_type(*jax.tree.leaves(x))
         empty = lambda *shape: jnp.full((num_steps, calls, *shape), jnp.nan, real)  # noqa: E731
@@ -95,9 +95,9 @@ class Recorders:
 
     parts: tuple = leaf()
 
-    def init(self, num_steps: int, calls: int, x: PyTree) -> PyTree:
+    def init(self, num_steps: int, calls: int, x: PyTree, index: Array) -> PyTree:
         """One empty record each."""
-        return tuple(part.init(num_steps, calls, x) for part in self.parts)
+        return tuple(part.init(num_steps, calls, x, index) for part in self.parts)
 
     def update(self, record: PyTree, step: Array, call: int, prediction: Prediction, made: Array) -> PyTree:
         """Every part sees the call."""

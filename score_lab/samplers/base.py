@@ -66,8 +66,8 @@ class Integrator(Protocol):
 class Recorder(Protocol):
     """Sees every network call inside the scan and keeps what it wants in arrays of fixed size; a ``pytree_dataclass``."""
 
-    def init(self, num_steps: int, calls: int, x: PyTree) -> PyTree:
-        """The empty record for ``num_steps`` steps of at most ``calls`` network calls each."""
+    def init(self, num_steps: int, calls: int, x: PyTree, index: Array) -> PyTree:
+        """The empty record for ``num_steps`` steps of at most ``calls`` network calls each, of the samples ``index`` (n,)."""
 
     def update(self, record: PyTree, step: Array, call: int, prediction: Prediction, made: Array) -> PyTree:
         """The record after one call; ``made`` is False where the call was skipped (a last Euler step of Heun)."""

@@ -87,7 +87,7 @@ class Levels:
 
 
 def integrated(
-    denoiser: Denoiser, sampler: Integrator, steps: Steps, x_T: PyTree, noise: Callable, cond: Cond, recorder: Recorder | None
+    denoiser: Denoiser, sampler: Integrator, steps: Steps, x_T: PyTree, noise: Callable, cond: Cond, recorder: Recorder | None, index: Array
 ) -> Samples:
     """``sampler.integrate`` inside ``sample``; the denoise step that remains costs one further call."""
     num_steps = steps.t.shape[0]
@@ -105,7 +105,7 @@ def integrated(
     x = select(arrived, x, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), x))
     record = None
     if recorder is not None:
-        record = recorder.init(num_steps, 1, x_T)
+        record = recorder.init(num_steps, 1, x_T, index)
         for k in range(num_steps):
             p = denoiser(jax.tree.map(lambda a, k=k: a[:, k], states), times[k], cond, s=times[k + 1], step=jnp.int32(k))
             record = recorder.update(record, jnp.int32(k), 0, p, jnp.asarray(True))

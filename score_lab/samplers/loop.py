@@ -157,7 +157,7 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
         x_T = path.prior_sample(prior_key, index, jax.tree.unflatten(*like), steps.start)
     noise = NormalDraws.of(step_key, index) if noise is None else noise
     if chooses_levels(sampler):
-        return integrated(denoiser, sampler, steps, x_T, noise, cond, recorder)
+        return integrated(denoiser, sampler, steps, x_T, noise, cond, recorder, index)
 
     def body(carry, row):
         x, history, nfe, record = carry
@@ -170,7 +170,7 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
 
     if steps.renoises:
         x_T = renoise(path, x_T, steps.start, steps.t[0], steps.noise_scale, draws_of(noise, jnp.uint32(num_steps), x_T))
-    record = recorder.init(num_steps, sampler.calls, x_T) if recorder is not None else ()
+    record = recorder.init(num_steps, sampler.calls, x_T, index) if recorder is not None else ()
     carry = (x_T, sampler.init(x_T, steps, path), jnp.zeros((), jnp.int32), record)
     rows = (jnp.arange(num_steps, dtype=jnp.int32), steps.t, steps.s, steps.r)
     x, _, nfe, record = scan_steps(body, carry, rows)

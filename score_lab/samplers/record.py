@@ -55,7 +55,7 @@ class StateRecorder:
         if self.rows < 1:
             refuse("StateRecorder.rows", self.rows, "at least 1")
 
-    def init(self, num_steps: int, calls: int, x: PyTree) -> StateRecord:
+    def init(self, num_steps: int, calls: int, x: PyTree, index: Array) -> StateRecord:
         """Zeros; nothing made."""
         rows = min(self.rows, batch_of(x))
         states = jax.tree.map(lambda a: jnp.zeros((num_steps, calls, rows) + a.shape[1:], a.dtype), x)

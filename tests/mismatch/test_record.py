@@ -100,4 +100,4 @@ def test_a_time_per_example_is_refused():
     recorder, x = NormRecorder(), jnp.ones((2, 2))
     bad = Prediction.of(x, jnp.array([0.5, 0.4]), LinearFlow(), x0=x)
     with pytest.raises(ConfigError, match="one time"):
-        recorder.update(recorder.init(1, 1, x), jnp.int32(0), 0, bad, jnp.asarray(True))
+        recorder.update(recorder.init(1, 1, x, jnp.arange(len(x))), jnp.int32(0), 0, bad, jnp.asarray(True))

@@ -141,7 +141,7 @@ def test_records_are_joined():
 
     @pytree_dataclass
     class Last:
-        def init(self, num_steps, calls, x):
+        def init(self, num_steps, calls, x, index):
             return x
 
         def update(self, record, step, call, prediction, made):
