@@ -1,0 +1,276 @@
+"""The oracle: what a real sampler does to Gaussian bands, exactly, at every network call; float64, no Monte Carlo.
+
+For data N(mu, Q diag(s_b^2) Q^T) and a denoiser that is affine in the state and diagonal in the basis Q, a run is affine in everything that
+is random in it, coefficient by coefficient:
+
+    c_k - E c_k = h_k0 z_0 + sum_(i,j) h_k,ij z_ij,     z_0 = (x_T - E x_T) / sqrt(R_0 V_T),   z_ij the j-th draw of step i (renoising too)
+    Var_b(x_k) = R_0 V_T h_k0^2 + sum_ij h_k,ij^2,      R_b,k = Var_b(x_k) / V_b(lambda_k)
+
+h are impulse responses: the real ``sample`` with one of the z set to 1 and the others to 0, all of them rows of one batch.  The first row has
+all z = 0 and gives E x_k; the last has every z of every coefficient random, and must be what the others add up to: a sampler or denoiser
+that is not affine, or mixes coefficients, is refused and not approximated.  Langevin correctors (their step depends on norms of the state)
+and adaptive solvers (so do their levels) are refused by name.
+
+Source: impulse responses as in the tests of every sampler; closed forms (4.1) to (4.9) of docs/mismatch.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.analytic import GaussianBands
+from score_lab.analytic.base import AnalyticDenoiser
+from score_lab.build import refuse
+from score_lab.denoiser import Denoiser, Prediction
+from score_lab.linear import expand
+from score_lab.mismatch.inversion import on_host
+from score_lab.mismatch.spectrum import Spectrum
+from score_lab.paths.base import GaussianPath
+from score_lab.samplers import Langevin, Steps, sample
+from score_lab.samplers.calls import Calls
+from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
+
+__all__ = ["Oracle", "TwoSpectra", "oracle", "variance_ratios"]
+
+_AFFINE = 1e-8
+"""By how much of its size the last row may differ from the sum of the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle:
+    """Rows are the network calls that were made, in order (K); ``variance``, ``log_ratio`` and ``leak`` have one row more, the last states.
+
+    ``t``, ``log_snr`` (K + 1,); ``step``, ``call`` (K + 1,) of the grid (of the last states: N, 0); ``variance`` (K + 1, B) of the states;
+    ``log_ratio`` ln R_b (K + 1, B), NaN where V_b = 0; ``leak`` (K + 1, *shape): coefficients of E x - alpha mu; ``x0``, ``eps`` (K, B):
+    variances of the predictions; ``cross`` (K, B): covariance of state and predicted eps; ``fed`` (K,) the log-SNR told.
+    """
+
+    t: np.ndarray
+    log_snr: np.ndarray
+    step: np.ndarray
+    call: np.ndarray
+    variance: np.ndarray
+    log_ratio: np.ndarray
+    leak: np.ndarray
+    x0: np.ndarray
+    eps: np.ndarray
+    cross: np.ndarray
+    fed: np.ndarray
+
+    @property
+    def levels(self) -> np.ndarray:
+        """(N + 1,) the rows of the states that the steps start from, and of the last ones."""
+        return np.flatnonzero(self.call == 0)
+
+
+def variance_ratios(sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, at: str = "levels", **options) -> np.ndarray:  # fmt: skip
+    """``ln R_b`` (N + 1, B) at the grid's levels, or, ``at="calls"``, (K + 1, B) at every network call and at the end; see ``oracle``."""
+    if at not in ("levels", "calls"):
+        refuse("variance_ratios.at", at, "levels or calls", ("levels", "calls"))
+    found = oracle(sampler, grid, path, spectrum, R_0, **options)
+    return found.log_ratio[found.levels] if at == "levels" else found.log_ratio
+
+
+def oracle(
+    sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, denoiser: Denoiser | None = None,
+    label: int | None = None,
+) -> Oracle:  # fmt: skip
+    """Second moments and mean of ``sampler`` on ``grid`` for data of ``spectrum`` on ``path``: exact, to rounding in float64.
+
+    Args:
+      R_0: variance ratio of the start, > 0: a number, (B,), or "prior": N(0, prior_std^2), the path's own, with its mean 0.
+      denoiser: any that is affine and diagonal in the spectrum's basis (a surrogate of another spectrum, guidance of ``TwoSpectra``, a
+        linear correction); the spectrum's own exact one by default.
+      label: of every trajectory, where the denoiser takes one.
+
+    Raises ConfigError for a sampler or denoiser that is not affine or not diagonal, and whatever ``sample`` refuses.
+    """
+    _check_name(sampler)
+    with jax.enable_x64(True):
+        path, sampler, grid, denoiser = (_double(part) for part in (path, sampler, grid, denoiser))
+        steps = grid if isinstance(grid, Steps) else grid.steps(path)
+        denoiser = spectrum.surrogate(path) if denoiser is None else denoiser.on(path)
+        cond = lambda n: None if label is None else {"label": jnp.full(n, label, jnp.int32)}  # noqa: E731
+        rows = _draws(sampler, steps, denoiser, spectrum, cond(1))
+        start = np.asarray(steps.start, np.float64)[None]
+        alpha, _, _ = (v[0] for v in on_host(path, start))
+        V, mean = spectrum.V(path, start)[0], np.asarray(spectrum.mean)
+        if isinstance(R_0, str):
+            if R_0 != "prior":
+                refuse("oracle.R_0", R_0, "numbers > 0, or prior", ("prior",))
+            first, std = 0.0 * mean, np.full(len(V), float(path.prior_std(jnp.asarray(start[0]))))
+        else:
+            if not (np.all(np.isfinite(R_0)) and np.all(np.asarray(R_0) > 0) and np.shape(R_0) in ((), V.shape)):
+                refuse("oracle.R_0", R_0, f"a number > 0, {len(V)} of them, or prior")
+            first, std = alpha * mean, np.sqrt(np.asarray(R_0) * V)
+        shape, rng = spectrum.band.shape, np.random.default_rng(0)
+        weight = rng.choice([-1.0, 1.0], (1 + len(rows), *shape)) * rng.uniform(0.5, 1.5, (1 + len(rows), *shape))
+        back = lambda c: np.asarray(spectrum.basis.synthesise(jnp.asarray(c)), np.float64)  # noqa: E731
+        z_0 = back(np.stack([std[spectrum.band], weight[0] * std[spectrum.band]]))
+        x_T = np.broadcast_to(first, (3 + len(rows), *shape)).copy()
+        x_T[1] += z_0[0]
+        x_T[-1] += z_0[1]
+        noise = _Impulses.of(rows, len(np.asarray(steps.t)), back(np.ones((1, *shape)))[0], back(weight)[1:])
+        seen = _Responses(spectrum.basis, jnp.asarray(spectrum.membership(jnp.float64)), jnp.asarray(mean), jnp.asarray(weight))
+        run = sample(denoiser, sampler, steps, x_T=jnp.asarray(x_T), cond=cond(len(x_T)), recorder=seen, noise=noise)
+        last = seen.second_moments(run.x, jnp.asarray(path.alpha(steps.r[-1])))
+        record, last = (jax.tree.map(lambda v: np.asarray(v), part) for part in (run.record, last))
+    return _collected(record, last, sampler, denoiser, spectrum, path, np.asarray(steps.r, np.float64)[-1])
+
+
+def _collected(record: dict, last: dict, sampler, denoiser, spectrum, path, end: float) -> Oracle:
+    """The ``Oracle`` of what was seen; ConfigError where the last row is not the sum of the others."""
+    made = record["made"]
+    step, call = np.nonzero(made)
+    rows = {name: value[made] for name, value in record.items()}
+    error = np.concatenate([rows["error"], [last["error"]]])
+    if not error.max() <= _AFFINE:
+        k = int(np.argmax(~(error <= _AFFINE)))
+        allowed = "those that are affine in the state and diagonal in the spectrum's basis, and finite: the oracle is exact or nothing"
+        what = f"{type(sampler).__name__} with {type(denoiser).__name__}: the responses at row {k} do not add up, by {error[k]:.2g}"
+        refuse("oracle.sampler, denoiser", what, allowed)
+    t = np.append(rows["t"], end)
+    variance, V = np.concatenate([rows["state"], last["state"][None]]), spectrum.V(path, t)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_ratio = np.where(V > 0, np.log(variance / np.where(V > 0, V, 1.0)), np.nan)
+    leak = np.concatenate([rows["leak"], last["leak"][None]])
+    step, call = np.append(step, made.shape[0]), np.append(call, 0)
+    found = {name: rows[name] for name in ("x0", "eps", "cross", "fed")}
+    return Oracle(t, on_host(path, t)[2], step, call, variance, log_ratio, leak, **found)
+
+
+def _check_name(sampler: Any) -> None:
+    """ConfigError for the samplers that are known not to be affine, also inside a wrapper."""
+    name = type(sampler).__name__
+    if hasattr(sampler, "integrate"):
+        refuse("oracle.sampler", name, "a sampler of fixed steps: an adaptive one chooses its levels by the state, so it is not affine")
+    if isinstance(sampler, Langevin):
+        refuse("oracle.sampler", name, "a sampler that is affine in the state: a Langevin step depends on the norms of state and noise")
+    for f in dataclasses.fields(sampler) if dataclasses.is_dataclass(sampler) and not isinstance(sampler, type) else ():
+        if hasattr(part := getattr(sampler, f.name), "step") or hasattr(part, "integrate"):
+            _check_name(part)
+
+
+def _double(part: PyTree) -> PyTree:
+    """The part with its arrays of floats in float64; Python's numbers are that already."""
+    known = jax.Array | np.ndarray
+    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v, np.float64)) if isinstance(v, known) and v.dtype.kind == "f" else v, part)
+
+
+def _draws(sampler, steps: Steps, denoiser, spectrum: Spectrum, cond: Cond) -> list[tuple[int, int]]:
+    """(step, call) of every draw of a run, the renoising ones too: those of one step are counted by tracing it."""
+    n, asked = len(np.asarray(steps.t)), []
+
+    def draw():
+        asked.append(None)
+        return jnp.zeros((1, *spectrum.band.shape))
+
+    def step(x, k, t, s):
+        denoise = Calls(denoiser, cond, k, steps, s, jnp.zeros((), jnp.int32), None, ())
+        return sampler.step(denoise, x, t, s, draw, sampler.init(x, steps, denoiser.path))[0]
+
+    if sampler.stochastic:
+        like = jax.ShapeDtypeStruct((1, *spectrum.band.shape), jnp.float64)
+        jax.eval_shape(step, like, *(jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.float64, jnp.float64)))
+    most = len(asked) + int(steps.renoises)
+    return [(k, j) for k in range(n) for j in range(most)] + [(n, 0)] * int(steps.renoises)
+
+
+@pytree_dataclass
+class _Impulses:
+    """Row r + 2 draws ``unit`` at (step[r], call[r]), the last row ``every[step, call]``; the others nothing."""
+
+    step: Array = leaf()
+    call: Array = leaf()
+    unit: Array = leaf()
+    every: Array = leaf()
+
+    @classmethod
+    def of(cls, rows: list[tuple[int, int]], num_steps: int, unit: np.ndarray, every: np.ndarray) -> _Impulses:
+        step, call = (np.array([r[k] for r in rows], np.int64) for k in (0, 1))
+        table = np.zeros((num_steps + 1, 1 + max(call, default=0), *unit.shape))
+        table[step, call] = every
+        return cls(*(jnp.asarray(v) for v in (step, call, unit, table)))
+
+    def __call__(self, step: Any, call: int, like: Array) -> Array:
+        hit = ((self.step == jnp.asarray(step, self.step.dtype)) & (self.call == call)).astype(like.dtype)
+        zero = jnp.zeros((2, *self.unit.shape), like.dtype)
+        return jnp.concatenate([zero, expand(hit, like) * self.unit[None], self.every[step, call][None]])
+
+
+@pytree_dataclass
+class _Responses:
+    """A ``Recorder`` of second moments by band, summed over the rows that are impulses, and of how well they add up to the last row."""
+
+    basis: Any = leaf()
+    membership: Array = leaf()
+    mean: Array = leaf()
+    weight: Array = leaf()
+
+    def init(self, num_steps: int, calls: int, x: Array, index: Array) -> dict[str, Array]:
+        bands = self.membership.shape[1]
+        shapes = dict.fromkeys(("state", "x0", "eps", "cross"), (bands,)) | dict.fromkeys(("t", "fed", "error"), ())
+        empty = {name: jnp.zeros((num_steps, calls, *shape), x.dtype) for name, shape in (shapes | {"leak": self.mean.shape}).items()}
+        return empty | {"made": jnp.zeros((num_steps, calls), bool)}
+
+    def update(self, record: dict[str, Array], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Array]:
+        p = prediction
+        if jnp.ndim(p.t):
+            refuse("oracle.sampler: the time of a call", jnp.shape(p.t), "one time for all trajectories, shape ()")
+        seen = self.second_moments(p.x_t, p.path.alpha(p.t))
+        c, (a, a_error), (e, e_error) = self._responses(p.x_t)[0], self._responses(p.x0), self._responses(p.eps)
+        seen |= {"x0": self._by_band(a * a), "eps": self._by_band(e * e), "cross": self._by_band(c * e)}
+        seen["error"] = jnp.maximum(seen["error"], jnp.maximum(a_error, e_error))
+        fed = p.path.log_snr(p.t) if p.fed is None else jnp.reshape(p.fed, -1)[0]
+        seen |= {"t": p.t, "fed": fed, "made": jnp.asarray(True)}
+        put = lambda name, v: record[name].at[step, call].set(jnp.where(made, v, record[name][step, call]))  # noqa: E731
+        return record | {name: put(name, jnp.asarray(v, record[name].dtype)) for name, v in seen.items()}
+
+    def second_moments(self, x: Array, alpha: Array) -> dict[str, Array]:
+        c, error = self._responses(x)
+        return {"state": self._by_band(c * c), "leak": self.basis.analyse(x[:1] - alpha * self.mean[None])[0], "error": error}
+
+    def _responses(self, x: Array) -> tuple[Array, Array]:
+        """Coefficients of the responses, (M, *shape), and by how much of their size they fail to add up to the last row."""
+        c = self.basis.analyse(x)
+        h, last = c[1:-1] - c[:1], c[-1] - c[0]
+        parts = self.weight * h
+        size = jnp.max(jnp.sum(jnp.abs(parts), axis=0)) + 1e-3 * jnp.max(jnp.abs(c[0]))
+        return h, jnp.max(jnp.abs(last - parts.sum(axis=0))) / jnp.where(size > 0, size, 1.0)
+
+    def _by_band(self, products: Array) -> Array:
+        return products.sum(axis=0).reshape(-1) @ self.membership / self.membership.sum(axis=0)
+
+    def result(self, record: dict[str, Array]) -> dict[str, Array]:
+        return record
+
+
+@pytree_dataclass
+class TwoSpectra(AnalyticDenoiser):
+    """Exact denoisers of two Gaussians, of ``conditional`` where ``cond["label"]`` is not negative and of ``unconditional`` where it is -1:
+    what guidance combines, with closed forms on both sides."""
+
+    conditional: GaussianBands = leaf()
+    unconditional: GaussianBands = leaf()
+
+    @property
+    def path(self) -> GaussianPath:
+        """The path of the states."""
+        return self.conditional.path
+
+    def posterior(self, x_t: Array, alpha: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
+        """The posterior means of each row's Gaussian; without a condition, the conditional one's."""
+        c, u = (part.posterior(x_t, alpha, sigma, None) for part in (self.conditional, self.unconditional))
+        if not cond:
+            return c
+        chosen = expand(jnp.asarray(cond["label"]) >= 0, x_t)
+        return tuple(jnp.where(chosen, a, b) for a, b in zip(c, u, strict=True))
+
+    def on(self, path: GaussianPath, clip: bool | None = None) -> TwoSpectra:
+        """Both on another path."""
+        return TwoSpectra(self.conditional.on(path), self.unconditional.on(path))
