@@ -6,10 +6,10 @@ is random in it, coefficient by coefficient:
     c_k - E c_k = h_k0 z_0 + sum_(i,j) h_k,ij z_ij,     z_0 = (x_T - E x_T) / sqrt(R_0 V_T),   z_ij the j-th draw of step i (renoising too)
     Var_b(x_k) = R_0 V_T h_k0^2 + sum_ij h_k,ij^2,      R_b,k = Var_b(x_k) / V_b(lambda_k)
 
-h are impulse responses: the real ``sample`` with one of the z set to 1 and the others to 0, all of them rows of one batch.  The first row has
-all z = 0 and gives E x_k; the last has every z of every coefficient random, and must be what the others add up to: a sampler or denoiser
-that is not affine, or mixes coefficients, is refused and not approximated.  Langevin correctors (their step depends on norms of the state)
-and adaptive solvers (so do their levels) are refused by name.
+h are impulse responses: the real ``sample`` with one of the z set to 1 and the others to 0, all of them rows of one batch.  The first row
+has all z = 0 and gives E x_k; the last has every z of every coefficient random, and must be what the others add up to: a sampler or
+denoiser that is not affine, or mixes coefficients, is refused and not approximated.  Langevin correctors (their step depends on norms of
+the state) and adaptive solvers (so do their levels) are refused by name.
 
 Source: impulse responses as in the tests of every sampler; closed forms (4.1) to (4.9) of docs/mismatch.md.
 """
@@ -68,7 +68,9 @@ class Oracle:
         return np.flatnonzero(self.call == 0)
 
 
-def variance_ratios(sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, at: str = "levels", **options) -> np.ndarray:  # fmt: skip
+def variance_ratios(
+    sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, at: str = "levels", **options: Any
+) -> np.ndarray:
     """``ln R_b`` (N + 1, B) at the grid's levels, or, ``at="calls"``, (K + 1, B) at every network call and at the end; see ``oracle``."""
     if at not in ("levels", "calls"):
         refuse("variance_ratios.at", at, "levels or calls", ("levels", "calls"))
@@ -170,13 +172,13 @@ def _draws(sampler, steps: Steps, denoiser, spectrum: Spectrum, cond: Cond) -> l
         asked.append(None)
         return jnp.zeros((1, *spectrum.band.shape))
 
-    def step(x, k, t, s):
+    def step(sampler, x, k, t, s):
         denoise = Calls(denoiser, cond, k, steps, s, jnp.zeros((), jnp.int32), None, ())
         return sampler.step(denoise, x, t, s, draw, sampler.init(x, steps, denoiser.path))[0]
 
     if sampler.stochastic:
         like = jax.ShapeDtypeStruct((1, *spectrum.band.shape), jnp.float64)
-        jax.eval_shape(step, like, *(jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.float64, jnp.float64)))
+        jax.eval_shape(step, sampler, like, *(jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.float64, jnp.float64)))
     most = len(asked) + int(steps.renoises)
     return [(k, j) for k in range(n) for j in range(most)] + [(n, 0)] * int(steps.renoises)
 
