@@ -167,4 +167,4 @@ def pca(x: np.ndarray) -> Matrix:
 
 
 def _along(matrix: Array, x: Array, axis: int) -> Array:
-    return jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
+    return jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis), precision="highest"), 0, axis)

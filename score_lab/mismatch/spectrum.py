@@ -106,7 +106,6 @@ class Spectrum:
         if isinstance(basis, str) and basis not in BASES:
             refuse("Spectrum.of.basis", basis, ", ".join(BASES), tuple(BASES))
         name, found = (basis, BASES[basis](whole)) if isinstance(basis, str) else (type(basis).__name__.lower(), basis)
-        analyse = jax.jit(found.analyse)
         sums: Any = None
         seen, taken = 0, hashlib.sha256(f"{what} {name}".encode())
         for x in [whole] if whole is not None else data:
@@ -115,7 +114,7 @@ class Spectrum:
                 refuse("Spectrum.of.data", "not finite", "finite values")
             taken.update(np.ascontiguousarray(x, np.float32).tobytes())
             for first in range(0, len(x), 4096):
-                c = np.asarray(analyse(jnp.asarray(x[first : first + 4096], jnp.float32)), np.float64)
+                c = np.asarray(_coefficients(found, jnp.asarray(x[first : first + 4096], jnp.float32)), np.float64)
                 if sums is None:
                     shift = c.mean(axis=0)  # near the mean: what is squared is small
                     sums = np.zeros((2, BLOCKS, *c.shape[1:])), np.zeros(BLOCKS)
@@ -128,7 +127,7 @@ class Spectrum:
                 seen += len(c)
         if seen < 2 * BLOCKS:
             refuse("Spectrum.of.data", seen, f"at least {2 * BLOCKS} examples")
-        bands = _bands(name, band, c.shape[1:], per_channel)
+        bands = _bands(name, found, band, c.shape[1:], per_channel)
         totals, n = sums[0].sum(axis=1), sums[1].sum()
         variance = _variance(totals, n, bands)
         without = np.stack([_variance(totals - sums[0][:, k], n - sums[1][k], bands) for k in range(BLOCKS)])
@@ -165,9 +164,13 @@ class Spectrum:
             refuse("spectrum", self.digest, f"a spectrum of these data and this preprocessing, {digest}")
 
     def save(self, file: Path) -> None:
-        """Into an npz; ``load`` gives it back."""
+        """Into an npz; ``load`` gives it back.  ConfigError for a basis of one's own other than a ``Matrix``, or a name without .npz."""
+        if file.suffix != ".npz":
+            refuse("Spectrum.save.file", str(file), "a name that ends in .npz")
         kind = {name: type(make(np.zeros((2, *self.band.shape)))) for name, make in BASES.items() if name != "pca"}
-        name = next((n for n, k in kind.items() if isinstance(self.basis, k)), "matrix")
+        name = "matrix" if isinstance(self.basis, Matrix) else next((n for n, k in kind.items() if type(self.basis) is k), None)
+        if name is None:
+            refuse("Spectrum.save.basis", type(self.basis).__name__, ", ".join(BASES) + ", or a Matrix")
         parts = {f: getattr(self, f) for f in ("variance", "band", "mean", "se", "n", "digest")}
         extra = {"Q": np.asarray(self.basis.Q)} if isinstance(self.basis, Matrix) else dataclasses.asdict(self.basis)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +188,11 @@ class Spectrum:
             return cls(basis=basis, n=int(found["n"]), digest=str(found["digest"]), **parts)
 
 
+@jax.jit
+def _coefficients(basis: Basis, x: Array) -> Array:
+    return basis.analyse(x)
+
+
 def _variance(totals: np.ndarray, n: float, bands: np.ndarray) -> np.ndarray:
     """``s_b^2`` from sums of c - shift and of its square, divided by n - 1."""
     one = (totals[1] - totals[0] ** 2 / n) / (n - 1)
@@ -192,7 +200,9 @@ def _variance(totals: np.ndarray, n: float, bands: np.ndarray) -> np.ndarray:
     return np.maximum(np.bincount(bands.reshape(-1), weights=one.reshape(-1)) / count, 0.0)
 
 
-def _bands(name: str, band: str | np.ndarray, shape: tuple[int, ...], per_channel: bool) -> np.ndarray:
+def _bands(name: str, basis: Basis, band: str | np.ndarray, shape: tuple[int, ...], per_channel: bool) -> np.ndarray:
+    if per_channel and isinstance(basis, Matrix):
+        refuse("Spectrum.of.per_channel", True, f"False with the basis {name}: its vectors go through all channels")
     if not isinstance(band, str):
         found = np.asarray(band)
         if found.shape != shape:
@@ -209,7 +219,7 @@ def _bands(name: str, band: str | np.ndarray, shape: tuple[int, ...], per_channe
     elif len(shape) != 3:
         refuse("Spectrum.of.band", band, f"images (height, width, channels); states here are {shape}: each, or a list of one's own")
     else:
-        found = subbands(shape) if name == "haar" else radial_bands(shape, wraps=name in ("fft", "hartley"))
+        found = subbands(shape, basis.levels) if isinstance(basis, Haar) else radial_bands(shape, wraps=isinstance(basis, Hartley))
     if not per_channel:
         return found
     return found + (found.max() + 1) * np.arange(shape[-1])
