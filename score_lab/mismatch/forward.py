@@ -7,6 +7,7 @@ What a perfect sampler would read, estimator by estimator, with the data's own s
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def forward(
     """``recorder``'s result of the forward samples of ``x0`` (n, *shape) at the times ``t`` (K,): as many rows as levels.
 
     ``cond`` of every row; ``index`` (n,) the global indices, 0 to n - 1 by default; ``fed`` (K,): other times for the network to be told
-    (the state stays that of ``t``), as in a calibration of one label against many levels.
+    (the state stays that of ``t``, and so do the rows' ``t`` and ``log_snr``), as in a calibration of one label against many levels.
     """
     x0, t = jnp.asarray(x0), np.asarray(t, np.float64)
     if not np.isfinite(x0).all() or t.ndim != 1 or not ((t >= 0) & (t <= 1)).all():
@@ -50,7 +51,8 @@ def _forward(denoiser, x0, t, told, recorder, key, cond, index):
     def body(record, row):
         k, t, told = row
         x = expand(path.alpha(t), x0) * x0 + expand(path.sigma(t), x0) * eps
-        return recorder.update(record, k, 0, denoiser(x, told, cond, s=told, step=k), jnp.asarray(True)), ()
+        p = dataclasses.replace(denoiser(x, told, cond, s=told, step=k), t=t)  # the state's level; ``fed`` says what was told
+        return recorder.update(record, k, 0, p, jnp.asarray(True)), ()
 
     rows = (jnp.arange(len(t), dtype=jnp.int32), t, told)
     record, _ = jax.lax.scan(body, recorder.init(len(t), 1, x0, index), rows)
