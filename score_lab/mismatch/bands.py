@@ -31,6 +31,10 @@ PLOTTED = ("eps_norm", "eps_square", "x0_square", "x_square", "pixel_variance", 
 """One number per trajectory, as papers plot them: norms of the whole state, not divided by d; ``fed`` is the log-SNR that was told."""
 
 
+_FAR = 1e30
+"""What stands for an infinite log-SNR in a sum over weights that may be 0."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BandRecord:
     """Rows are the network calls that were made, in order.
@@ -58,7 +62,8 @@ class BandRecord:
         """Sums over weights: (K, R + 1, B) of a banded quantity, (K, R + 1) of a plotted one."""
         if name in self.banded:
             return self.banded[name] / self.weight[:, None]
-        return self.plotted[name] / self.weight
+        found = self.plotted[name] / self.weight
+        return np.where(np.abs(found) > 0.5 * _FAR, np.copysign(np.inf, found), found) if name == "fed" else found
 
 
 @pytree_dataclass
@@ -107,12 +112,13 @@ class BandRecorder:
         squares = [jnp.sum(v * v, axis=1) for v in (noise, x0.reshape(n, -1), flat)]
         product = jnp.sqrt(squares[0] * squares[2])
         cosine = jnp.sum(flat * noise, axis=1) / jnp.where(product > 0, product, 1.0)
-        fed = jnp.broadcast_to(jnp.asarray(p.path.log_snr(t) if p.fed is None else p.fed, real), (n,))
+        fed = jnp.clip(jnp.asarray(p.path.log_snr(t) if p.fed is None else p.fed, real), -_FAR, _FAR)
+        fed = jnp.broadcast_to(fed, (n,))
         plotted = jnp.stack([jnp.sqrt(squares[0]), *squares, jnp.var(flat, axis=1, ddof=min(1, flat.shape[1] - 1)), cosine, fed], axis=1)
         bad = ~(jnp.isfinite(banded).all(axis=1) & jnp.isfinite(plotted[:, :-1]).all(axis=1))
         seen = {
-            "made": jnp.asarray(True), "t": t, "log_snr": p.path.log_snr(t), "banded": record["w"] @ banded,
-            "plotted": record["w"] @ plotted, "mean": jnp.mean(c, axis=0), "invalid": jnp.sum(bad, dtype=jnp.int32),
+            "made": jnp.asarray(True), "t": t, "log_snr": p.path.log_snr(t), "banded": _product(record["w"], banded),
+            "plotted": _product(record["w"], plotted), "mean": jnp.mean(c, axis=0), "invalid": jnp.sum(bad, dtype=jnp.int32),
             "first": jnp.min(jnp.where(bad, record["index"], jnp.iinfo(jnp.int32).max)),
         }  # fmt: skip
         return record | {
@@ -121,7 +127,7 @@ class BandRecorder:
         }
 
     def _by_band(self, energy: Array) -> Array:
-        return energy.reshape(len(energy), -1) @ self.membership
+        return _product(energy.reshape(len(energy), -1), self.membership)
 
     def result(self, record: dict[str, Any]) -> dict[str, Any]:
         """Sums, without the trajectories' own weights; ``BandRecord`` is made of it by ``collect``."""
@@ -152,3 +158,8 @@ class BandRecorder:
         first = np.where(flat["first"] == np.iinfo(np.int32).max, -1, flat["first"]).astype(int)
         weight = np.asarray(result["weight"], np.float64)
         return BandRecord(flat["t"], flat["log_snr"], weight, banded, plotted, flat["mean"], flat["invalid"].astype(int), first)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """``a @ b`` in full precision: an accelerator's default has 11 bits."""
+    return jnp.matmul(a, b, precision="highest")
