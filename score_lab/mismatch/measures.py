@@ -21,7 +21,7 @@ from score_lab.mismatch.replicates import Curve, curve
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["band_kl", "coarse", "denoiser_gap", "log_ratio", "log_ratios", "mean_gain", "mean_leak", "resolved"]
+__all__ = ["band_kl", "coarse", "crossings", "denoiser_gap", "log_ratio", "log_ratios", "mean_gain", "mean_leak", "resolved"]
 
 
 def variances(record: BandRecord, spectrum: Spectrum, name: str = "state") -> np.ndarray:
@@ -87,11 +87,26 @@ def resolved(record: BandRecord, spectrum: Spectrum, **options) -> list[Curve]:
 
 
 def coarse(fraction: Curve, log_snr: np.ndarray) -> float:
-    """The log-SNR at which a band is half resolved: the first crossing of 1/2 from noise to data, linear between calls; NaN where it is
-    never crossed.  ``-2 ln s_b`` for a Gaussian band."""
+    """The log-SNR at which a band is half resolved: ``crossings`` of the curve's value; ``-2 ln s_b`` for a Gaussian band."""
+    return float(crossings(fraction.value[:, None], log_snr)[0])
+
+
+def crossings(fraction: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
+    """The log-SNR (R,) at which ``fraction`` (K, R) first crosses 1/2 from noise to data; NaN where it never does.
+
+    Between two calls ln (w / (1 - w)) is taken as linear in log-SNR, which for w = cos^2 phi = 1 / (1 + exp(-log_snr) / s^2) it is: exact
+    for a Gaussian band however far apart the calls are.  Where a fraction is not in (0, 1), it is itself taken as linear.
+    """
     order = np.argsort(log_snr)
-    level, value = log_snr[order], fraction.value[order]
-    for k in range(len(level) - 1):
-        if value[k] < 0.5 <= value[k + 1] and np.isfinite(level[k : k + 2]).all():
-            return float(level[k] + (0.5 - value[k]) / (value[k + 1] - value[k]) * (level[k + 1] - level[k]))
-    return float("nan")
+    level, w = log_snr[order], fraction[order]
+    inside = (w > 0) & (w < 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logit = np.log(w / (1.0 - w))
+    found = np.full(w.shape[1], np.nan)
+    for k in reversed(range(len(level) - 1)):  # the first crossing is written last
+        if np.isfinite(level[k : k + 2]).all():
+            low, high = (np.where(inside[k] & inside[k + 1], logit[j], w[j] - 0.5) for j in (k, k + 1))
+            across = (w[k] < 0.5) & (w[k + 1] >= 0.5)
+            share = np.divide(-low, high - low, out=np.zeros_like(low), where=across)
+            found = np.where(across, level[k] + share * (level[k + 1] - level[k]), found)
+    return found
