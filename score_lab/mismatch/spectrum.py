@@ -112,6 +112,8 @@ class Spectrum:
             x = np.asarray(x)
             if not np.isfinite(x).all():
                 refuse("Spectrum.of.data", "not finite", "finite values")
+            if x.ndim <= max(getattr(found, "axes", (0,))):
+                refuse("Spectrum.of.basis", name, f"identity or pca for states {x.shape[1:]}, which have no such axes: {name} is of images")
             taken.update(np.ascontiguousarray(x, np.float32).tobytes())
             for first in range(0, len(x), 4096):
                 c = np.asarray(_coefficients(found, jnp.asarray(x[first : first + 4096], jnp.float32)), np.float64)
