@@ -59,10 +59,11 @@ class BandRecord:
         return int(self.weight[0])
 
     def means(self, name: str) -> np.ndarray:
-        """Sums over weights: (K, R + 1, B) of a banded quantity, (K, R + 1) of a plotted one."""
-        if name in self.banded:
-            return self.banded[name] / self.weight[:, None]
-        found = self.plotted[name] / self.weight
+        """Sums over weights: (K, R + 1, B) of a banded quantity, (K, R + 1) of a plotted one; NaN where all weights of a replicate are 0."""
+        with np.errstate(invalid="ignore"):
+            if name in self.banded:
+                return self.banded[name] / self.weight[:, None]
+            found = self.plotted[name] / self.weight
         return np.where(np.abs(found) > 0.5 * _FAR, np.copysign(np.inf, found), found) if name == "fed" else found
 
 
