@@ -59,7 +59,7 @@ class BandRecord:
         return int(self.weight[0])
 
     def means(self, name: str) -> np.ndarray:
-        """Sums over weights: (K, R + 1, B) of a banded quantity, (K, R + 1) of a plotted one; NaN where all weights of a replicate are 0."""
+        """Sums over weights: (K, R + 1, B) of a banded quantity, (K, R + 1) of a plotted one; NaN where a replicate has no weight."""
         with np.errstate(invalid="ignore"):
             if name in self.banded:
                 return self.banded[name] / self.weight[:, None]
