@@ -64,10 +64,11 @@ def mean_gain(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **opti
 
 
 def band_kl(v: np.ndarray, V: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """``1/2 sum_b n_b (q_b - 1 - ln q_b)`` in nats, bands last; bands where both are 0 add nothing."""
-    q = np.divide(v, V, out=np.ones(np.broadcast_shapes(v.shape, V.shape)), where=V > 0)
-    with np.errstate(divide="ignore"):
-        return 0.5 * (count * (q - 1.0 - np.log(q))).sum(axis=-1)
+    """``1/2 sum_b n_b (q_b - 1 - ln q_b)`` in nats, bands last; bands where both are 0 add nothing, infinite where one is 0."""
+    v, V = np.broadcast_arrays(np.asarray(v, np.float64), np.asarray(V, np.float64))
+    both = (v > 0) & (V > 0)
+    q = np.divide(v, V, out=np.ones(v.shape), where=both)
+    return np.asarray(0.5 * (count * np.where(both | (v == V), q - 1.0 - np.log(q), np.inf)).sum(axis=-1))
 
 
 def denoiser_gap(record: BandRecord, forward: BandRecord, **options) -> Curve:
