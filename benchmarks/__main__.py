@@ -4,6 +4,7 @@
     samplers     what every solver costs beyond a free network, microseconds per evaluation
     dit8         the time to sample with dit8 beside a bare scan of the same network
     compile      what the first call of every solver takes longer than the second, dit8, 50 steps
+    recording    what a record by band costs beside the run that it is of, dit8
     loops        what is left in the loop of every solver: scalar operations, operations on states, kernels
     peers        diffusers, k-diffusion and azula on the same network and noise (the ``peers`` extra)
 """
@@ -21,7 +22,7 @@ import jax
 from benchmarks.options import Options
 from score_lab.build import ConfigError, refuse
 
-NAMES = ("train_step", "samplers", "dit8", "compile", "loops", "peers")
+NAMES = ("train_step", "samplers", "dit8", "compile", "recording", "loops", "peers")
 
 
 def main() -> int:
