@@ -113,7 +113,8 @@ def test_every_affine_solver_of_the_catalogue(name):
 def test_what_is_not_affine_is_refused_by_name():
     grid, path = Karras(4, sigma_max=40.0), EDM()
     assert REFUSED and all("adaptive" in CATALOGUE[n].family or n == "predictor-corrector" for n in REFUSED)
-    for sampler, word in ((Tsit5(), "Tsit5.*adaptive"), (Langevin(EulerMaruyama()), "Langevin.*norms")):
+    langevin = Langevin(EulerMaruyama())
+    for sampler, word in ((Tsit5(), "Tsit5.*adaptive"), (langevin, "Langevin.*norms"), (Around(langevin), "Langevin.*norms")):
         with pytest.raises(ConfigError, match=word):
             variance_ratios(sampler, grid, path, BANDS)
     with pytest.raises(ConfigError, match="ClipX0.*do not add up"):
@@ -127,6 +128,13 @@ def test_what_is_not_affine_is_refused_by_name():
         variance_ratios(DDIM(), grid, path, BANDS, np.ones(3))
     with pytest.raises(ConfigError, match="levels or calls"):
         variance_ratios(DDIM(), grid, path, BANDS, at="steps")
+
+
+@pytree_dataclass
+class Around:
+    """A sampler around a sampler."""
+
+    inner: object = leaf()
 
 
 @pytree_dataclass
