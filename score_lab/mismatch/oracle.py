@@ -120,7 +120,7 @@ def oracle(
         noise = _Impulses.of(rows, len(np.asarray(steps.t)), back(np.ones((1, *shape)))[0], back(weight)[1:])
         seen = _Responses(spectrum.basis, jnp.asarray(spectrum.membership(jnp.float64)), jnp.asarray(mean), jnp.asarray(weight))
         run = sample(denoiser, sampler, steps, x_T=jnp.asarray(x_T), cond=cond(len(x_T)), recorder=seen, noise=noise)
-        last = seen.second_moments(run.x, jnp.asarray(path.alpha(steps.r[-1])))
+        last = _second_moments(seen, run.x, jnp.asarray(path.alpha(steps.r[-1])))
         record, last = (jax.tree.map(lambda v: np.asarray(v), part) for part in (run.record, last))
     return _collected(record, last, sampler, denoiser, spectrum, path, np.asarray(steps.r, np.float64)[-1])
 
@@ -250,6 +250,11 @@ class _Responses:
 
     def result(self, record: dict[str, Array]) -> dict[str, Array]:
         return record
+
+
+@jax.jit
+def _second_moments(seen: _Responses, x: Array, alpha: Array) -> dict[str, Array]:
+    return seen.second_moments(x, alpha)
 
 
 @pytree_dataclass
