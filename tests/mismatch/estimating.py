@@ -46,3 +46,13 @@ def coverage(intervals, truth):
     low, high = (np.stack([i[k] for i in intervals]) for k in (0, 1))
     held = (low <= truth) & (truth <= high)
     return held.mean(), held.all(axis=1).mean()
+
+
+def recorded(recorder, denoiser, states, t):
+    """The recorder's record of given ``states`` (K, n, *shape) at times ``t`` (K,): no randomness but the weights'."""
+    index = jnp.arange(states.shape[1])
+    record = recorder.init(len(t), 1, jnp.asarray(states[0]), index)
+    update = jax.jit(lambda record, k, x, time: recorder.update(record, k, 0, denoiser(x, time), jnp.asarray(True)))
+    for k, time in enumerate(t):
+        record = update(record, jnp.asarray(k), jnp.asarray(states[k]), jnp.asarray(time))
+    return recorder.collect(recorder.result(record))

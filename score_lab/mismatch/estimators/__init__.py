@@ -2,11 +2,13 @@
 
 from score_lab.mismatch.estimators.base import FAMILIES, FLAGS, Effective, Estimator, Levels, too_few, trajectories
 from score_lab.mismatch.estimators.likelihood import MaximumLikelihood, MixtureLikelihood, sandwich
+from score_lab.mismatch.estimators.probe import Probe, train_probe
+from score_lab.mismatch.estimators.residual import DenoiserResidual, calibrate
 from score_lab.mismatch.estimators.spectral import SpectralRegression
 from score_lab.mismatch.estimators.streaming import SumRecord, SumRecorder
 from score_lab.mismatch.estimators.variance import TotalVariance
 
 __all__ = [
-    "FAMILIES", "FLAGS", "Effective", "Estimator", "Levels", "MaximumLikelihood", "MixtureLikelihood", "SpectralRegression", "SumRecord",
-    "SumRecorder", "TotalVariance", "sandwich", "too_few", "trajectories",
+    "FAMILIES", "FLAGS", "DenoiserResidual", "Effective", "Estimator", "Levels", "MaximumLikelihood", "MixtureLikelihood", "Probe",
+    "SpectralRegression", "SumRecord", "SumRecorder", "TotalVariance", "calibrate", "sandwich", "too_few", "train_probe", "trajectories",
 ]  # fmt: skip

@@ -7,9 +7,9 @@ An effective log-SNR is a projection of the sampler's states on a curve of laws 
     "path"   p_l = law of alpha_l x0 + sigma_l eps         the forward states of another level of the path
     "kept"   p_l = law of alpha_k (x0 + exp(-l / 2) eps)   the call's own signal with another amount of noise
 
-On a path with alpha = 1 they are one.  On any other, states that were contaminated, x = x_t + tau xi, are on the second and not on the first:
-kappa_eff^2 = kappa^2 + tau^2 / alpha^2 holds for "kept" (on "path" it holds of (alpha_eff / alpha) x).  Where no number exists there is none
-(NaN) and ``flag`` says why; ``words`` say it in a sentence, with the number of trajectories that it would take where more would help:
+On a path with alpha = 1 they are one.  On any other, states that were contaminated, x = x_t + tau xi, are on the second and not on the
+first: kappa_eff^2 = kappa^2 + tau^2 / alpha^2 holds for "kept" (on "path" it holds of (alpha_eff / alpha) x).  Where no number exists there
+is none (NaN) and ``flag`` says why; ``words`` say it in a sentence, with the number of trajectories that it would take if more would help:
 
     unidentifiable    n I(ln kappa) < 4 / tol^2, or two standard errors of ln kappa are more than tol, or the nominal level is infinite
     signal deficit    less variance than any law of the curve
@@ -17,6 +17,7 @@ kappa_eff^2 = kappa^2 + tau^2 / alpha^2 holds for "kept" (on "path" it holds of 
     off the branch    the read-out is beyond the interval around the level on which it is monotone
     off the curve     no law of the curve fits the bands
     not finite        a trajectory is NaN or infinite
+    failed its calibration    a probe that did not recover a known contamination around this level
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from score_lab.paths.base import GaussianPath
 
 __all__ = ["FLAGS", "FAMILIES", "Effective", "Estimator", "Levels", "effective", "solve", "spectra", "too_few", "trajectories"]
 
-FLAGS = (OK, "unidentifiable", "signal deficit", "beyond the path", "off the branch", "off the curve", "not finite")
+FLAGS = (
+    OK, "unidentifiable", "signal deficit", "beyond the path", "off the branch", "off the curve", "not finite", "failed its calibration",
+)  # fmt: skip
 FAMILIES = ("path", "kept")
 _LIMIT, _STEP = 30.0, 0.01
 """Log-SNRs from -30 to 30, every 0.01."""
@@ -173,8 +176,8 @@ def effective(
     name: str, record: Any, levels: Levels, found: np.ndarray, flag: np.ndarray, needed: np.ndarray, tol: float, *,
     gains: tuple[np.ndarray, np.ndarray] | None = None, level: float = 0.95, simultaneous: bool = True,
 ) -> Effective:  # fmt: skip
-    """Of levels ``found`` (K, R + 1) with flags so far; ``needed`` (K,) trajectories for ``tol`` in ln kappa.  What is not resolved to ``tol``
-    (two standard errors of ln kappa, which is one of lambda) is flagged here."""
+    """Of levels ``found`` (K, R + 1) with flags so far; ``needed`` (K,) trajectories for ``tol`` in ln kappa.  What is not resolved to
+    ``tol`` (two standard errors of ln kappa, which is one of lambda) is flagged here."""
     flag = np.array(flag, dtype=object)
     with np.errstate(invalid="ignore"):
         delta = found - levels.log_snr[:, None]
@@ -194,6 +197,7 @@ _SENTENCES = {
     "beyond the path": "more variance than any level of the curve has",
     "off the branch": "beyond the levels around the label on which the read-out is monotone",
     "off the curve": "no signal and noise of the data's spectrum fit the bands: read the ratios R_b",
+    "failed its calibration": "the probe did not recover a known contamination around this level: train it longer, or on more data",
     "not finite": "a trajectory is NaN or infinite, or no law of the curve was found",
 }
 

@@ -12,6 +12,7 @@ The interval is the trajectory bootstrap's, which is the sandwich H^-1 J H^-1 / 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -179,7 +180,7 @@ class MixtureLikelihood:
             inside = (best > 0) & (best < len(grid) - 1)
             first, second = spline.derivative(1), spline.derivative(2)
             piece = np.arange(len(value))
-            peak = solve(lambda y: (_own(first, y, piece), _own(second, y, piece)), grid[at - 1], grid[at + 1])
+            peak = solve(partial(_slope, first, second, piece), grid[at - 1], grid[at + 1])
             found[k] = np.where(inside, peak, np.where(best == 0, -np.inf, np.inf))
             curvature = -4.0 * float(_own(second, peak, piece)[0]) if inside[0] else np.nan
             needed[k] = trajectories(curvature, self.tol) if curvature > 1e-9 else (np.inf if inside[0] else 0.0)
@@ -202,6 +203,10 @@ class MixtureLikelihood:
         flag = np.where((above[:, 0] == 0) | (above[:, 0] == self.points - 1), "off the branch", OK).astype(object)
         flag[~np.isfinite(cumulated).all(axis=(1, 2))] = "not finite"
         return record.means()[:, 0, self.points :], curve(median, flag=flag, level=self.level, simultaneous=self.simultaneous)
+
+
+def _slope(first: Any, second: Any, piece: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _own(first, at, piece), _own(second, at, piece)
 
 
 def _own(spline: Any, at: np.ndarray, piece: np.ndarray) -> np.ndarray:

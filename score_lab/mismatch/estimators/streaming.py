@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -61,7 +60,8 @@ class SumRecorder:
         real = jnp.result_type(float)
         zeros = lambda *shape: jnp.zeros((num_steps, calls, *shape), real)  # noqa: E731
         w = poisson_weights(self.key, index, self.replicates).astype(real)
-        return {"w": w, "made": jnp.zeros((num_steps, calls), bool), "t": zeros(), "log_snr": zeros(), "sums": zeros(len(w), self.statistic.size)}
+        sums = zeros(len(w), self.statistic.size)
+        return {"w": w, "made": jnp.zeros((num_steps, calls), bool), "t": zeros(), "log_snr": zeros(), "sums": sums}
 
     def update(self, record: dict[str, Any], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Any]:
         """Adds one call where it was ``made``.  Raises ConfigError for a time per example."""
