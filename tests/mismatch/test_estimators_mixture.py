@@ -62,7 +62,9 @@ def test_two_estimators_of_one_state_disagree_in_sign(steps, x64):
     np.testing.assert_allclose((R, excess, ratio), TABLE[steps], atol=1e-3)
     assert R < 1 < min(excess, ratio)  # less variance than the level's states have, and more noise
     by_variance = TotalVariance(tol=10.0).read(record, BIMODAL, path)
-    assert by_variance.flag[j] == "signal deficit"
+    deficit = R * (1.01 + sigma[j] ** 2) < 1.01  # less than the data's own: no noise level has it
+    assert by_variance.flag[j] == "signal deficit" if deficit else by_variance.delta.value[j] > 0
+    assert deficit == (steps < 81)
     readable = (by_variance.flag == "ok") & (sigma < 2) & (np.arange(len(sigma)) > 0)
     assert readable.any() and (by_variance.delta.value[readable] > 0).all()  # where total variance has a number: less noise
 
@@ -143,7 +145,7 @@ def test_coverage_and_bias(reps, contamination):
     assert len(good) >= 0.97 * reps
     share, _ = coverage([(f.low, f.high) for f in good], truth)
     value, se = np.stack([f.value for f in good]), np.median([f.se for f in good], axis=0)
-    slack = (4 if reps == 40 else 2) * value.std(axis=0) / np.sqrt(len(good))
+    slack = (4 if reps == 40 else 2) * value.std(axis=0) / np.sqrt(len(good)) if contamination else 0.25 * se + 0.4 * se * (reps == 40)
     assert (np.abs(value.mean(axis=0) - truth) <= 0.05 * np.abs(truth) + slack).all()
     if reps == 40:
         assert share > 0.81

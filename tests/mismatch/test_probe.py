@@ -122,11 +122,15 @@ def test_coverage_and_bias_in_40_repetitions(probe):
 @pytest.mark.slow
 @pytest.mark.parametrize("contamination", [0.0, 0.18])
 def test_coverage_and_bias_in_500_repetitions(probe, contamination):
-    """One calibration for all repetitions, whose error they share: its part of the bias is allowed for, by its own standard error."""
+    """92 to 98 %, although all repetitions share one calibration: its error, which is in the intervals, is a bias below one standard error
+    here.  What contamination adds to it is below 5 % of the shift (same seeds: the difference from the forward states' readings)."""
     truth = -np.log(1 + contamination**2 / KAPPA**2)
     value, intervals, se = repeat(probe, 500, contamination, False)
     assert 0.92 <= coverage(intervals, truth)[0] <= 0.98
-    assert (np.abs(value.mean(axis=0) - truth) <= 0.05 * np.abs(truth) + 0.5 * se).all()
-    assert (0.05 * np.abs(truth) < 0.25 * se).all()
+    assert (np.abs(value.mean(axis=0) - truth) <= se).all()
+    if contamination:
+        moved = value - repeat(probe, 500, 0.0, False)[0]
+        assert (np.abs(moved.mean(axis=0) - truth) <= 0.05 * np.abs(truth) + 2 * moved.std(axis=0) / np.sqrt(500)).all()
+        assert (0.05 * np.abs(truth) < 0.25 * se).all()
     _, together, _ = repeat(probe, 500, contamination, True)
     assert 0.92 <= coverage(together, truth)[1] <= 0.98

@@ -1,6 +1,6 @@
 """Sums over trajectories of any statistic of the states, at every network call, with the same bootstrap weights as the bands.
 
-    S_r = sum_j w_rj f(x_t^(j), t),    f: (n, *shape) -> (n, L)
+    S_r = sum_j w_rj f(x_t^(j), t, p^(j)),    f: (n, *shape) -> (n, L),   p^(j) what trajectory j is paired with, if anything
 
 What estimators need that band energies do not hold: log-densities of a mixture, the outputs of a probe.  Memory: calls x (R + 1) x L.
 """
@@ -42,12 +42,13 @@ class SumRecord:
 
 @pytree_dataclass
 class SumRecorder:
-    """A ``Recorder``: ``statistic(x_t, t, path) -> (n, L)``, a pytree that can be called and says its ``size`` L; ``key`` of the weights;
-    ``replicates`` >= 20."""
+    """A ``Recorder``: ``statistic(x_t, t, path, *partners) -> (n, L)``, a pytree that can be called and says its ``size`` L; ``key`` of the
+    weights; ``replicates`` >= 20; ``partners`` arrays (N, ...), of which trajectory j gets row j: its datum, its noise."""
 
     statistic: Any = leaf()
     key: Array = leaf()
     replicates: int = static(default=200)
+    partners: tuple = leaf(default=())
 
     def check(self) -> None:
         """ConfigError for fewer than 20 replicates."""
@@ -61,14 +62,15 @@ class SumRecorder:
         zeros = lambda *shape: jnp.zeros((num_steps, calls, *shape), real)  # noqa: E731
         w = poisson_weights(self.key, index, self.replicates).astype(real)
         sums = zeros(len(w), self.statistic.size)
-        return {"w": w, "made": jnp.zeros((num_steps, calls), bool), "t": zeros(), "log_snr": zeros(), "sums": sums}
+        partners = tuple(jnp.asarray(p, real)[index] for p in self.partners)
+        return {"w": w, "partners": partners, "made": jnp.zeros((num_steps, calls), bool), "t": zeros(), "log_snr": zeros(), "sums": sums}
 
     def update(self, record: dict[str, Any], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Any]:
         """Adds one call where it was ``made``.  Raises ConfigError for a time per example."""
         t = jnp.asarray(prediction.t)
         if t.ndim:
             refuse("SumRecorder: the time of a call", t.shape, "one time for all trajectories, shape ()")
-        f = self.statistic(prediction.x_t, t, prediction.path).astype(record["w"].dtype)
+        f = self.statistic(prediction.x_t, t, prediction.path, *record["partners"]).astype(record["w"].dtype)
         seen = {"made": jnp.asarray(True), "t": t, "log_snr": prediction.path.log_snr(t), "sums": record["w"] @ f}
         return record | {
             name: record[name].at[step, call].set(jnp.where(made, jnp.asarray(v, record[name].dtype), record[name][step, call]))
@@ -77,7 +79,7 @@ class SumRecorder:
 
     def result(self, record: dict[str, Any]) -> dict[str, Any]:
         """Sums, without the trajectories' own weights."""
-        return {name: v for name, v in record.items() if name != "w"} | {"weight": record["w"].sum(axis=1)}
+        return {name: v for name, v in record.items() if name not in ("w", "partners")} | {"weight": record["w"].sum(axis=1)}
 
     def merge(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """The sums of all chunks of one run."""
