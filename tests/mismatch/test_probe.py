@@ -42,7 +42,7 @@ def test_it_passes_its_own_test_and_says_its_bias(probe):
     assert probe.bias[0] > 0 > probe.bias[-1]  # a posterior mean is drawn to the middle: what the calibration takes back
 
 
-@pytest.mark.parametrize("path", [EDM(), VP(), LinearFlow()], ids=["EDM", "VP", "LinearFlow"])
+@pytest.mark.parametrize("path", [EDM(), VP(), pytest.param(LinearFlow(), marks=pytest.mark.slow)], ids=["EDM", "VP", "LinearFlow"])
 def test_contamination_is_read_alike_on_every_path(probe, path):
     """One probe, never told the path: Delta lambda = -ln(1 + c^2 / kappa^2) inside the interval of every level."""
     truth = -np.log(1 + 0.3**2 / KAPPA**2)
@@ -95,6 +95,7 @@ def test_levels_beyond_the_probe_and_bad_data_are_refused(probe):
         Regressor().init(jax.random.key(0), (2, 2))
 
 
+@pytest.mark.slow
 def test_images_have_features_of_their_neighbourhoods():
     """Blurred noise of 4 x 4 pixels: its mean follows the level after a short training."""
     rng = np.random.default_rng(0)

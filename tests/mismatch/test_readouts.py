@@ -204,6 +204,7 @@ def test_paired_recorders_give_a_chunk_its_own_rows():
     np.testing.assert_array_equal(joined.weight, whole.weight)
 
 
+@pytest.mark.slow
 def test_posteriors_of_contaminated_states_lie_lower():
     """P7: against the probe on forward samples, not against the nominal level."""
     path = EDM()

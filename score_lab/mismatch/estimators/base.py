@@ -12,8 +12,8 @@ first: kappa_eff^2 = kappa^2 + tau^2 / alpha^2 holds for "kept" (on "path" it ho
 is none (NaN) and ``flag`` says why; ``words`` say it in a sentence, with the number of trajectories that it would take if more would help:
 
     unidentifiable    n I(ln kappa) < 4 / tol^2, or two standard errors of ln kappa are more than tol, or the nominal level is infinite
-    signal deficit    less variance than any law of the curve
-    beyond the path   more variance than any law of the curve
+    signal deficit    less variance than any law of the curve; of the regression: no signal is in the bands (g_s = 0)
+    beyond the path   more variance than any law of the curve; of the regression: no noise is in the bands (g_n = 0)
     off the branch    the read-out is beyond the interval around the level on which it is monotone
     off the curve     no law of the curve fits the bands
     not finite        a trajectory is NaN or infinite

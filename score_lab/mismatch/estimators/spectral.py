@@ -63,7 +63,10 @@ class SpectralRegression:
         needed = np.where(blind, np.inf, 0.0)
         options = {"level": self.level, "simultaneous": self.simultaneous}
         gains = np.sqrt(a), np.sqrt(b)
-        return effective("spectral regression", record, levels, found, flag, needed, self.tol, gains=gains, **options)
+        found = effective("spectral regression", record, levels, found, flag, needed, self.tol, gains=gains, **options)
+        for name, words in (("signal deficit", "no signal is in the bands"), ("beyond the path", "no noise is in the bands")):
+            found.words[found.flag == name] = f"{words}: their variances have the shape of the other alone"
+        return found
 
     def _off(self, v, a, b, signal, noise, n, spectrum) -> np.ndarray:
         """(K,): the deviance of the fit is too large."""
