@@ -175,7 +175,7 @@ def test_infinite_levels_and_broken_trajectories_have_no_number():
         assert flag.tolist() == ["unidentifiable", "not finite", "unidentifiable"]
 
 
-def test_the_spectrums_own_error_widens_the_interval():
+def test_the_spectrums_own_error_widens_the_interval(monkeypatch):
     path, t = EDM(), times(EDM(), KAPPA[2:])
     known = forward_record(SPECTRUM, path, t, 500, 0)
     measured = Spectrum(S2, SPECTRUM.band, SPECTRUM.mean, se=np.full(4, 0.1))
@@ -183,6 +183,9 @@ def test_the_spectrums_own_error_widens_the_interval():
         narrow, wide = (estimator.read(known, s, path) for s in (SPECTRUM, measured))
         np.testing.assert_allclose(narrow.delta.value, wide.delta.value, atol=1e-13)
         assert (wide.delta.se > 1.1 * narrow.delta.se).all()
+    whole = MaximumLikelihood(tol=1.0).read(known, measured, path)
+    monkeypatch.setattr("score_lab.mismatch.estimators.likelihood._BLOCK", 5000)  # two replicates at a time
+    np.testing.assert_array_equal(MaximumLikelihood(tol=1.0).read(known, measured, path).delta.draws, whole.delta.draws)
 
 
 def repeat(kind, reps, contamination, simultaneous=False, n=150, replicates=100):

@@ -28,6 +28,9 @@ from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, leaf, pytree_dataclass
 
+_BLOCK = 4_000_000
+"""The most numbers of one array of the search over the grid."""
+
 __all__ = ["LogDensities", "MaximumLikelihood", "MixtureLikelihood", "sandwich"]
 
 
@@ -61,11 +64,7 @@ class MaximumLikelihood:
 def _gaussian(levels: Levels, E: np.ndarray, s2: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, str]:
     """Maximisers (R + 1,) of one call with energies (R + 1, B), infinite where that is an end of the curve, and the flag."""
     grid = np.linspace(levels.low, levels.high, max(3, int((levels.high - levels.low) / 0.1)))
-    log_v = levels.log_v(np.broadcast_to(grid[None, :, None], (1, len(grid), 1)), s2[:, None, :])[0]  # (R + 1 or 1, m, B)
-    if len(s2) == 1:
-        value = -(log_v[0] @ count)[None, :] - E @ np.exp(-log_v[0]).T
-    else:
-        value = -(log_v @ count) - np.einsum("rb,rmb->rm", E, np.exp(-log_v))
+    value = _on_grid(levels, grid, E, s2, count)
     best = np.argmax(value, axis=1)
     inside = (best > 0) & (best < len(grid) - 1)
     at = np.clip(best, 1, len(grid) - 2)
@@ -82,8 +81,23 @@ def _gaussian(levels: Levels, E: np.ndarray, s2: np.ndarray, count: np.ndarray) 
     found = np.where(inside, solve(score, low, high), np.where(best == 0, -np.inf, np.inf))
     if inside[0]:
         return found, OK
-    total = E[0].sum() - count @ np.exp(log_v[0, best[0]])
+    total = E[0].sum() - count @ np.exp(levels.log_v(grid[best[:1], None], s2[:1])[0][0])
     return found, "signal deficit" if total < 0 else "beyond the path"
+
+
+def _on_grid(levels: Levels, grid: np.ndarray, E: np.ndarray, s2: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """``-sum_b [n_b ln V_b + E_b / V_b]`` (R + 1, m).  Where every replicate has its own spectrum, as many at a time as ``_BLOCK`` holds.
+    """
+    at = grid[None, :, None]
+    if len(s2) == 1:
+        log_v = levels.log_v(at, s2[:, None, :])[0][0]
+        return -(log_v @ count)[None, :] - E @ np.exp(-log_v).T
+    size = max(1, _BLOCK // (len(grid) * len(count)))
+    parts = []
+    for first in range(0, len(s2), size):
+        log_v = levels.log_v(at, s2[first : first + size, None, :])[0]
+        parts.append(-(log_v @ count) - np.einsum("rb,rmb->rm", E[first : first + size], np.exp(-log_v)))
+    return np.concatenate(parts)
 
 
 def sandwich(record: BandRecord, spectrum: Spectrum, path: GaussianPath, found: Effective, family: str = "path") -> np.ndarray:
