@@ -6,13 +6,22 @@ those that live in other rooms too (churn, Restart, analytic variance, CFG resca
 """
 
 from score_lab.mismatch.corrections.around import Around
+from score_lab.mismatch.corrections.awareness import NoiseAwareness
 from score_lab.mismatch.corrections.calibrate import Calibration, Corrected, calibrate, corrected, measured_ratios, oracle_ratios
+from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.constants import Constants
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling, linear_scales
 from score_lab.mismatch.corrections.gains import FreshNoise, SignalGain, StateGain
+from score_lab.mismatch.corrections.noise_level import NoiseLevelCorrection
+from score_lab.mismatch.corrections.recondition import Recondition, StepLevels, effective_levels, gaussian_levels, signal_and_noise
+from score_lab.mismatch.corrections.relabel import Relabel
+from score_lab.mismatch.corrections.start import SignalLeakStart
+from score_lab.mismatch.corrections.time_shift import TimeShift
 
 __all__ = [
-    "DCW", "Around", "Calibration", "Constants", "Corrected", "EpsilonScaling", "FreshNoise", "SignalGain", "StateGain", "WaveletDCW",
-    "calibrate", "corrected", "linear_scales", "measured_ratios", "oracle_ratios",
+    "DCW", "Around", "Calibration", "Constants", "Corrected", "EpsilonScaling", "FreshNoise", "NoiseAwareness", "NoiseLevelCorrection",
+    "Recondition", "Relabel", "SignalGain", "SignalLeakStart", "SpectralClamp", "StateGain", "StepLevels", "TimeShift",
+    "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels", "linear_scales", "measured_ratios", "oracle_ratios",
+    "signal_and_noise",
 ]  # fmt: skip

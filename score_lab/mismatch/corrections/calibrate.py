@@ -31,7 +31,7 @@ from score_lab.mismatch.measures import variances
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["Calibration", "Corrected", "calibrate", "corrected", "measured_ratios", "oracle_ratios"]
+__all__ = ["Calibration", "Corrected", "calibrate", "corrected", "measured_ratios", "oracle_ratios", "rows_at"]
 
 OK, NO_EFFECT, NEAREST, LIMITED, OUTSIDE, UNMEASURED = "ok", "no effect", "no solution", "limited", "outside", "not measured"
 
@@ -206,15 +206,21 @@ def measured_ratios(
         steps = at_precision(grid, path)
         t = np.asarray(steps.t)
     found = np.log(variances(record, spectrum)[:, 0] / spectrum.V(path, record.t))
-    rows, place = [], 0
-    for k, time in enumerate(t):
-        near = np.flatnonzero(np.abs(record.t[place:] - time) <= 1e-5 * (1e-3 + time))
-        if not len(near):
-            refuse("calibrate.record", f"no call at step {k}, t = {time:.6g}", "a record of a run on the same grid")
-        place += int(near[0]) + 1
-        rows.append(found[place - 1])
+    rows = list(found[rows_at(record.t, t)])
     rows.append(np.full(len(spectrum.variance), np.nan) if last is None else np.asarray(last, np.float64))
     return np.stack(rows)
+
+
+def rows_at(called: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The rows of a record's calls (K,) that start the steps at t (N,), in order; ConfigError where a step has none."""
+    rows: list[int] = []
+    for k, time in enumerate(t):
+        first = rows[-1] + 1 if rows else 0
+        near = np.flatnonzero(np.abs(called[first:] - time) <= 1e-5 * (1e-3 + time))
+        if not len(near):
+            refuse("calibrate.record", f"no call at step {k}, t = {time:.6g}", "a record of a run on the same grid")
+        rows.append(first + int(near[0]))
+    return np.array(rows)
 
 
 def oracle_ratios(spectrum: Spectrum, path: GaussianPath, denoiser_wrap: Any, sampler: Any, grid: Any, start: Any = 1.0) -> np.ndarray:
