@@ -35,8 +35,9 @@ class Nominal:
 def step_at(
     sampler: Any, denoise: Calls, x: PyTree, t: Any, s: Any, draw: Callable, carry: PyTree, *, shown: tuple[PyTree, Any]
 ) -> tuple[PyTree, PyTree, Prediction]:
-    """``sampler.step`` from (x, t) to s, which the recorder sees as one from ``shown``, the state and the time of the grid; t and s scalars, or
-    one of each sample."""
+    """``sampler.step`` from (x, t) to s, which the recorder sees as one from ``shown``, the state and the time of the grid.
+
+    t and s are scalars, or one of each sample: (batch,)."""
     recorder = None if denoise.recorder is None else Nominal(denoise.recorder, *shown)
     t, s = jnp.broadcast_arrays(t, s)
     to = jnp.broadcast_to(denoise.s, t.shape)  # what a two-time network is told, one for each time
