@@ -8,6 +8,7 @@ those that live in other rooms too (churn, Restart, analytic variance, CFG resca
 from score_lab.mismatch.corrections.around import Around
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
 from score_lab.mismatch.corrections.calibrate import Calibration, Corrected, calibrate, corrected, measured_ratios, oracle_ratios
+from score_lab.mismatch.corrections.catalogue import CATALOGUE, CorrectionEntry, Setting
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.constants import Constants
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
@@ -20,8 +21,8 @@ from score_lab.mismatch.corrections.start import SignalLeakStart
 from score_lab.mismatch.corrections.time_shift import TimeShift
 
 __all__ = [
-    "DCW", "Around", "Calibration", "Constants", "Corrected", "EpsilonScaling", "FreshNoise", "NoiseAwareness", "NoiseLevelCorrection",
-    "Recondition", "Relabel", "SignalGain", "SignalLeakStart", "SpectralClamp", "StateGain", "StepLevels", "TimeShift",
-    "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels", "linear_scales", "measured_ratios", "oracle_ratios",
-    "signal_and_noise",
+    "CATALOGUE", "DCW", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling", "FreshNoise",
+    "NoiseAwareness", "NoiseLevelCorrection", "Recondition", "Relabel", "Setting", "SignalGain", "SignalLeakStart", "SpectralClamp",
+    "StateGain", "StepLevels", "TimeShift", "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels",
+    "linear_scales", "measured_ratios", "oracle_ratios", "signal_and_noise",
 ]  # fmt: skip

@@ -51,11 +51,13 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Corrected:
-    """What ``sample`` is called with in place of the two; ``calibration`` None for a number."""
+    """What ``sample`` is called with; ``calibration`` None for a number; ``start`` a ``SignalLeakStart`` that gives x_T, or None."""
 
     denoiser: Any
     sampler: Any
-    calibration: Calibration | None
+    calibration: Calibration | None = None
+    grid: Any = None
+    start: Any = None
 
 
 def corrected(
@@ -83,7 +85,7 @@ def corrected(
         made = kind.by(around, found.constants(spectrum), **fields)
     else:
         made = dataclasses.replace(kind.of(around, calibrate), **fields)
-    return Corrected(made, sampler, found) if kind.wraps == "denoiser" else Corrected(denoiser, made, found)
+    return Corrected(*((made, sampler) if kind.wraps == "denoiser" else (denoiser, made)), found, grid)
 
 
 def calibrate(
