@@ -28,6 +28,7 @@ from score_lab.mismatch.corrections import (
     linear_scales,
     oracle_ratios,
 )
+from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import (
     DDIM,
@@ -258,6 +259,18 @@ def test_outside_limits_and_without_a_solution_are_flagged():
     ratios = oracle_ratios(bands(), path, None, DDIM(), grid)
     ratios[-1] = np.nan
     assert (calibrate(DCW, bands(), path, DDIM(), grid, ratios=ratios).flag[-1] == "not measured").all()
+
+
+@pytest.mark.parametrize("per_band", [True, False])
+def test_a_band_without_variance_is_left_alone(per_band):
+    path, grid = LinearFlow(), Karras(3)
+    spectrum = Spectrum(np.array([0.25, 0.0]), np.array([0, 0, 1, 1]), np.zeros(4))
+    ratios = np.log(np.array([[1.0, 1.0], [0.9, 1.1], [0.8, 1.0], [0.7, np.nan]]))
+    for given in (None, ratios):
+        found = calibrate(SignalGain, spectrum, path, DDIM(), grid, per_band=per_band, ratios=given)
+        assert np.isfinite(found.values).all() and np.isfinite(found.log_ratio).all()
+        if per_band:
+            assert found.flag[-1].tolist() == ["ok", "no effect" if given is None else "not measured"] and found.values[-1, 1] == 0
 
 
 REFUSED = {

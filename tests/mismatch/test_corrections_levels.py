@@ -189,6 +189,20 @@ def test_time_shift_as_published_and_as_released_in_numpy():
         assert np.abs(np.asarray(sample(exact(path), DDIM(), UniformTime(5), x_T=jnp.asarray(x_T)).x) - made).max() > 1e-3
 
 
+def test_time_shift_can_set_the_variance_in_place_of_the_time():
+    path, rng = VP(), np.random.default_rng(2)
+    steps = Karras(1, sigma_max=2.0, sigma_min=1.0, to_data=False).steps(path)
+    x_T = jnp.asarray(rng.normal(size=(3, 4)))
+    s = steps.s[0]
+    a, sigma = (float(f(s)) for f in (path.alpha, path.sigma))
+    plain = np.asarray(sample(exact(path), DDIM(), steps, x_T=x_T).x)
+    made = np.asarray(sample(exact(path), TimeShift(DDIM(), 0.1, 0.0, "paper", normalise=True), steps, x_T=x_T).x)
+    same(np.var(made, axis=1, ddof=1), sigma**2)
+    same(made.mean(axis=1), plain.mean(axis=1), 1e-11)
+    made = np.asarray(sample(exact(path), TimeShift(DDIM(), 0.1, 0.0, s2=0.25, mean=0.5, normalise=True), steps, x_T=x_T).x)
+    same(np.mean(np.square(made - 0.5 * a), axis=1), 0.25 * a**2 + sigma**2)
+
+
 def test_noise_awareness_mixes_what_two_denoisers_say():
     path, x, t = LinearFlow(), jnp.ones((2, 4)), jnp.asarray(0.6)
     told, blind = exact(path), GaussianBands(path, np.zeros(4), 2 * S)

@@ -9,8 +9,8 @@
     number     the same everywhere
 
 Per band each equation is solved by itself; per step, for all bands at once, c_k minimises sum_b n_b (q_b - 1 - ln q_b), q = v / wanted.
-A step that no c puts right (noise that is too large already, no effect where the correction has none) gets the c that comes nearest, or
-0, and its flag says so.
+A step that no c puts right (noise that is too large already, no effect where the correction has none, a band without variance) gets the
+c that comes nearest, or 0, and its flag says so.
 """
 
 from __future__ import annotations
@@ -120,17 +120,24 @@ def _calibrate(kind, spectrum, path, sampler, grid, ratios, per_band, limit, int
                 measured = np.isfinite(np.asarray(wanted))
                 wanted = jnp.where(measured, wanted, old + fresh)
             if interval[0] <= levels[k] <= interval[1]:
-                c, flag = solve(wanted, old + fresh)
+                c, flag = solve(wanted)
                 flag = np.where(measured, flag, UNMEASURED)
             else:
                 c, flag = neutral, np.full(bands, OUTSIDE)
             v = run.step(c)
-            rows.append((np.asarray(c), flag, np.log(v / run.levels[k])))
+            rows.append((np.asarray(c), flag, _log_ratio(v, run.levels[k])))
             if ratios is not None:
-                rho = v / wanted
-                run.scale(jnp.sqrt(V / wanted))
+                alive = wanted > 0
+                wanted = jnp.where(alive, wanted, 1.0)
+                rho = jnp.where(alive, v / wanted, 1.0)
+                run.scale(jnp.sqrt(jnp.where(alive, V / wanted, 1.0)))
     values, flag, log_ratio = (np.stack(part) for part in zip(*rows, strict=True))
     return Calibration(values, log_ratio, flag) if per_band else Calibration(values[:, 0], log_ratio, flag[:, 0])
+
+
+def _log_ratio(v: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """``ln (v / V)``, 0 for a band without variance."""
+    return np.log(np.divide(v, V, out=np.ones_like(v), where=V > 0))
 
 
 class _Solver:
@@ -148,20 +155,22 @@ class _Solver:
             first = lambda c: jax.jvp(lambda c: total(k, x, carry, c), (c,), (one,))[1]  # noqa: E731
             return total(k, x, carry, c), *jax.jvp(first, (c,), (one,))
 
-        def divergence(k, x, carry, c, wanted):
+        def divergence(k, x, carry, c, wanted, alive):
             """The derivative and its slope, in one c for all bands, of ``sum_b n_b (q - 1 - ln q)``."""
             v, d1, d2 = slopes(k, x, carry, c)
-            q, q1, q2 = v / wanted, d1 / wanted, d2 / wanted
-            return jnp.sum(count * (1 - 1 / q) * q1), jnp.sum(count * ((1 - 1 / q) * q2 + (q1 / q) ** 2)), jnp.sum(count * (q1 / q) ** 2)
+            n, q, q1, q2 = jnp.where(alive, count, 0.0), jnp.where(alive, v / wanted, 1.0), d1 / wanted, d2 / wanted
+            return jnp.sum(n * (1 - 1 / q) * q1), jnp.sum(n * ((1 - 1 / q) * q2 + (q1 / q) ** 2)), jnp.sum(n * (q1 / q) ** 2)
 
         self._slopes, self._divergence = jax.jit(slopes), jax.jit(divergence)
 
-    def __call__(self, wanted: Any, now: Any) -> tuple[Any, np.ndarray]:
-        c, flag = self._bands(wanted) if self.per_band else self._shared(wanted)
+    def __call__(self, wanted: Any) -> tuple[Any, np.ndarray]:
+        alive = wanted > 0
+        wanted = jnp.where(alive, wanted, 1.0)
+        c, flag = self._bands(wanted, alive) if self.per_band else self._shared(wanted, alive)
         clipped = jnp.clip(c, -self.limit, self.limit)
         return clipped, np.where((np.asarray(clipped) != np.asarray(c)) & (flag == OK), LIMITED, flag)
 
-    def _bands(self, wanted: Any) -> tuple[Any, np.ndarray]:
+    def _bands(self, wanted: Any, alive: Any) -> tuple[Any, np.ndarray]:
         """The root of the quadratic through (v, v', v'') that is nearest to c, again and again: at once where v is quadratic, as of a step
         of one call.  Without a root its vertex."""
         run, c = self.run, jnp.zeros_like(wanted)
@@ -169,7 +178,7 @@ class _Solver:
         flat = None
         for _ in range(60):
             v, d1, d2 = self._slopes(run.k, run.x, run.carry, c)
-            flat = (jnp.abs(d1) < least) & (jnp.abs(d2) < least) if flat is None else flat
+            flat = ~alive | (jnp.abs(d1) < least) & (jnp.abs(d2) < least) if flat is None else flat
             gap = v - wanted
             inside = d1**2 - 2 * d2 * gap
             root = jnp.sqrt(jnp.maximum(inside, 0.0))
@@ -180,16 +189,17 @@ class _Solver:
             if bool(jnp.all(jnp.abs(move) <= 1e-15 * (1 + jnp.abs(c)))):
                 break
         v = self._slopes(run.k, run.x, run.carry, c)[0]
-        solved = np.abs(np.asarray(v / wanted) - 1) < 1e-9
+        solved = (np.abs(np.asarray(v / wanted) - 1) < 1e-9) & np.asarray(alive)
         return c, np.where(solved, OK, np.where(np.asarray(flat), NO_EFFECT, NEAREST))
 
-    def _shared(self, wanted: Any) -> tuple[Any, np.ndarray]:
+    def _shared(self, wanted: Any, alive: Any) -> tuple[Any, np.ndarray]:
         """Newton on the divergence, by its Gauss-Newton slope where it is not convex."""
         run, c = self.run, 0.0
-        _, _, size = self._divergence(run.k, run.x, run.carry, jnp.zeros_like(wanted), wanted)
+        _, _, size = self._divergence(run.k, run.x, run.carry, jnp.zeros_like(wanted), wanted, alive)
         flag = NO_EFFECT if float(size) < 1e-18 * len(wanted) else OK
         for _ in range(100 if flag == OK else 0):
-            slope, curve, gauss = (float(v) for v in self._divergence(run.k, run.x, run.carry, jnp.full_like(wanted, c), wanted))
+            at = jnp.full_like(wanted, c)
+            slope, curve, gauss = (float(v) for v in self._divergence(run.k, run.x, run.carry, at, wanted, alive))
             move = -slope / (curve if curve > 0.1 * gauss else gauss)
             c += move
             if abs(move) <= 1e-15 * (1 + abs(c)):
@@ -231,4 +241,4 @@ def oracle_ratios(spectrum: Spectrum, path: GaussianPath, denoiser_wrap: Any, sa
         run = BandRun(spectrum, path, sampler, grid, lambda d, s, c: (d if denoiser_wrap is None else denoiser_wrap(d), s), start)
         first = np.log(np.broadcast_to(np.asarray(start, np.float64), (len(spectrum.variance),)))
         none = jnp.zeros(len(spectrum.variance))
-        return np.stack([first, *(np.log(run.step(none) / run.levels[k]) for k in range(run.num_steps))])
+        return np.stack([first, *(_log_ratio(run.step(none), run.levels[k]) for k in range(run.num_steps))])

@@ -4,6 +4,9 @@
     released   before the step:        s'  = the same with var(x_t);  the step goes to s', the next one starts at s
     corrected  as the paper, with      |mean (x_s - alpha_s mu)^2 - V(tau)|,    V = alpha^2 s^2 + sigma^2
 
+    normalise  x_s <- centre + (x_s - centre) sqrt(sigma_s^2 / var),  or V in place of sigma^2: the released code's normalize_variance,
+               before the time is looked for, which then is s
+
 var is the unbiased variance over one sample's values; only s > cutoff (released: t > cutoff) are shifted.  sigma^2 alone is the variance
 of data that have none, so the first two shift forward samples too.  The corrected form is refused where V says nothing: where it is not
 monotone (the linear flow below t = s^2 / (1 + s^2)), or constant (VP and s = 1).
@@ -18,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.linear import batch_of
+from score_lab.linear import batch_of, expand
 from score_lab.mismatch.corrections.around import Around
 from score_lab.mismatch.corrections.nominal import step_at
 from score_lab.types import Array, leaf, pytree_dataclass
@@ -31,7 +34,8 @@ BISECTIONS = 60
 
 @pytree_dataclass
 class TimeShift(Around):
-    """``window`` and ``cutoff`` in t (the paper's steps of 1000, over 1000); ``s2`` and ``mean`` of the data for ``form`` "corrected".
+    """``window`` and ``cutoff`` in t (the paper's steps of 1000, over 1000); ``s2`` and ``mean`` of the data for ``form`` "corrected";
+    ``normalise``: the state is given the variance of its time in place of a time for its variance.
 
     Around a one-step sampler of one call: every sample has a time of its own.  A recorder sees the grid's times, and as the level fed the
     one that was told.
@@ -43,6 +47,7 @@ class TimeShift(Around):
     form: str = "corrected"
     s2: float = 1.0
     mean: Any = leaf(default=0.0)
+    normalise: bool = False
     memoryless = True
     most_calls = 1
     wraps = "sampler"
@@ -75,6 +80,12 @@ class TimeShift(Around):
     def step(self, denoise, x, t, s, draw, carry):
         """The inner step, from the time that the state was taken for or, as released, to another."""
         path, (at, inner) = denoise.path, carry
+        if self.normalise:
+            x_s, inner, p = self.sampler.step(denoise, x, t, s, draw, inner)
+            on = (s > self.cutoff) & (path.sigma(s) > 0)
+            found, centre = self._variance(path, x_s, s), self._centre(path, x_s, s)
+            factor = jnp.where(on, jnp.sqrt(self._level(path, s) / jnp.where(found > 0, found, 1.0)), 1.0)
+            return centre + expand(factor, x_s) * (x_s - centre), (at, inner), p
         if self.form == "released":
             low, high = s - 0.5 * self.window, jnp.minimum(s + 0.5 * self.window, t)
             to = jnp.where(t > self.cutoff, self.match(path, x, s, jnp.maximum(low, 0.0), high), s)
@@ -106,10 +117,14 @@ class TimeShift(Around):
         """The variance that a state at t should have."""
         return path.sigma(t) ** 2 + (self.s2 * path.alpha(t) ** 2 if self.form == "corrected" else 0.0)
 
-    def _variance(self, path: Any, x: Array, s: Any) -> Array:
-        """The variance that every state has."""
+    def _centre(self, path: Any, x: Array, s: Any) -> Array:
+        """What deviations are from: each sample's own mean, or alpha_s mu."""
         if self.form != "corrected":
-            return jnp.var(x.reshape(len(x), -1), axis=1, ddof=1)
+            return jnp.mean(x, axis=tuple(range(1, x.ndim)), keepdims=True)
         mean = jnp.asarray(self.mean, x.dtype)
-        centre = path.alpha(s).astype(x.dtype) * (mean[None] if mean.ndim else mean)
-        return jnp.mean(jnp.square(x - centre).reshape(len(x), -1), axis=1)
+        return path.alpha(s).astype(x.dtype) * (mean[None] if mean.ndim else jnp.full((1,) * x.ndim, mean))
+
+    def _variance(self, path: Any, x: Array, s: Any) -> Array:
+        """The variance that every state has: unbiased, or about alpha_s mu."""
+        d = x[0].size - (self.form != "corrected")
+        return jnp.sum(jnp.square(x - self._centre(path, x, s)).reshape(len(x), -1), axis=1) / d
