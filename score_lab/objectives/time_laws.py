@@ -22,7 +22,7 @@ from score_lab.objectives.base import example_keys, shared_key
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, Time, pytree_dataclass
 
-__all__ = ["DiscreteTable", "LogNormalSigma", "LogitNormal", "TimeLaw", "UniformLogSNR", "UniformTime", "uniforms"]
+__all__ = ["BetaTime", "DiscreteTable", "LogNormalSigma", "LogitNormal", "TimeLaw", "UniformLogSNR", "UniformTime", "uniforms"]
 
 EVERYTHING = (-np.inf, np.inf)
 ROUND = 1e-3
@@ -111,6 +111,32 @@ class UniformTime(TimeLaw):
     def log_slope(self, log_snr: Time, path: GaussianPath) -> Time:
         """``-ln |dlog_snr/dt|``."""
         return -log_speed(path, _time_inside(path, log_snr))
+
+
+@pytree_dataclass
+class BetaTime(TimeLaw):
+    """``1 - t ~ Beta(a, 1)``: for a > 1 more of the time near data; a = 2 is MixFlow's (their t is 1 at data)."""
+
+    a: float = 2.0
+    low_discrepancy: bool = True
+
+    def probability(self, t: Time, path: GaussianPath) -> Time:
+        """``1 - (1 - t)^a``."""
+        return -jnp.expm1(self.a * jnp.log1p(-t))
+
+    def quantile(self, p: Time, path: GaussianPath) -> Time:
+        """``1 - (1 - p)^(1 / a)``."""
+        return -jnp.expm1(jnp.log1p(-p) / self.a)
+
+    def log_slope(self, log_snr: Time, path: GaussianPath) -> Time:
+        """``ln a + (a - 1) ln(1 - t) - ln |dlog_snr/dt|``."""
+        t = _time_inside(path, log_snr)
+        return jnp.log(self.a) + (self.a - 1.0) * jnp.log1p(-t) - log_speed(path, t)
+
+    def check(self) -> None:
+        """``a > 0``."""
+        if not 0 < self.a < np.inf:
+            refuse("BetaTime.a", self.a, "finite, > 0")
 
 
 @pytree_dataclass

@@ -9,11 +9,14 @@ import pytest
 import scipy.stats
 
 from score_lab.build import ConfigError, build
-from score_lab.objectives import DiscreteTable, LogitNormal, LogNormalSigma, UniformLogSNR, UniformTime
+from score_lab.objectives import BetaTime, DiscreteTable, LogitNormal, LogNormalSigma, UniformLogSNR, UniformTime
 from score_lab.paths import EDM, VE, VP, LinearFlow, ddpm_table
 
 PATHS = {"flow": LinearFlow(), "vp": VP(), "edm": EDM(), "table": ddpm_table(T=50), "ve": VE()}
-LAWS = {"uniform": UniformTime(), "logit": LogitNormal(0.3, 0.8), "edm": LogNormalSigma(), "log_snr": UniformLogSNR(-6.0, 5.0)}
+LAWS = {
+    "uniform": UniformTime(), "beta": BetaTime(1.7), "logit": LogitNormal(0.3, 0.8), "edm": LogNormalSigma(),
+    "log_snr": UniformLogSNR(-6.0, 5.0),
+}  # fmt: skip
 N = 2000
 EVERYTHING = (-np.inf, np.inf)
 
