@@ -1,0 +1,123 @@
+"""The decomposition against the exact band oracle: a misspecified denoiser of known gain and noise, every part and the interaction."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_lab.build import ConfigError
+from score_lab.denoiser import Prediction
+from score_lab.guidance import CFG
+from score_lab.mismatch.decompose import PARTS, decompose, fitted_order, local_error, richardson
+from score_lab.mismatch.oracle import TwoSpectra, variance_ratios
+from score_lab.mismatch.spectrum import Spectrum
+from score_lab.paths import VP, LinearFlow
+from score_lab.samplers import DDIM, EulerMaruyama, Heun, UniformLogSNR
+from score_lab.types import leaf, pytree_dataclass
+
+N, N_MAX, KEY = 8, 64, jax.random.key(1)
+PATH = VP()
+SPECTRUM = Spectrum(np.array([1.5, 0.3]), np.arange(8).reshape(2, 4, 1) % 2, np.full((2, 4, 1), 0.3))
+
+
+def grid(k):
+    return UniformLogSNR(k, -4.0, 5.0, to_data=False)
+
+
+def examples(n):
+    return np.asarray(SPECTRUM.surrogate(PATH).sample(jax.random.key(5), jnp.arange(n)))
+
+
+def oracle(denoiser, sampler, k, R_0=1.0):
+    return variance_ratios(sampler, grid(k), PATH, SPECTRUM, R_0, denoiser=denoiser)[-1]
+
+
+def limit(denoiser, sampler):
+    return richardson(oracle(denoiser, sampler, N_MAX // 2), oracle(denoiser, sampler, N_MAX), N_MAX // 2, N_MAX, sampler.order)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), pytest.param(Heun(), marks=pytest.mark.slow)], ids=str)
+def test_every_part_is_the_oracles(x64, sampler):
+    """Gaussian data, a denoiser for 0.9 of the standard deviation, guided by one for 1.4 of it, started from the prior."""
+    exact = SPECTRUM.surrogate(PATH)
+    plain = dataclasses.replace(exact, std=0.9 * exact.std)
+    guided = CFG(TwoSpectra(plain, dataclasses.replace(exact, std=1.4 * exact.std)), 1.5)
+    n = 256
+    cond = {"label": np.zeros(n, np.int32)}
+    x0 = examples(n)
+    found = decompose(guided, sampler, grid, x0, SPECTRUM, KEY, N=N, N_max=N_MAX, plain=plain, exact=exact, cond=cond)
+    expected = {
+        "prior": oracle(plain, sampler, N, "prior") - oracle(plain, sampler, N),
+        "discretisation": oracle(plain, sampler, N) - limit(plain, sampler),
+        "model": limit(plain, sampler) - limit(exact, sampler),
+        "guidance": variance_ratios(sampler, grid(N), PATH, SPECTRUM, denoiser=guided, label=0)[-1] - oracle(plain, sampler, N),
+    }
+    for name, value in expected.items():
+        part = found.parts[name]
+        half = 0.5 * (part.high - part.low)[:-1]
+        assert (np.abs(part.value[:-1] - value) <= half + 1e-9).all(), (name, part.value, value)
+        big = np.abs(value) > 0.05
+        assert (half[big] <= 0.2 * np.abs(value[big])).all(), (name, half, value)
+    assert np.abs(found.parts["interaction"].value).max() < 0.02
+    assert found.parts["draws"].low[-1] < 0 < found.parts["draws"].high[-1]
+    np.testing.assert_allclose(sum(found.parts[name].value for name in PARTS), found.whole.value, atol=1e-12)
+    assert len(found.rows()) == (1 + len(PARTS)) * 3 and found.exact
+
+
+def test_without_an_exact_denoiser_the_order_is_measured(x64):
+    """ln R of DDIM is first order in 1 / N, on the cells of the cube themselves."""
+    found = decompose(SPECTRUM.surrogate(PATH), DDIM(), grid, examples(64), SPECTRUM, KEY, N=N, N_max=N_MAX)
+    values = {k: found.cube["plain", "true", k][:, 0] for k in found.cube.steps}
+    np.testing.assert_allclose(fitted_order(values), 1.0, atol=0.05)
+    assert not found.exact and np.abs(found.parts["guidance"].value).max() == 0.0
+
+
+@pytree_dataclass
+class Wrong:
+    """Gain 1 + eta and, as a function of the state that does not correlate with it, noise of standard deviation tau."""
+
+    denoiser: object = leaf()
+    eta: float = 0.1
+    tau: float = 0.2
+
+    @property
+    def path(self):
+        return self.denoiser.path
+
+    def __call__(self, x_t, t, cond=None, **options):
+        p, mean = self.denoiser(x_t, t, cond, **options), jnp.asarray(0.3, x_t.dtype)
+        noise = self.tau * jnp.sqrt(2.0) * jnp.cos(1e4 * x_t)
+        return Prediction.of(x_t, t, self.path, x0=mean + (1.0 + self.eta) * (p.x0 - mean) + noise, eps=p.eps)
+
+
+def test_gain_and_noise_of_one_level(x64):
+    exact = SPECTRUM.surrogate(PATH)
+    t = np.asarray(PATH.time_of(jnp.asarray([-1.0, 1.0, 3.0])))
+    found = local_error(Wrong(exact), exact, examples(2000), t, SPECTRUM, KEY)
+    phi = SPECTRUM.phi(PATH, t)
+    mmse = SPECTRUM.variance * np.sin(phi) ** 2
+    for b in range(2):
+        assert (found.gain[b].low < 1.1).all() and (found.gain[b].high > 1.1).all()
+        ratio = 0.2**2 / mmse[:, b]
+        assert (found.noise[b].low < ratio).all() and (found.noise[b].high > ratio).all()
+    np.testing.assert_allclose(found.mmse, mmse, rtol=0.1)
+
+
+def test_a_stochastic_sampler_on_the_flow(x64):
+    """Euler-Maruyama over-disperses (4.5): discretisation is positive, and falls as 1 / N."""
+    path = LinearFlow()
+    exact = SPECTRUM.surrogate(path)
+    found = decompose(exact, EulerMaruyama(), grid, examples(400), SPECTRUM, KEY, N=16, N_max=64, exact=exact)
+    assert found.parts["discretisation"].value[-1] > 0
+
+
+def test_bad_input_is_one_line():
+    denoiser, x0 = SPECTRUM.surrogate(PATH), examples(40)
+    with pytest.raises(ConfigError, match="N_max"):
+        decompose(denoiser, DDIM(), grid, x0, SPECTRUM, KEY, N=8, N_max=16)
+    with pytest.raises(ConfigError, match="x0"):
+        decompose(denoiser, DDIM(), grid, x0[:5], SPECTRUM, KEY, N=4, N_max=16)
+    with pytest.raises(ConfigError, match="one start and one end"):
+        decompose(denoiser, DDIM(), lambda k: UniformLogSNR(k, -4.0, 1.0 * k, to_data=False), x0, SPECTRUM, KEY, N=2, N_max=8)
