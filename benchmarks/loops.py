@@ -62,6 +62,13 @@ def kernels(text: str) -> int:
     return sum(re.search(r"= (?:\(.*?\)|\S+) ([\w\-]+)\(", row).group(1) not in FREE for row in lines)
 
 
+def _rows(loop: Any, body: Any) -> list[Any]:
+    """The body's arguments that are one row of an array each: the last of them, after constants and carry."""
+    pairs = list(zip(loop.invars, body.invars, strict=True))
+    count = next((k for k, (whole, row) in enumerate(reversed(pairs)) if whole.aval.shape != (STEPS, *row.aval.shape)), len(pairs))
+    return body.invars[len(pairs) - count :]
+
+
 def profile(sampler: Any) -> dict[str, Any]:
     """The counts of the module's head, and the commonest scalar equations that are left."""
     denoiser = free_denoiser()
@@ -71,7 +78,7 @@ def profile(sampler: Any) -> dict[str, Any]:
     loop = loop_of(jax.make_jaxpr(run)(denoiser, steps, jax.random.key(0)).jaxpr)
     body = loop.params["jaxpr"].jaxpr
     equations = list(_equations(body))
-    tables = body.invars[loop.params["num_consts"] + loop.params["num_carry"] + 4 :]  # after k, t, s, r
+    tables = _rows(loop, body)[4:]  # after k, t, s, r
     scalars = [e for e in equations if all(v.aval.shape == () for v in e.outvars) and e.primitive.name != "squeeze"]
     return {
         "columns": sum(v.aval.shape[0] for v in tables),

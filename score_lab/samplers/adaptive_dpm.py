@@ -175,7 +175,8 @@ class DPMAdaptive:
         up = jnp.minimum(sigma, self.eta * sigma * jnp.sqrt(jnp.maximum(1.0 - (sigma / above) ** 2, 0.0)))
         down = jnp.minimum(end, -0.5 * jnp.log(jnp.maximum(sigma**2 - up**2, jnp.finfo(sigma.dtype).tiny)))
         down = jnp.where(up > 0, down, t)
-        return down, jnp.sqrt(jnp.maximum(sigma**2 - jnp.exp(-2.0 * down), 0.0))
+        low = jnp.exp(-down)
+        return down, jnp.where(up > 0, jnp.sqrt(jnp.maximum((sigma - low) * (sigma + low), 0.0)), 0.0)  # not the root of a rounding
 
     def _error(self, low, high, prev, size) -> Array:
         def one(a, b, c):
