@@ -21,13 +21,16 @@ from score_lab.mismatch.corrections import (
     EpsilonScaling,
     FreshNoise,
     SignalGain,
+    SignalLeakStart,
     StateGain,
     WaveletDCW,
     calibrate,
     corrected,
     linear_scales,
+    measured_ratios,
     oracle_ratios,
 )
+from score_lab.mismatch.corrections.calibrate import rows_at
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import (
@@ -245,6 +248,27 @@ def test_measured_from_a_recorded_run():
         after[how] = np.abs(np.log(band_ratio(made.denoiser, made.sampler, grid.steps(path)))).max()
     assert after["gaussian"] > 0.1
     assert after["measured"] < 0.1
+
+
+def test_the_calls_that_start_the_steps_of_a_record():
+    """Of Heun the second call of a step is at the next step's time: it is not that step's state.  Restart comes back to a time."""
+    called = np.array([1.0, 0.5, 0.5, 0.2, 0.2, 0.1, 0.5, 0.2])
+    assert rows_at(called, np.array([1.0, 0.5, 0.2, 0.1, 0.5, 0.2])).tolist() == [0, 2, 4, 5, 6, 7]
+    with pytest.raises(ConfigError, match="no call at step 1, t = 0.4"):
+        rows_at(called, np.array([1.0, 0.4]))
+
+
+@pytest.mark.slow
+def test_measured_from_heun_with_its_two_calls():
+    """The record's ln R at the starts of the steps is the oracle's, to its Monte-Carlo error."""
+    path, grid, spectrum = EDM(), Karras(5, sigma_max=10.0, sigma_min=0.1), bands()
+    recorder = BandRecorder.of(spectrum, jax.random.key(5), 20)
+    start = SignalLeakStart(spectrum).x_T(path, grid, jax.random.key(6), 20000)
+    run = sample(exact(path), Heun(), grid, x_T=start, recorder=recorder)
+    measured = measured_ratios(recorder.collect(run.record), spectrum, path, grid)
+    truth = oracle_ratios(spectrum, path, None, Heun(), grid)
+    np.testing.assert_allclose(measured[:-1], truth[:-1], atol=5 * np.sqrt(2 / 20000))
+    assert np.abs(truth[1:-1]).max() > 0.2 and np.isnan(measured[-1]).all()
 
 
 def test_outside_limits_and_without_a_solution_are_flagged():

@@ -224,14 +224,21 @@ def measured_ratios(
 
 
 def rows_at(called: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """The rows of a record's calls (K,) that start the steps at t (N,), in order; ConfigError where a step has none."""
+    """The rows of a record's calls (K,) that start the steps at t (N,), in order; ConfigError where a step has none.
+
+    Of consecutive calls at one time the last: before it come Heun's second call, or a corrector's, at the end of the step before.
+    """
     rows: list[int] = []
     for k, time in enumerate(t):
-        first = rows[-1] + 1 if rows else 0
-        near = np.flatnonzero(np.abs(called[first:] - time) <= 1e-5 * (1e-3 + time))
-        if not len(near):
+        row = rows[-1] + 1 if rows else 0
+        near = np.abs(called - time) <= 1e-5 * (1e-3 + time)
+        found = np.flatnonzero(near[row:])
+        if not len(found):
             refuse("calibrate.record", f"no call at step {k}, t = {time:.6g}", "a record of a run on the same grid")
-        rows.append(first + int(near[0]))
+        row += int(found[0])
+        while row + 1 < len(called) and near[row + 1]:
+            row += 1
+        rows.append(row)
     return np.array(rows)
 
 
