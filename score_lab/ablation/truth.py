@@ -225,7 +225,8 @@ def snr_gap(t: np.ndarray, square: np.ndarray, path: GaussianPath, moments: Data
     r, null = look.sampler, look.null
 
     def note(k: int) -> str:
-        return f"log-SNR {r.log_snr[k]:.3g}; forward samples read R = {null.ratio[k]:.3g} [{null.low[k]:.3g}, {null.high[k]:.3g}]"
+        level = f"log-SNR {round(float(r.log_snr[k]), 2):g}"
+        return f"{level}; forward samples read R = {null.ratio[k]:.3g} [{null.low[k]:.3g}, {null.high[k]:.3g}]"
 
     told = np.flatnonzero(r.flag == "ok")
     gap = Estimate.missing(n, r.invalid, f"{r.flag[-1]}; {note(-1)}")

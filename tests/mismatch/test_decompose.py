@@ -86,6 +86,9 @@ class Wrong:
     def path(self):
         return self.denoiser.path
 
+    def on(self, path):
+        return Wrong(self.denoiser.on(path), self.eta, self.tau)
+
     def __call__(self, x_t, t, cond=None, **options):
         p, mean = self.denoiser(x_t, t, cond, **options), jnp.asarray(0.3, x_t.dtype)
         noise = self.tau * jnp.sqrt(2.0) * jnp.cos(1e4 * x_t)
