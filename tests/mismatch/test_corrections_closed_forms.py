@@ -28,9 +28,9 @@ from score_lab.mismatch.corrections import (
     corrected,
     linear_scales,
     measured_ratios,
-    oracle_ratios,
 )
 from score_lab.mismatch.corrections.calibrate import rows_at
+from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import (
@@ -225,7 +225,7 @@ def test_fresh_noise_of_ddpm_is_the_optimal_variance():
 
 def test_measured_on_what_gaussian_bands_do_is_the_gaussian_calibration():
     for path, sampler, grid in ((EDM(), DDIM(), Karras(5)), (VP(), DDPM(), UniformTime(5))):
-        ratios = oracle_ratios(bands(), path, None, sampler, grid)
+        ratios = variance_ratios(sampler, grid, path, bands())
         one = calibrate(SignalGain, bands(), path, sampler, grid)
         two = calibrate(SignalGain, bands(), path, sampler, grid, ratios=ratios)
         good = one.flag == "ok"
@@ -266,7 +266,7 @@ def test_measured_from_heun_with_its_two_calls():
     start = SignalLeakStart(spectrum).x_T(path, grid, jax.random.key(6), 20000)
     run = sample(exact(path), Heun(), grid, x_T=start, recorder=recorder)
     measured = measured_ratios(recorder.collect(run.record), spectrum, path, grid)
-    truth = oracle_ratios(spectrum, path, None, Heun(), grid)
+    truth = variance_ratios(Heun(), grid, path, spectrum)
     np.testing.assert_allclose(measured[:-1], truth[:-1], atol=5 * np.sqrt(2 / 20000))
     assert np.abs(truth[1:-1]).max() > 0.2 and np.isnan(measured[-1]).all()
 
@@ -280,7 +280,7 @@ def test_outside_limits_and_without_a_solution_are_flagged():
     assert "limited" in held.flag and np.abs(held.values).max() <= 0.01
     part = calibrate(DCW, bands(), path, DDIM(), grid, interval=(-2.0, 2.0))
     assert (part.values[part.flag == "outside"] == 0).all() and {"outside", "ok"} <= set(part.flag.ravel())
-    ratios = oracle_ratios(bands(), path, None, DDIM(), grid)
+    ratios = variance_ratios(DDIM(), grid, path, bands())
     ratios[-1] = np.nan
     assert (calibrate(DCW, bands(), path, DDIM(), grid, ratios=ratios).flag[-1] == "not measured").all()
 

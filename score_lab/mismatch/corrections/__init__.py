@@ -7,7 +7,7 @@ those that live in other rooms too (churn, Restart, analytic variance, CFG resca
 
 from score_lab.mismatch.corrections.around import Around
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
-from score_lab.mismatch.corrections.calibrate import Calibration, Corrected, calibrate, corrected, measured_ratios, oracle_ratios
+from score_lab.mismatch.corrections.calibrate import Calibration, Corrected, calibrate, corrected, measured_ratios
 from score_lab.mismatch.corrections.catalogue import CATALOGUE, CorrectionEntry, Setting
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.constants import Constants
@@ -24,5 +24,5 @@ __all__ = [
     "CATALOGUE", "DCW", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling", "FreshNoise",
     "NoiseAwareness", "NoiseLevelCorrection", "Recondition", "Relabel", "Setting", "SignalGain", "SignalLeakStart", "SpectralClamp",
     "StateGain", "StepLevels", "TimeShift", "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels",
-    "linear_scales", "measured_ratios", "oracle_ratios", "signal_and_noise",
+    "linear_scales", "measured_ratios", "signal_and_noise",
 ]  # fmt: skip

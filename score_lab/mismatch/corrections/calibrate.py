@@ -31,7 +31,7 @@ from score_lab.mismatch.measures import variances
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["Calibration", "Corrected", "calibrate", "corrected", "measured_ratios", "oracle_ratios", "rows_at"]
+__all__ = ["Calibration", "Corrected", "calibrate", "corrected", "measured_ratios", "rows_at"]
 
 OK, NO_EFFECT, NEAREST, LIMITED, OUTSIDE, UNMEASURED = "ok", "no effect", "no solution", "limited", "outside", "not measured"
 
@@ -92,7 +92,10 @@ def calibrate(
     kind: Any, spectrum: Spectrum, path: GaussianPath, sampler: Any, grid: Any, *, per_band: bool = True, limit: float = np.inf,
     interval: tuple[float, float] = (-np.inf, np.inf), ratios: np.ndarray | None = None,
 ) -> Calibration:  # fmt: skip
-    """The constants of ``kind``: "gaussian", or with ``ratios`` (N + 1, B), ln R_b before every step and after the last, "measured"."""
+    """The constants of ``kind``: "gaussian", or with ``ratios`` (N + 1, B), ln R_b before every step and after the last, "measured".
+
+    ``measured_ratios`` reads them off a record, ``oracle.variance_ratios`` has them for Gaussian bands and any denoiser that is affine.
+    """
     return _calibrate(kind, spectrum, path, sampler, grid, ratios, per_band, limit, interval)
 
 
@@ -240,12 +243,3 @@ def rows_at(called: np.ndarray, t: np.ndarray) -> np.ndarray:
             row += 1
         rows.append(row)
     return np.array(rows)
-
-
-def oracle_ratios(spectrum: Spectrum, path: GaussianPath, denoiser_wrap: Any, sampler: Any, grid: Any, start: Any = 1.0) -> np.ndarray:
-    """``ln R_b`` (N + 1, B) at the start and after every step; ``denoiser_wrap(denoiser) -> denoiser`` or None for the exact one alone."""
-    with jax.enable_x64(True):
-        run = BandRun(spectrum, path, sampler, grid, lambda d, s, c: (d if denoiser_wrap is None else denoiser_wrap(d), s), start)
-        first = np.log(np.broadcast_to(np.asarray(start, np.float64), (len(spectrum.variance),)))
-        none = jnp.zeros(len(spectrum.variance))
-        return np.stack([first, *(_log_ratio(run.step(none), run.levels[k]) for k in range(run.num_steps))])
