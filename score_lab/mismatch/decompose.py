@@ -233,7 +233,7 @@ def local_error(
     )
 
 
-def _products(denoiser, exact, x0, t, key, index, cond, spectrum) -> tuple[np.ndarray, ...]:
+def _products(denoiser, exact, x0, t, key, index, cond, spectrum) -> tuple[Array, ...]:
     """Band sums <D, D>, <D, D*>, <D*, D*>, |D* - x0|^2 (n, B), D about the mean."""
     x = _start(denoiser.path, key, index, x0, t, True)
     mean = jnp.asarray(spectrum.mean, x.dtype)[None]
