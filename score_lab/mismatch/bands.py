@@ -114,12 +114,14 @@ class BandRecorder:
         product = jnp.sqrt(squares[0] * squares[2])
         cosine = jnp.sum(flat * noise, axis=1) / jnp.where(product > 0, product, 1.0)
         fed = jnp.clip(jnp.asarray(p.path.log_snr(t) if p.fed is None else p.fed, real), -_FAR, _FAR)
-        fed = jnp.broadcast_to(fed, (n,))
-        plotted = jnp.stack([jnp.sqrt(squares[0]), *squares, jnp.var(flat, axis=1, ddof=min(1, flat.shape[1] - 1)), cosine, fed], axis=1)
+        first, fed = fed.reshape(-1)[0], jnp.broadcast_to(fed, (n,))  # told alike as a rule: the sum is of differences, exact then
+        pixels = jnp.var(flat, axis=1, ddof=min(1, flat.shape[1] - 1))
+        plotted = jnp.stack([jnp.sqrt(squares[0]), *squares, pixels, cosine, fed - first], axis=1)
         bad = ~(jnp.isfinite(banded).all(axis=1) & jnp.isfinite(plotted[:, :-1]).all(axis=1))
+        sums = _product(record["w"], plotted).at[:, -1].add(first * record["w"].sum(axis=1))
         seen = {
             "made": jnp.asarray(True), "t": t, "log_snr": p.path.log_snr(t), "banded": _product(record["w"], banded),
-            "plotted": _product(record["w"], plotted), "mean": jnp.mean(c, axis=0), "invalid": jnp.sum(bad, dtype=jnp.int32),
+            "plotted": sums, "mean": jnp.mean(c, axis=0), "invalid": jnp.sum(bad, dtype=jnp.int32),
             "first": jnp.min(jnp.where(bad, record["index"], jnp.iinfo(jnp.int32).max)),
         }  # fmt: skip
         return record | {
