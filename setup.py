@@ -1,4 +1,4 @@
-"""Package metadata.  Floors are the oldest versions tried together (constraints/floors-py311.txt); constraints/ also holds the newest."""
+"""Package metadata.  Floors are the oldest versions tried together (constraints/floors-py311.txt); constraints/ also holds later ones."""
 
 from setuptools import find_packages, setup
 

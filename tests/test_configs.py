@@ -100,11 +100,11 @@ def small(config):
 
 
 def first_of_their_kind():
-    """CONFIGS; slow tests where an earlier variant of the same file has the same kinds of network and objective."""
+    """CONFIGS; slow tests where an earlier one has the same kinds of network and objective."""
     seen = set()
     for name, variant in CONFIGS:
         config = written(name, variant)
-        kind = name, config["network"]["target"], config["objective"]["target"]
+        kind = config["network"]["target"], config["objective"]["target"]
         yield pytest.param(name, variant, marks=pytest.mark.slow if kind in seen else ())
         seen.add(kind)
 

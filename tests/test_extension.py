@@ -140,11 +140,20 @@ def launch(folder, module, *args):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def train(folder, variant, *args):
-    launch(folder, "experiments.train", f"--config=my_package/config.py:{variant}", f"--workdir=runs/{variant}", *args)
-    return folder / "runs" / variant
+def train(folder, variant, *args, name=""):
+    workdir = f"runs/{name or variant}"
+    launch(folder, "experiments.train", f"--config=my_package/config.py:{variant}", f"--workdir={workdir}", *args)
+    return folder / workdir
 
 
+def test_an_objective_from_outside_is_trained_by_the_launcher_and_loaded(folder):
+    """With its two times, and a sample of it is one network call."""
+    loaded = load(train(folder, "meanflow", "--config.training.steps=60", name="short"))
+    done = sample(loaded.denoiser, Euler(), UniformTime(1), (8, 2), jax.random.key(0))
+    assert loaded.step == 60 and loaded.denoiser.two_time and np.isfinite(done.x).all() and int(done.nfe) == 1
+
+
+@pytest.mark.slow
 def test_meanflow_from_outside_beats_one_step_of_a_flow(folder):
     """Trained by the launcher at equal size and budget, loaded from the checkpoint, sampled in one step."""
     toy = Toy(name="mixture")

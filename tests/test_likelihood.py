@@ -28,7 +28,11 @@ def closed_form(path, x, log_snr):
     return scipy.stats.norm.logpdf(np.asarray(x), scale=np.sqrt(variance)).sum(axis=1)
 
 
-@pytest.mark.parametrize(("path", "prior"), [(LinearFlow(), 1e-6), (VP(), 2e-3), (EDM(sigma_max=80.0), 4e-3)], ids=["flow", "vp", "edm"])
+@pytest.mark.parametrize(
+    ("path", "prior"),
+    [(LinearFlow(), 1e-6), (VP(), 2e-3), pytest.param(EDM(sigma_max=80.0), 4e-3, marks=pytest.mark.slow)],
+    ids=["flow", "vp", "edm"],
+)
 def test_gaussian_data_have_their_closed_form(x64, path, prior):
     """The flow's prior is exact; VP's and EDM's differ from the forward marginal by what is left of the signal at t = 1."""
     x = jax.random.normal(jax.random.key(0), (5, 3)) * STD[None]

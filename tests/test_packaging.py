@@ -68,6 +68,11 @@ def test_constraints_pin_everything_and_nothing_else(python):
     assert not set(pinned) & FORBIDDEN and "score-lab" not in pinned
 
 
+def test_the_newest_are_the_same_but_for_jax():
+    ours, newest = (pins(ROOT / f"constraints/{name}.txt") for name in ("py312", "newest-py312"))
+    assert {name for name in ours | newest if ours.get(name) != newest.get(name)} == {"jax", "jaxlib", "flax"}
+
+
 def test_floors_are_the_versions_that_were_tried():
     floors = pins(ROOT / "constraints/floors-py311.txt")
     for name, requirement in requirements().items():

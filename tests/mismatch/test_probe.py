@@ -61,6 +61,7 @@ def test_posteriors_are_densities_around_the_level(probe):
     assert (np.diff(mean) > 0).all()
 
 
+@pytest.mark.slow
 def test_white_data_are_unidentifiable():
     """Divided by its own rms, white noise is white noise at every level."""
     white = Spectrum.white(0.25, (12,)).surrogate(EDM())

@@ -28,6 +28,8 @@ EVERY = list(CATALOGUE)
 FIRST = {type(entry.sampler): name for name, entry in reversed(CATALOGUE.items())}  # of its class; the others take minutes
 GUIDED = [name for name in FIRST.values() if name != "Kvaerno 5(4)"]  # whose Jacobian of a guided network compiles for 20 s
 QUICK = [name if name in GUIDED else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+SECOND = {type(CATALOGUE[name].sampler): name for name in reversed(EVERY) if name not in GUIDED}  # form of its class
+OTHER_FORMS = [n if n in SECOND.values() else pytest.param(n, marks=pytest.mark.slow) for n in EVERY if n not in GUIDED]
 PATHS = ["VP", "SubVP", "VE", "EDM", "Cosine", "LinearFlow", "Trigonometric", "DDPMTable", "ZeroSNRTable"]
 
 
@@ -80,7 +82,7 @@ def test_finite_counted_and_alone_in_its_batch(name):
         same(np.asarray(other.x)[known], np.asarray(run.x)[rows[known]], sampler, "float64")
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in GUIDED])
+@pytest.mark.parametrize("name", OTHER_FORMS)
 def test_every_other_form_runs(name):
     """On exact Gaussian data: finite, and as many evaluations as it says."""
     sampler = CATALOGUE[name].sampler

@@ -54,9 +54,14 @@ def reference(fine, path):
 @pytest.mark.parametrize(
     ("path", "sampler"),
     [
-        (LinearFlow(), Euler(T())), (EDM(), Euler(Kappa())), (VP(), Euler(LogSNR())), (VP(), Euler(T())),
-        (LinearFlow(), Heun(T())), (EDM(), Heun(Kappa())), (VP(), Heun(LogSNR())), (VP(), Heun(T())),
-        (VP(), DPMSolverPP2M()), (LinearFlow(), DPMSolverPP2M()),
+        (LinearFlow(), Euler(T())), (VP(), Euler(LogSNR())), (EDM(), Heun(Kappa())), (VP(), Heun(T())), (VP(), DPMSolverPP2M()),
+        *(
+            pytest.param(path, sampler, marks=pytest.mark.slow)
+            for path, sampler in (
+                (EDM(), Euler(Kappa())), (VP(), Euler(T())), (LinearFlow(), Heun(T())), (VP(), Heun(LogSNR())),
+                (LinearFlow(), DPMSolverPP2M()),
+            )
+        ),
     ],
     ids=lambda v: type(v).__name__ + (f"-{type(v.variable).__name__}" if hasattr(v, "variable") else ""),
 )  # fmt: skip

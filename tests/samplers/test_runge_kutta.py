@@ -178,7 +178,11 @@ def test_order_of_dpm_2(x64, path, problem):
     assert 1.8 <= measured(DPM2(), path, problem) <= 2.3
 
 
-@pytest.mark.parametrize("sampler", [RK4(T()), RK38(Kappa()), Heun3(LogSNR()), DPM2()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "sampler",
+    [pytest.param(RK4(T()), marks=pytest.mark.slow), RK38(Kappa()), pytest.param(Heun3(LogSNR()), marks=pytest.mark.slow), DPM2()],
+    ids=lambda v: type(v).__name__,
+)
 def test_from_end_to_end_in_float32(sampler):
     """From t = 1 to t = 0: finite, and Euler where the variable is infinite or the step ends at data; NFE say which steps were."""
     n = 4

@@ -179,7 +179,7 @@ def states(path, sampler, grid, bank, shift=0):
     return np.asarray(sample(Mixture(path), sampler, grid, x_T=1.5 * jnp.asarray(bank[-1]), noise=noise).x)
 
 
-@pytest.mark.parametrize("path", [VP(), LinearFlow()], ids=["VP", "LinearFlow"])
+@pytest.mark.parametrize("path", [VP(), pytest.param(LinearFlow(), marks=pytest.mark.slow)], ids=["VP", "LinearFlow"])
 def test_without_noise_each_is_its_deterministic_counterpart(bank, path):
     grid = UniformLogSNR(8, -5.0, 4.0, to_data=False)
     for reference, same in (
@@ -205,8 +205,9 @@ def test_sa_solver_is_deterministic_outside_its_interval(bank):
 
 @pytest.mark.parametrize(
     ("sampler", "expected"),
-    [(DPM2Ancestral(0.0), 2), (DPMPP2SAncestral(0.0), 2), (SASolver(2, tau=0.0), 2), (SASolver(3, tau=0.0), 3),
-     (SASolver(2, 2, tau=0.0), 3), (ERSDE(2, PowerNoise(0.0)), 2), (ERSDE(3, PowerNoise(0.0)), 3)],
+    [(DPM2Ancestral(0.0), 2), (SASolver(2, 2, tau=0.0), 3), (ERSDE(3, PowerNoise(0.0)), 3),
+     *(pytest.param(*slow, marks=pytest.mark.slow) for slow in (
+         (DPMPP2SAncestral(0.0), 2), (SASolver(2, tau=0.0), 2), (SASolver(3, tau=0.0), 3), (ERSDE(2, PowerNoise(0.0)), 2)))],
     ids=str,
 )  # fmt: skip
 def test_deterministic_order_without_noise(sampler, expected):
