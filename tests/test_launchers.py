@@ -21,6 +21,7 @@ from score_lab.build import ConfigError
 from score_lab.guidance import CFG
 from score_lab.paths import VP
 from score_lab.samplers import DDIM, AnalyticDPM, Heun, UniformTime, measure_gamma, open_written, sample, sample_chunked
+from score_lab.specs import literal
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("train", "sample", "evaluate", "snr_mismatch", "digits")
@@ -184,7 +185,7 @@ def test_a_grid_named_on_the_command_line_keeps_the_number_of_steps():
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("None", None), ("(1, 2)", (1, 2)), ("-inf", -np.inf), ("VP", "VP"), ("3", 3)])
 def test_values_are_literals_or_words(text, value):
-    assert overrides.literal(text) == value
+    assert literal(text) == value
 
 
 def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):

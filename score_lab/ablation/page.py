@@ -24,11 +24,11 @@ import numpy as np
 from score_lab.ablation.keys import key_of
 from score_lab.ablation.results import Contest, Results, Row, diverged
 from score_lab.ablation.running import CALLS
-from score_lab.ablation.specs import plain
 from score_lab.ablation.store import Store
 from score_lab.ablation.truth import COLUMNS, HIGHER, RANKABLE, Measured
 from score_lab.evaluation import Estimate, Table
 from score_lab.report import Page, save_quality, save_same_noise, save_scatter
+from score_lab.specs import plain
 
 __all__ = ["failures", "full_table", "ranking_table", "write"]
 
