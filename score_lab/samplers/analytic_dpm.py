@@ -26,7 +26,7 @@ from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, check_levels
 from score_lab.linear import batch_of, combine, square_norm
 from score_lab.paths.base import normals
-from score_lab.paths.transition import transition_variances
+from score_lab.paths.transition import kept_std, transition_variances
 from score_lab.samplers.grids.base import times_of
 from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
 
@@ -80,7 +80,7 @@ class AnalyticDPM:
         alpha_s, sigma_s = path.alpha(s), path.sigma(s)
         _, beta_tilde = transition_variances(path, t, s)
         lambda2 = self.eta**2 * beta_tilde
-        kept = jnp.sqrt(jnp.maximum(sigma_s**2 - lambda2, 0.0))
+        kept = kept_std(path, t, s, self.eta)
         nv = lambda2 + (alpha_s - kept * path.alpha(t) / path.sigma(t)) ** 2 * self.mmse(path, t)
         steps, k = denoise.steps, denoise.step
         n = steps.s.shape[0]
