@@ -20,10 +20,10 @@ from experiments.system import add_options
 from score_lab.ablation import Cell, Images, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
-from score_lab.ablation.page import full_table
 from score_lab.ablation.plan import REFERENCE, Run, levels
 from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
 from score_lab.ablation.spaces import feature_space
+from score_lab.ablation.tables import full_table
 from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
