@@ -65,7 +65,7 @@ class _Late:
         return jnp.where((level >= self.s_tmin) & (level <= self.s_tmax), 1.0 + self.gamma, 1.0) * level
 
     def _fresh(self, level, raised):
-        """``s_noise sqrt(raised^2 - level^2)``; as a product, which is 0 where both are the same: the difference of fused squares is not."""
+        """``s_noise sqrt(raised^2 - level^2)`` as a product, which is 0 where both are the same; a difference of fused squares is not."""
         return self.s_noise * jnp.sqrt((raised - level) * (raised + level))
 
 

@@ -74,6 +74,10 @@ class DataPrediction:
         """``x0``."""
         return p.x0
 
+    def scale(self, path: GaussianPath, s: Array, h: Array) -> tuple[Array, Array]:
+        """``(alpha_s, -h)``: the (c, z) with which h^j m^(j) weighs -c z phi_{j+1}(z) in the ODE's step."""
+        return path.alpha(s), -h
+
     def update(self, path: GaussianPath, t: Array, s: Array, eta: Any = None) -> Update:
         """The weights of the step t -> s; ``eta`` None: the ODE."""
         h, inside = _span(path, t, s)
@@ -94,6 +98,10 @@ class NoisePrediction:
     def of(self, p: Prediction) -> PyTree:
         """``eps``."""
         return p.eps
+
+    def scale(self, path: GaussianPath, s: Array, h: Array) -> tuple[Array, Array]:
+        """``(sigma_s, h)``: as in ``DataPrediction``."""
+        return path.sigma(s), h
 
     def update(self, path: GaussianPath, t: Array, s: Array, eta: Any = None) -> Update:
         """The weights of the step t -> s; ``eta`` None: the ODE."""
