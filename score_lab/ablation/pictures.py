@@ -59,7 +59,7 @@ def _line(results: Results, row: Row) -> str:
 
 
 def draw_same_noise(results: Results, store: Store, at: Path) -> list[tuple[str, Path]]:
-    """``(caption, file)`` of a picture of the same noise for every contest (model, guidance, budget) of images or of points in the plane."""
+    """``(caption, file)`` of a picture of the same noise for every contest (model, guidance, budget) of images or of plane points."""
     made = []
     for i, contest in enumerate(results.contests):
         rows = {name: row for name, row in list(contest.rows.items())[:MOST_ROWS] if row.cells}

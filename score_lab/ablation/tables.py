@@ -163,8 +163,8 @@ def _counted(results: Results, row: Row) -> int:
 
 def _to_best(contest: Contest, name: str) -> dict[str, Estimate]:
     """The paired difference of ``name`` to the best, with the interval that holds for all pairs at once; 0 for the best itself."""
-    pair, n = contest.ranking.to_best(name), contest.rows[name].measured.estimates
-    n = next((e.n for e in n.values()), 0)
+    pair = contest.ranking.to_best(name)
+    n = next((e.n for e in contest.rows[name].measured.estimates.values()), 0)
     if pair is None:
         return {TO_BEST: Estimate(0.0, 0.0, 0.0, n, note="the best")}
     note = f"paired; the interval holds for all {len(contest.ranking.pairs)} pairs at once; differences up to {pair.least:.2g} do not count"
