@@ -2,7 +2,8 @@
 
 ``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name,
 ``--sampler='NAME(FIELD=VALUE)'`` by one with fields; ``--sampler.FIELD=VALUE`` then sets a field of it, in whatever order the two are
-given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
+given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``), parts
+(``--sampler.form=NoisePrediction``, see score_lab.specs) or plain words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from score_lab.build import ConfigError, nearest, refuse
-from score_lab.specs import literal, spec_of
+from score_lab.specs import literal, spec_of, value_of
 
 PARTS = ("path", "sampler", "grid", "guidance")
 NESTED = ("variable", "grid")
@@ -96,7 +97,9 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
                     refuse(f"--{name}", value, f"a field of a part, and {field} is {child!r}")
                 node[field] = dict(child or {})
                 node = node[field]
-            node[fields[-1]] = named(value, f"sampling.{name}") if fields[-1] in NESTED and isinstance(value, str) else value
+            if isinstance(value, str):
+                value = (named if fields[-1] in NESTED else value_of)(value, f"sampling.{name}")
+            node[fields[-1]] = value
     return sampling
 
 

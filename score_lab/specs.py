@@ -19,7 +19,7 @@ from typing import Any
 
 from score_lab.build import find, refuse
 
-__all__ = ["counted", "innermost", "literal", "name_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
+__all__ = ["counted", "innermost", "literal", "name_of", "plain", "spec_of", "split", "stepped", "takes", "value_of", "vary"]
 
 ROOM = "score_lab.samplers"
 """Whose names are parts without being told so."""
@@ -52,7 +52,7 @@ def spec_of(part: Any, field: str) -> dict[str, Any]:
         name, equals, value = (side.strip() for side in word.partition("="))
         if not (equals and name.isidentifier()):
             refuse(f"{field}: {part}", word, "field=value")
-        spec[name] = _value(value, f"{field}.{name}")
+        spec[name] = value_of(value, f"{field}.{name}")
     return spec
 
 
@@ -66,8 +66,8 @@ def literal(text: str) -> Any:
         return text
 
 
-def _value(text: str, field: str) -> Any:
-    """A field's value in words: a literal, a part, or text."""
+def value_of(text: str, field: str) -> Any:
+    """A field's value in words: a literal, the specification of a part, or the text itself (see the module)."""
     value = literal(text)
     if value is not text:
         return value

@@ -156,6 +156,8 @@ SECTION = {"sampler": {"target": "Heun", "variable": {"target": "T"}}, "grid": {
         ([("sampler", "DDIM")], {"sampler": {"target": "DDIM"}}),
         ([("sampler.eta", 1), ("sampler", "DDIM")], {"sampler": {"target": "DDIM", "eta": 1}}),
         ([("sampler.variable", "Kappa")], {"sampler": {"target": "Heun", "variable": {"target": "Kappa"}}}),
+        ([("sampler.form", "NoisePrediction")], {"sampler": SECTION["sampler"] | {"form": {"target": "NoisePrediction"}}}),
+        ([("sampler.increment", "exact")], {"sampler": SECTION["sampler"] | {"increment": "exact"}}),
         ([("grid", "Churn"), ("grid.grid", "Karras")], {"grid": {"target": "Churn", "grid": {"target": "Karras"}}}),
         ([("grid", "Churn"), ("grid.grid.rho", 5)], {"grid": {"target": "Churn", "grid": {"rho": 5}}}),
         ([("path.beta_max", 9)], {"path": {"target": "VP", "beta_max": 9}}),

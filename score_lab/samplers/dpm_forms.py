@@ -32,7 +32,8 @@ from score_lab.samplers.lagrange import phi
 from score_lab.types import Array, PyTree, pytree_dataclass
 
 __all__ = [
-    "DataPrediction", "NoisePrediction", "Update", "advance", "check_solver", "choose", "half_log_snr", "second", "third", "weights",
+    "DataPrediction", "NoisePrediction", "Update", "advance", "check_form", "check_solver", "choose", "half_log_snr", "second", "third",
+    "weights",
 ]  # fmt: skip
 
 
@@ -149,8 +150,15 @@ def advance(u: Update, c: tuple, x: PyTree, ms: tuple, p: Prediction, noise: PyT
     return combine(*terms)
 
 
+def check_form(name: str, form: Any) -> None:
+    """ConfigError unless ``form`` has what a form has."""
+    if not all(hasattr(form, method) for method in ("of", "scale", "update")):
+        refuse(f"{name}.form", form, "DataPrediction() or NoisePrediction(), or a part with of, scale and update")
+
+
 def check_solver(name: str, part: Any) -> None:
-    """``k`` 1, 2 or 3, a known solver, ``eta`` and ``s_noise`` >= 0; ConfigError if not."""
+    """``k`` 1, 2 or 3, a form and a known solver, ``eta`` and ``s_noise`` >= 0; ConfigError if not."""
+    check_form(name, part.form)
     if isinstance(part.k, bool) or part.k not in (1, 2, 3):
         refuse(f"{name}.k", part.k, "1, 2 or 3")
     if part.solver not in ("midpoint", "heun"):

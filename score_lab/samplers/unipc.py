@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction, advance, half_log_snr
+from score_lab.samplers.dpm_forms import DataPrediction, advance, check_form, half_log_snr
 from score_lab.samplers.lagrange import capped, check_order, nodes_there, phi, weights
 from score_lab.types import leaf, pytree_dataclass, static
 
@@ -65,8 +65,7 @@ class UniPC:
         check_order("UniPC", self.k, 3)
         if self.B not in ("bh1", "bh2"):
             refuse("UniPC.B", self.B, "bh1 or bh2", ("bh1", "bh2"))
-        if not isinstance(self.form, DataPrediction | NoisePrediction):
-            refuse("UniPC.form", self.form, "DataPrediction() or NoisePrediction()")
+        check_form("UniPC", self.form)
         if not all(isinstance(p, int) and p >= 1 for p in self.final_orders):
             refuse("UniPC.final_orders", self.final_orders, "orders of at least 1")
         if not all(isinstance(k, int) and k >= 0 for k in self.uncorrected):

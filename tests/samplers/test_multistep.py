@@ -19,6 +19,7 @@ from score_lab.samplers import (
     AdamsBashforth,
     Angle,
     DataExponential,
+    DPMSolverMultistep,
     EpsExponential,
     EpsInTime,
     Kappa,
@@ -217,7 +218,8 @@ def test_a_state_may_be_any_pytree():
     [
         (AdamsBashforth(k=5), "AdamsBashforth.k"), (AdamsBashforth(k=0), "AdamsBashforth.k"), (PLMS(k=5), "PLMS.k"),
         (AdamsBashforth(final_orders=(0,)), "AdamsBashforth.final_orders"), (UniPC(4), "UniPC.k"), (UniPC(B="bh3"), "UniPC.B"),
-        (UniPC(form="v"), "UniPC.form"), (UniPC(uncorrected=(-1,)), "UniPC.uncorrected"), (UniPC(final_orders=(0,)), "UniPC.final_orders"),
+        (UniPC(form="v"), "UniPC.form"), (DPMSolverMultistep(2, "x0"), "DPMSolverMultistep.form"),
+        (UniPC(uncorrected=(-1,)), "UniPC.uncorrected"), (UniPC(final_orders=(0,)), "UniPC.final_orders"),
         (UniPC(3), "grid.num_steps"), (PNDM(), "grid.num_steps"), (lms(3), "grid.num_steps"),
     ],
 )  # fmt: skip
