@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.linear import combine, expand, select, square_norm
 from score_lab.samplers.ancestral import up_and_down
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import LogSNR
 from score_lab.types import Array, PyTree, pytree_dataclass
@@ -81,12 +82,8 @@ class DPMAdaptive:
         """Fields in their ranges."""
         if self.order not in (2, 3):
             refuse("DPMAdaptive.order", self.order, "2 or 3")
-        for field in ("rtol", "atol", "h_init", "accept_safety"):
-            if not getattr(self, field) > 0:
-                refuse(f"DPMAdaptive.{field}", getattr(self, field), "a positive number")
-        for field in ("eta", "s_noise"):
-            if not getattr(self, field) >= 0:
-                refuse(f"DPMAdaptive.{field}", getattr(self, field), "a number >= 0")
+        check_numbers(self, "rtol", "atol", "h_init", "accept_safety", positive=True)
+        check_numbers(self, "eta", "s_noise")
         if self.max_steps < 1:
             refuse("DPMAdaptive.max_steps", self.max_steps, "a whole number, at least 1")
 

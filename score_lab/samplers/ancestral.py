@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.ddim import DDIM
 from score_lab.samplers.multipliers import nought
 from score_lab.types import Array, pytree_dataclass
@@ -42,12 +43,6 @@ def up_and_down(kappa_t: Array, kappa_s: Array, eta: Array, lowest: Array = 0.0)
     return jnp.where(cut, jnp.sqrt(jnp.maximum((kappa_s - lowest) * (kappa_s + lowest), 0.0)), up), jnp.where(cut, lowest, down)
 
 
-def _check(part) -> None:
-    for field in ("eta", "s_noise"):
-        if not getattr(part, field) >= 0:
-            refuse(f"{type(part).__name__}.{field}", getattr(part, field), ">= 0")
-
-
 def _middle(path, kappa_m, second):
     """``t_m``, alpha and kappa there; any inner level where there is no second call."""
     t_m = jnp.where(second, path.time_of_kappa(jnp.where(second, kappa_m, 1.0)), 0.5)
@@ -59,7 +54,7 @@ class _Ancestral:
 
     def check(self) -> None:
         """``eta >= 0`` and ``s_noise >= 0``."""
-        _check(self)
+        check_numbers(self, "eta", "s_noise")
 
     def check_steps(self, steps, path) -> None:
         """The same check on every use."""
@@ -164,7 +159,7 @@ class DPMPPSDE(_Ancestral):
 
     def check(self) -> None:
         """``eta >= 0``, ``s_noise >= 0``, ``0 < r <= 1``."""
-        _check(self)
+        check_numbers(self, "eta", "s_noise")
         if not 0 < self.r <= 1:
             refuse("DPMPPSDE.r", self.r, "0 < r <= 1")
 

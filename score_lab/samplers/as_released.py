@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.linear import combine
 from score_lab.samplers.adams import PNDM
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.variables import Kappa
 from score_lab.types import leaf, pytree_dataclass
 
@@ -46,9 +47,7 @@ class _Late:
 
     def check(self) -> None:
         """``gamma``, ``s_noise`` >= 0 and a known reading."""
-        for field in ("gamma", "s_noise"):
-            if not getattr(self, field) >= 0:
-                refuse(f"{type(self).__name__}.{field}", getattr(self, field), ">= 0")
+        check_numbers(self, "gamma", "s_noise")
         if getattr(self, "reading", "eps") not in READINGS:
             refuse(f"{type(self).__name__}.reading", self.reading, ", ".join(READINGS), READINGS)
 
