@@ -143,8 +143,7 @@ class PLMS:
 
     def check(self) -> None:
         """1 to 4 slopes."""
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= 4:
-            refuse(f"{type(self).__name__}.k", self.k, "a whole number from 1 to 4")
+        check_order("PLMS", self.k, 4)
 
     def check_steps(self, steps, path) -> None:
         """The same, and a grid of at least ``k`` steps."""
