@@ -31,7 +31,7 @@ STUDIES = "studies"
 
 def write(results: Results, store: Store, title: str, commands: Sequence[str]) -> Path:
     """Everything of the module's list into the study's folder, then its copy into the store's; returns the newest page's file."""
-    table, name = full_table(results), study_id(results)
+    name = study_id(results)
     at = store.folder / STUDIES / name
     shutil.rmtree(at, ignore_errors=True)
     at.mkdir(parents=True)
@@ -39,39 +39,44 @@ def write(results: Results, store: Store, title: str, commands: Sequence[str]) -
     (at / "table.csv").write_text(whole.csv())
     (at / "table.json").write_text(whole.json())
     write_rankings(results, at)
-    page = Page(title, " ".join(model.note for model in results.models.values()))
-    page.section("Which sampler should I use?")
-    for line, contest in zip(results.advice(), results.contests, strict=True):
-        page.parts.append(f"<p>{html.escape(line)}</p>")
-        page.parts += [f"<pre>{html.escape(command)}</pre>" for command in results.commands(contest)]
-    page.parts.append(f"<p>{html.escape(_caveat(results))}</p>")
-    quality = draw_quality(results, at)
-    page.section("Quality against network evaluations", "Bands are 95 % intervals; the grey lines are explained at the table's foot.")
-    page.picture(quality, "Every column against the counted network evaluations per sample")
-    page.section("Rankings", *([] if len(results.contests) < 2 else ["Best first; the numbers in 'not distinguishable from' are ranks."]))
-    for contest in results.contests:
-        page.section(heading(results, contest)).table(ranking_table(results, contest))
-    for caption, file in draw_same_noise(results, store, at):
-        page.section(caption).picture(file, "Column j of every row started from the same noise")
-    page.section("Everything that was measured").table(table)
-    if budgets(results):
-        page.section("Budgets that do not divide into whole steps", *budgets(results))
-    if failures(results):
-        page.section("What failed", *failures(results))
-    page.commands(commands)
+    page = _composed(results, store, title, commands, at)
     (at / "about.json").write_text(json.dumps({"about": _about(results), "commands": list(commands)}))
-    others = [(folder, about) for folder, about in studies(store) if folder != name]
     page.write(at / "report.html")
     for old in store.folder.glob("same_noise_*.png"):
         old.unlink()
     for file in at.iterdir():
         if file.name not in ("about.json", "report.html"):
             shutil.copy(file, store.folder)
+    others = [(folder, about) for folder, about in studies(store) if folder != name]
     if others:
         links = "".join(f'<li><a href="{STUDIES}/{folder}/report.html">{html.escape(about)}</a></li>' for folder, about in others)
         page.section("Other studies in this folder, the newest first", "Their cells are kept too: asked again, they are not sampled again.")
         page.parts.append(f"<ul>{links}</ul>")
     return page.write(store.folder / "report.html")
+
+
+def _composed(results: Results, store: Store, title: str, commands: Sequence[str], at: Path) -> Page:
+    """The page: the answer, its pictures, the rankings, then all that was measured; the pictures' files are written to ``at``."""
+    page = Page(title, " ".join(model.note for model in results.models.values()))
+    page.section("Which sampler should I use?")
+    for line, contest in zip(results.advice(), results.contests, strict=True):
+        page.parts.append(f"<p>{html.escape(line)}</p>")
+        page.parts += [f"<pre>{html.escape(command)}</pre>" for command in results.commands(contest)]
+    page.parts.append(f"<p>{html.escape(_caveat(results))}</p>")
+    page.section("Quality against network evaluations", "Bands are 95 % intervals; the grey lines are explained at the table's foot.")
+    page.picture(draw_quality(results, at), "Every column against the counted network evaluations per sample")
+    page.section("Rankings", *([] if len(results.contests) < 2 else ["Best first; the numbers in 'not distinguishable from' are ranks."]))
+    for contest in results.contests:
+        page.section(heading(results, contest)).table(ranking_table(results, contest))
+    for caption, file in draw_same_noise(results, store, at):
+        page.section(caption).picture(file, "Column j of every row started from the same noise")
+    page.section("Everything that was measured").table(full_table(results))
+    if budgets(results):
+        page.section("Budgets that do not divide into whole steps", *budgets(results))
+    if failures(results):
+        page.section("What failed", *failures(results))
+    page.commands(commands)
+    return page
 
 
 def study_id(results: Results) -> str:
