@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from score_lab.build import ConfigError, nearest, refuse
-from score_lab.specs import literal, spec_of, value_of
+from score_lab.specs import literal, part_of, spec_of
 
 PARTS = ("path", "sampler", "grid", "guidance")
 NESTED = ("variable", "grid")
@@ -98,7 +98,7 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
                 node[field] = dict(child or {})
                 node = node[field]
             if isinstance(value, str):
-                value = (named if fields[-1] in NESTED else value_of)(value, f"sampling.{name}")
+                value = (named if fields[-1] in NESTED else part_of)(value, f"sampling.{name}")
             node[fields[-1]] = value
     return sampling
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from score_lab.build import find, refuse
 
-__all__ = ["counted", "innermost", "literal", "name_of", "plain", "spec_of", "split", "stepped", "takes", "value_of", "vary"]
+__all__ = ["counted", "innermost", "literal", "name_of", "part_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
 
 ROOM = "score_lab.samplers"
 """Whose names are parts without being told so."""
@@ -52,7 +52,8 @@ def spec_of(part: Any, field: str) -> dict[str, Any]:
         name, equals, value = (side.strip() for side in word.partition("="))
         if not (equals and name.isidentifier()):
             refuse(f"{field}: {part}", word, "field=value")
-        spec[name] = value_of(value, f"{field}.{name}")
+        found = literal(value)
+        spec[name] = part_of(value, f"{field}.{name}") if found is value else found
     return spec
 
 
@@ -66,11 +67,8 @@ def literal(text: str) -> Any:
         return text
 
 
-def value_of(text: str, field: str) -> Any:
-    """A field's value in words: a literal, the specification of a part, or the text itself (see the module)."""
-    value = literal(text)
-    if value is not text:
-        return value
+def part_of(text: str, field: str) -> Any:
+    """The specification of the part that a field's ``text`` names, or the text itself (see the module)."""
     part = "(" in text or ":" in text or (text[:1].isupper() and hasattr(importlib.import_module(ROOM), text))
     return spec_of(text, field) if part else text
 
