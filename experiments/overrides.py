@@ -97,7 +97,7 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
                     refuse(f"--{name}", value, f"a field of a part, and {field} is {child!r}")
                 node[field] = dict(child or {})
                 node = node[field]
-            if isinstance(value, str):
+            if isinstance(value, str) and fields[-1] != "target":
                 value = (named if fields[-1] in NESTED else part_of)(value, f"sampling.{name}")
             node[fields[-1]] = value
     return sampling
