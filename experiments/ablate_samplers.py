@@ -56,7 +56,7 @@ def main() -> None:
 
     from experiments.ablation_parts import Progress, open_models, study_fields
     from score_lab.ablation import Store, collected, full_table, planned, run_cells, write
-    from score_lab.ablation.page import budgets, failures
+    from score_lab.ablation.tables import budgets, failures
 
     start = time.time()
     given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "features", "least_difference", "output", "workdir")}

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.overrides import NESTED, PARTS, literal
+from experiments.overrides import NESTED, PARTS
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
-from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest, split
-from score_lab.ablation.specs import plain
+from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest
 from score_lab.build import build, refuse
+from score_lab.specs import literal, plain, split
 from score_lab.training import load
 
 __all__ = ["Progress", "command_of", "open_models", "study_fields"]

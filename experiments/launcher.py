@@ -17,8 +17,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from experiments.overrides import literal
 from score_lab.build import ConfigError, nearest
+from score_lab.specs import literal
 
 FAILED, REFUSED = 1, 2
 INSTALLED = Path(__file__).resolve().parent.parent

@@ -2,19 +2,20 @@
 
 ``--sampler=NAME`` (or ``--path``, ``--grid``, ``--guidance``) replaces that part by a fresh one of this name,
 ``--sampler='NAME(FIELD=VALUE)'`` by one with fields; ``--sampler.FIELD=VALUE`` then sets a field of it, in whatever order the two are
-given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``) or plain words.
+given.  ``--guidance=2`` is the scale.  Values are Python literals (``1e-3``, ``None``, ``(1, 2)``), parts
+(``--sampler.form=NoisePrediction``, see score_lab.specs) or plain words.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from score_lab.build import ConfigError, nearest, refuse
+from score_lab.specs import literal, part_of, spec_of
 
 PARTS = ("path", "sampler", "grid", "guidance")
 NESTED = ("variable", "grid")
@@ -41,16 +42,6 @@ class Parser(argparse.ArgumentParser):
         if option and "expected one argument" in message:
             raise ConfigError(f"{option[1]}: no value; allowed: {option[1]}=VALUE")
         raise ConfigError(f"command line: {message}; allowed: what --help says")
-
-
-def literal(text: str) -> Any:
-    """A Python literal (``inf`` and ``-inf`` too), or the text itself."""
-    if text in ("inf", "-inf"):
-        return float(text)
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> tuple[argparse.Namespace, list[tuple[str, Any]]]:
@@ -84,7 +75,7 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
     """A copy of the ``sampling`` section with the overrides: whole parts first, then fields.
 
     ``bases[part]`` is what a field of a part that the section lacks is set on (``--path.beta_max=10``: the path of training).  ConfigError
-    for a field of something that has none.  A whole part may be ``NAME(field=value, ...)`` (see score_lab.ablation.specs); a number for
+    for a field of something that has none.  A whole part may be ``NAME(field=value, ...)`` (see score_lab.specs); a number for
     guidance is its scale.
     """
     sampling = copy.deepcopy(dict(sampling))
@@ -106,14 +97,12 @@ def apply(sampling: Mapping[str, Any], overrides: list[tuple[str, Any]], bases: 
                     refuse(f"--{name}", value, f"a field of a part, and {field} is {child!r}")
                 node[field] = dict(child or {})
                 node = node[field]
-            node[fields[-1]] = named(value, f"sampling.{name}") if fields[-1] in NESTED and isinstance(value, str) else value
+            if isinstance(value, str) and fields[-1] != "target":
+                value = (named if fields[-1] in NESTED else part_of)(value, f"sampling.{name}")
+            node[fields[-1]] = value
     return sampling
 
 
 def named(value: Any, field: str) -> dict[str, Any]:
     """The specification that a word names: ``DDIM``, ``my_package.my_module:Mine``, or ``DDIM(eta=0.5)``."""
-    if not (isinstance(value, str) and "(" in value):
-        return {"target": value}
-    from score_lab.ablation.specs import spec_of
-
-    return spec_of(value, field)
+    return spec_of(value, field) if isinstance(value, str) and "(" in value else {"target": value}

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from experiments.overrides import PARTS, named
 from score_lab.build import ConfigError, build, find, makes, nearest, refuse
 from score_lab.samplers.chunks import bytes_of
 from score_lab.samplers.loop import check_run
+from score_lab.specs import innermost, stepped, takes
 from score_lab.targets import loses_signal
 from score_lab.training import Parts
 
@@ -149,20 +149,18 @@ def check_guidance(section: Mapping[str, Any], parts: Parts) -> None:
 
 def with_steps(grid: Mapping[str, Any], num_steps: int) -> dict[str, Any]:
     """``grid`` with that many steps; of a grid around a grid (Churn), the inner one.  ConfigError for a grid that has no num_steps."""
-    if isinstance(grid.get("grid"), Mapping):
-        return {**grid, "grid": with_steps(grid["grid"], num_steps)}
-    if not _takes(grid, "num_steps"):
-        refuse("--steps", num_steps, f"nothing: {grid.get('target')} has no num_steps")
-    return {**grid, "num_steps": num_steps}
+    inner = innermost(grid)
+    if not _takes(inner, "num_steps"):
+        refuse("--steps", num_steps, f"nothing: {inner.get('target')} has no num_steps")
+    return stepped(grid, num_steps)
 
 
 def completed(grid: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """``grid``, named on the command line, with as many steps as the grid that it replaces where nothing says how many."""
-    if isinstance(grid.get("grid"), Mapping):
-        return {**grid, "grid": completed(grid["grid"], before)}
-    while isinstance(before.get("grid"), Mapping):
-        before = before["grid"]
-    return {"num_steps": before.get("num_steps", DEFAULT["grid"]["num_steps"]), **grid} if _takes(grid, "num_steps") else dict(grid)
+    inner = innermost(grid)
+    if "num_steps" in inner or not _takes(inner, "num_steps"):
+        return dict(grid)
+    return stepped(grid, innermost(before).get("num_steps", DEFAULT["grid"]["num_steps"]))
 
 
 def _takes(grid: Mapping[str, Any], field: str) -> bool:
@@ -170,8 +168,7 @@ def _takes(grid: Mapping[str, Any], field: str) -> bool:
     if "target" not in grid:
         return False  # refused when it is built
     _check_kind("grid", grid["target"])
-    target = find(grid["target"], "score_lab.samplers", "sampling.grid.target")
-    return callable(target) and field in inspect.signature(target).parameters
+    return takes(grid, field, "sampling.grid.target")
 
 
 def wrappers(section: Mapping[str, Any]) -> list[dict[str, Any]]:

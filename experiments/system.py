@@ -16,6 +16,7 @@ from score_lab.build import build, refuse
 from score_lab.data import DataSpec
 from score_lab.data.source import gather
 from score_lab.samplers.chunks import bytes_of
+from score_lab.specs import literal
 from score_lab.training import Loaded, load
 from score_lab.training.options import data_options
 
@@ -53,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", help="num_steps of the grid (snr_mismatch takes several: 10,50)")
     parser.add_argument("--clip", action="store_true", help="outside the trained log-SNR range, tell the network the nearest trained level")
     parser.add_argument("--extrapolate", action="store_true", help="outside the trained log-SNR range, tell the network the true level")
-    parser.add_argument("--chunk", type=overrides.literal, help="samples in one compiled call, or the memory that it may take: 2GiB")
+    parser.add_argument("--chunk", type=literal, help="samples in one compiled call, or the memory that it may take: 2GiB")
     parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
     parser.epilog = (
@@ -92,15 +93,15 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
 
 def open_workdir(args: argparse.Namespace) -> Loaded:
     """``load(--workdir)`` with --ema and --step."""
-    ema = 0 if args.ema is None else overrides.literal(args.ema.capitalize() if args.ema.lower() == "none" else args.ema)
-    step = overrides.literal(args.step or "None")
+    ema = 0 if args.ema is None else literal(args.ema.capitalize() if args.ema.lower() == "none" else args.ema)
+    step = literal(args.step or "None")
     step = step if type(step) is int or step is None else args.step  # load says which there are
     return load(args.workdir, ema=ema, step=step)
 
 
 def whole(name: str, text: str) -> int:
     """A whole number from the command line."""
-    value = overrides.literal(str(text))
+    value = literal(str(text))
     return value if type(value) is int else refuse(name, text, "a whole number")
 
 
@@ -120,7 +121,7 @@ def labels_of(classes: int, n: int, asked: str | None = None) -> dict[str, np.nd
     """``{"label": (n,)}``: all classes in turn, or the labels asked for in turn; None for a network without labels (``classes`` 0)."""
     if not classes:
         return None if asked in (None, "all") else refuse("--labels", asked, "nothing: the network was trained without labels")
-    chosen = list(range(classes)) if asked in (None, "all") else [overrides.literal(v) for v in str(asked).split(",")]
+    chosen = list(range(classes)) if asked in (None, "all") else [literal(v) for v in str(asked).split(",")]
     for label in chosen:
         if type(label) is not int or not -1 <= label < classes:
             refuse("--labels", label, f"0 to {classes - 1}, -1 for no label, or all")

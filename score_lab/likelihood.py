@@ -29,9 +29,10 @@ DIVERGENCES = ("exact", "hutchinson")
 
 @pytree_dataclass
 class Likelihood:
-    """``logp`` (n,) in nats at the level ``log_snr``; ``x_T`` the encoded states; ``nfe`` (n,) network evaluations, a forward derivative
-    counted as one each:
-    1 + d of them (d = 1 if "hutchinson") for each of the 3 + 6 num_steps fields of num_steps attempted steps.
+    """``logp`` (n,) in nats at the level ``log_snr``; ``x_T`` the encoded states; ``nfe`` (n,) network evaluations.
+
+    num_steps attempted steps take 3 + 6 num_steps fields (two for the size of the first, its slope, six a step), and a field 1 + d
+    evaluations, a forward derivative counted as one ("hutchinson": 1 + 1).
     """
 
     logp: Array = leaf()

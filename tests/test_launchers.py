@@ -21,6 +21,7 @@ from score_lab.build import ConfigError
 from score_lab.guidance import CFG
 from score_lab.paths import VP
 from score_lab.samplers import DDIM, AnalyticDPM, Heun, UniformTime, measure_gamma, open_written, sample, sample_chunked
+from score_lab.specs import literal
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHERS = ("train", "sample", "evaluate", "snr_mismatch", "digits")
@@ -155,6 +156,8 @@ SECTION = {"sampler": {"target": "Heun", "variable": {"target": "T"}}, "grid": {
         ([("sampler", "DDIM")], {"sampler": {"target": "DDIM"}}),
         ([("sampler.eta", 1), ("sampler", "DDIM")], {"sampler": {"target": "DDIM", "eta": 1}}),
         ([("sampler.variable", "Kappa")], {"sampler": {"target": "Heun", "variable": {"target": "Kappa"}}}),
+        ([("sampler.form", "NoisePrediction")], {"sampler": SECTION["sampler"] | {"form": {"target": "NoisePrediction"}}}),
+        ([("sampler.increment", "exact")], {"sampler": SECTION["sampler"] | {"increment": "exact"}}),
         ([("grid", "Churn"), ("grid.grid", "Karras")], {"grid": {"target": "Churn", "grid": {"target": "Karras"}}}),
         ([("grid", "Churn"), ("grid.grid.rho", 5)], {"grid": {"target": "Churn", "grid": {"rho": 5}}}),
         ([("path.beta_max", 9)], {"path": {"target": "VP", "beta_max": 9}}),
@@ -184,7 +187,7 @@ def test_a_grid_named_on_the_command_line_keeps_the_number_of_steps():
 
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("None", None), ("(1, 2)", (1, 2)), ("-inf", -np.inf), ("VP", "VP"), ("3", 3)])
 def test_values_are_literals_or_words(text, value):
-    assert overrides.literal(text) == value
+    assert literal(text) == value
 
 
 def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):

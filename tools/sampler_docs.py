@@ -59,7 +59,7 @@ ends. Those that carry another grid go around any of them. `Timesteps` and `Time
 """
 
 
-CAPS = {"final", "final_orders", "orders", "uncorrected", "lower_order_final", "s_noise"}
+CAPS = {"final_orders", "orders", "uncorrected", "lower_order_final", "s_noise"}
 """Fields that say how a run starts and ends, not which solver it is."""
 
 

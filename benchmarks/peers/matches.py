@@ -205,7 +205,7 @@ def _matches() -> list[Match]:
         _diffusers_on_table("diffusers DDIM, 50 steps", diffusers.DDIMScheduler(clip_sample=False, **table), DDIM(), 50),
         _diffusers_on_table("diffusers DPM++2M, 20 steps", diffusers.DPMSolverMultistepScheduler(**table), DPMSolverPP2M(), 20),
         _diffusers_on_table(
-            "diffusers UniPC, 20 steps", diffusers.UniPCMultistepScheduler(**table), samplers.UniPC(2, "bh2", final=(1,)), 20
+            "diffusers UniPC, 20 steps", diffusers.UniPCMultistepScheduler(**table), samplers.UniPC(2, "bh2", final_orders=(1,)), 20
         ),
         _diffusers_heun(20),
         _diffusers_flow(20),

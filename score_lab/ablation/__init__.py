@@ -1,16 +1,16 @@
 """Which sampler, at how many network evaluations: systems compared on common noise, with intervals, and an answer in words."""
 
 from score_lab.ablation.keys import key_of, model_digest
-from score_lab.ablation.page import full_table, write
+from score_lab.ablation.page import write
 from score_lab.ablation.plan import Plan, Run, planned
 from score_lab.ablation.results import Results, collected
 from score_lab.ablation.running import run_cells
-from score_lab.ablation.specs import name_of, spec_of, split
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study, System
+from score_lab.ablation.tables import full_table
 from score_lab.ablation.truth import Images, Points
 
 __all__ = [
     "Cell", "Images", "Model", "Plan", "Points", "Results", "Run", "Store", "Study", "System", "collected", "full_table", "key_of",
-    "model_digest", "name_of", "planned", "run_cells", "spec_of", "split", "write",
+    "model_digest", "planned", "run_cells", "write",
 ]  # fmt: skip

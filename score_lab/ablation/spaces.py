@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from score_lab.ablation.keys import code_of_modules
-from score_lab.ablation.specs import name_of, spec_of
 from score_lab.build import build, find, refuse
 from score_lab.evaluation import PCA, Pixels, digest
+from score_lab.specs import name_of, spec_of
 
 __all__ = ["Function", "check_features", "feature_space"]
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from score_lab import guidance
 from score_lab.ablation.spaces import check_features
-from score_lab.ablation.specs import counted, name_of, spec_of, stepped, vary
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
 from score_lab.samplers import CATALOGUE
 from score_lab.samplers.integrate import chooses_levels
+from score_lab.specs import counted, name_of, spec_of, stepped, vary
 
 __all__ = ["Model", "Study", "System"]
 

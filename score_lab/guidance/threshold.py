@@ -1,7 +1,8 @@
 """Keeping x0 in the data's range: static clipping and dynamic thresholding, as denoisers around a denoiser.
 
     static:   x0 <- clip(x0, low, high)                                                        (Ho et al. 2020)
-    dynamic:  x0 <- clip(x0, -q, q) / q * bound,   q = max(bound, quantile_p |x0|) per sample      (Saharia et al. 2022, section 2.3)
+    dynamic:  x0 <- clip(x0, -q, q) / q * bound,   q = min(largest, max(bound, quantile_p |x0|)) per sample, in the paper without
+              largest                                                                      (Saharia et al. 2022, section 2.3)
 
 eps is recomputed from the new x0, so that x_t = alpha x0 + sigma eps still holds; ``keep_eps`` leaves it as predicted, as diffusers'
 DDIM does.

@@ -2,7 +2,7 @@
 
     beta       = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 delta        of x_t given x_s          (Ho et al. 2020, eq. 2)
     beta_tilde = sigma_s^2 delta                                                       of x_s given x_t and x0   (Ho et al. 2020, eq. 7)
-    delta      = 1 - exp(log_snr_t - log_snr_s)
+    delta      = 1 - exp(log_snr_t - log_snr_s) = 1 - (kappa_s / kappa_t)^2
 
 A learned variance of x_s lies between beta_tilde and beta (Nichol & Dhariwal 2021, eq. 15).  beta counts in units of x_t: as a variance of
 x_s it is taken as ``sigma_t^2 delta (alpha_s^2 + sigma_s^2) / (alpha_t^2 + sigma_t^2)``, which is beta on variance-preserving paths and the
@@ -18,7 +18,7 @@ from score_lab.linear import expand
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, PyTree, Time
 
-__all__ = ["interpolate_log_variance", "log_variance_bounds", "transition_variances"]
+__all__ = ["interpolate_log_variance", "kept_std", "log_variance_bounds", "transition_variances"]
 
 
 def transition_variances(path: GaussianPath, t: Time, s: Time) -> tuple[Time, Time]:
@@ -26,6 +26,15 @@ def transition_variances(path: GaussianPath, t: Time, s: Time) -> tuple[Time, Ti
     ratio = path.alpha(t) / path.alpha(s)
     beta = jnp.maximum(path.sigma(t) ** 2 - (ratio * path.sigma(s)) ** 2, 0.0)
     return beta, (path.sigma(s) / path.sigma(t)) ** 2 * beta
+
+
+def kept_std(path: GaussianPath, t: Time, s: Time, eta: float | Array) -> Time:
+    """``sqrt(sigma_s^2 - eta^2 beta_tilde)``, eta in [0, 1]: what stays of eps where noise of variance eta^2 beta_tilde is drawn.
+
+    As ``sigma_s sqrt(1 - eta^2 + eta^2 (kappa_s / kappa_t)^2)``, a sum: the difference is the root of a rounding where it should be 0
+    (eta = 1 from alpha_t = 0) or small, 2e-4 sigma_s in float32.
+    """
+    return path.sigma(s) * jnp.sqrt((1.0 - eta) * (1.0 + eta) + (eta * path.kappa(s) / path.kappa(t)) ** 2)
 
 
 def log_variance_bounds(path: GaussianPath, t: Time, s: Time, first: float | Array) -> tuple[Time, Time]:

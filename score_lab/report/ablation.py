@@ -40,60 +40,75 @@ def save_quality(
     """
     if not panels:
         refuse("save_quality.panels", 0, "at least one column")
+    levels, off = levels or {}, off or {}
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    off = off or {}
     names = [*(name for lines in panels.values() for name in lines), *(name for points in off.values() for name, _ in points)]
-    names = list(dict.fromkeys(names))
-    across = max(1, int(_WIDE * columns / (0.6 + 0.072 * max(map(len, names), default=1))))  # columns of the legend that fit
-    fig = figure(_WIDE * columns, 3.5 * rows + 0.22 * -(-len(names) // across) + 0.3)
+    look = {name: _look(k) for k, name in enumerate(dict.fromkeys(names))}
+    across = max(1, int(_WIDE * columns / (0.6 + 0.072 * max(map(len, look), default=1))))  # columns of the legend that fit
+    fig = figure(_WIDE * columns, 3.5 * rows + 0.22 * -(-len(look) // across) + 0.3)
     axes = np.ravel(fig.subplots(rows, columns, squeeze=False))
     for ax, (column, lines) in zip(axes, panels.items(), strict=False):
         tidy(ax, column, "network evaluations per sample (counted)", "")
         ax.set_xscale("log")
-        seen, values = set(), []
-        for name, points in lines.items():
-            k = names.index(name)
-            fine = sorted(((x, e) for x, e in points if np.isfinite(e.value)), key=lambda point: point[0])
-            if not fine:
-                continue
-            x, value, low, high = (np.array(v, float) for v in zip(*((x, e.value, e.low, e.high) for x, e in fine), strict=True))
-            seen.update(x.tolist())
-            values += value.tolist()
-            colour, turn = COLOURS[k % len(COLOURS)], k // len(COLOURS)
-            line = _STYLES[turn % len(_STYLES)]
-            ax.plot(x, value, line, color=colour, linewidth=1.5, marker=_MARKS[turn % len(_MARKS)], markersize=3.5, label=name)
-            if column in log_y:
-                low = np.maximum(low, value / 10)
-            ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        marked = sorted((levels or {}).get(column, {}).items(), key=lambda level: -level[1])
-        for place, (name, value) in enumerate(marked):  # the highest above its line, the next below and on the left: no two overlap
-            ax.axhline(value, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
-            at, side, above = ((1.0, value), "right", "bottom") if place % 2 == 0 else ((0.01, value), "left", "top")
-            ax.annotate(name, at, xycoords=("axes fraction", "data"), va=above, ha=side, fontsize=7.5, color=GREY)
-        for name, x in off.get(column, ()):
-            seen.add(x)
-            ax.plot([x], [0.97], "x", color=COLOURS[names.index(name) % len(COLOURS)], markersize=6, markeredgewidth=1.8, label=name,
-                    transform=ax.get_xaxis_transform(), clip_on=False, zorder=5)  # fmt: skip
-        if off.get(column):
-            ax.annotate("x: diverged", (0.99, 0.9), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color=GREY)
+        seen, values = _curves(ax, lines, look, column in log_y)
+        _levels(ax, levels.get(column, {}))
+        seen |= _diverged(ax, off.get(column, ()), look)
         marks = _apart(sorted(ticks or seen))
         ax.set_xticks(marks, [f"{v:g}" for v in marks])
         ax.minorticks_off()
         if column in log_y and values:
-            _scale(ax, np.array(values), [*(levels or {}).get(column, {}).values()])
+            _scale(ax, np.array(values), [*levels.get(column, {}).values()])
             ax.tick_params(which="both", labelsize=8.5)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    handles = {}
-    for ax in axes[: len(panels)]:
-        lines = {line.get_label(): line for line in ax.lines[::-1] if not line.get_label().startswith("_")}
-        handles = lines | handles
-    handles = {name: handles[name] for name in names if name in handles}
-    fig.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=across, fontsize=8.5, frameon=False)
+    drawn = {line.get_label(): line for ax in axes[::-1] for line in ax.lines[::-1]}  # the first of each name
+    shown = [name for name in look if name in drawn]
+    fig.legend([drawn[name] for name in shown], shown, loc="outside lower center", ncols=across, fontsize=8.5, frameon=False)
     if title:
         fig.suptitle(title, fontsize=11.5, color=INK, fontweight="bold")
     return save(fig, file)
+
+
+def _look(k: int) -> dict[str, str]:
+    """Colour, line and mark of the solver number ``k``: no two alike among the first 32."""
+    turn = k // len(COLOURS)
+    return {"color": COLOURS[k % len(COLOURS)], "linestyle": _STYLES[turn % len(_STYLES)], "marker": _MARKS[turn % len(_MARKS)]}
+
+
+def _curves(
+    ax: Axes, lines: Mapping[str, Sequence[tuple[float, Estimate]]], look: Mapping[str, Mapping[str, str]], log: bool
+) -> tuple[set[float], list[float]]:
+    """Each solver's line with its band (cut a decade below the line on a logarithmic axis); the NFE and the values that were drawn."""
+    seen, values = set(), []
+    for name, points in lines.items():
+        fine = sorted(((x, e) for x, e in points if np.isfinite(e.value)), key=lambda point: point[0])
+        if not fine:
+            continue
+        x, value, low, high = (np.array(v, float) for v in zip(*((x, e.value, e.low, e.high) for x, e in fine), strict=True))
+        seen.update(x.tolist())
+        values += value.tolist()
+        ax.plot(x, value, linewidth=1.5, markersize=3.5, label=name, **look[name])
+        ax.fill_between(x, np.maximum(low, value / 10) if log else low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
+    return seen, values
+
+
+def _levels(ax: Axes, levels: Mapping[str, float]) -> None:
+    """Grey lines with their names: the highest above its line, the next below and on the left, so that no two overlap."""
+    for place, (name, value) in enumerate(sorted(levels.items(), key=lambda level: -level[1])):
+        ax.axhline(value, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
+        at, side, above = ((1.0, value), "right", "bottom") if place % 2 == 0 else ((0.01, value), "left", "top")
+        ax.annotate(name, at, xycoords=("axes fraction", "data"), va=above, ha=side, fontsize=7.5, color=GREY)
+
+
+def _diverged(ax: Axes, points: Sequence[tuple[str, float]], look: Mapping[str, Mapping[str, str]]) -> set[float]:
+    """A cross at the upper edge for every (solver, nfe); the NFE that were drawn."""
+    for name, x in points:
+        ax.plot([x], [0.97], "x", color=look[name]["color"], markersize=6, markeredgewidth=1.8, label=name,
+                transform=ax.get_xaxis_transform(), clip_on=False, zorder=5)  # fmt: skip
+    if points:
+        ax.annotate("x: diverged", (0.99, 0.9), xycoords="axes fraction", ha="right", va="top", fontsize=7.5, color=GREY)
+    return {x for _, x in points}
 
 
 def _scale(ax: Axes, values: np.ndarray, levels: Sequence[float]) -> None:

@@ -66,19 +66,19 @@ class AdamsBashforth:
     """``k`` slopes, 1 to 4, on any grid, one call a step: order k; the carry is the last ``k - 1`` slopes.
 
     ``variable``: ``at`` (u), ``slope`` (f), ``length``, ``finite``, ``euler`` and, where the integral has a weight, ``moments``.
-    ``final``: the highest orders of the last steps; (2, 1) is what peers call lower_order_final.
+    ``final_orders``: the highest orders of the last steps; (2, 1) is what peers call lower_order_final.
     """
 
     variable: Any = leaf(default=Kappa())
     k: int = 2
-    final: tuple[int, ...] = static(default=())
+    final_orders: tuple[int, ...] = static(default=())
     calls = 1
     stochastic = False
 
     @property
     def order(self) -> int:
-        """k; ``min(final) + 1`` where the last steps cap it (see ``lagrange.capped``)."""
-        return capped(self.k, self.final)
+        """k; ``min(final_orders) + 1`` where the last steps cap it (see ``lagrange.capped``)."""
+        return capped(self.k, self.final_orders)
 
     @property
     def memory(self) -> int:
@@ -86,10 +86,10 @@ class AdamsBashforth:
         return self.k - 1
 
     def check(self) -> None:
-        """1 to 4 slopes; ``final`` of at least 1."""
+        """1 to 4 slopes; ``final_orders`` of at least 1."""
         check_order("AdamsBashforth", self.k, 4)
-        if not all(isinstance(p, int) and p >= 1 for p in self.final):
-            refuse("AdamsBashforth.final", self.final, "orders of at least 1")
+        if not all(isinstance(p, int) and p >= 1 for p in self.final_orders):
+            refuse("AdamsBashforth.final_orders", self.final_orders, "orders of at least 1")
 
     def check_steps(self, steps, path) -> None:
         """The same, and at least ``k`` steps."""
@@ -107,7 +107,7 @@ class AdamsBashforth:
         x_euler = u.euler(path, x, t, s, p)
         if self.k == 1:
             return x_euler, (), p
-        order, past = nodes_there(denoise, 0, self.k, _node(u, path), self.final)
+        order, past = nodes_there(denoise, 0, self.k, _node(u, path), self.final_orders)
         inside, a, b = _inside(u, path, t, s)
         w = extrapolation(jnp.where(inside, order, 1), u.at(path, a), u.at(path, b), past, _moments(u, path, a, b, self.k))
         f = _slope(u, path, t, p)
@@ -143,8 +143,7 @@ class PLMS:
 
     def check(self) -> None:
         """1 to 4 slopes."""
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= 4:
-            refuse(f"{type(self).__name__}.k", self.k, "a whole number from 1 to 4")
+        check_order("PLMS", self.k, 4)
 
     def check_steps(self, steps, path) -> None:
         """The same, and a grid of at least ``k`` steps."""

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from score_lab.build import refuse
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import Angle
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
@@ -44,9 +45,7 @@ class _Adaptive:
     def check(self) -> None:
         """``rtol``, ``atol`` positive, ``max_steps`` at least 1."""
         name = type(self).__name__
-        for field in ("rtol", "atol"):
-            if not getattr(self, field) > 0:
-                refuse(f"{name}.{field}", getattr(self, field), "a positive number")
+        check_numbers(self, "rtol", "atol", positive=True)
         if self.max_steps < 1:
             refuse(f"{name}.max_steps", self.max_steps, "a whole number, at least 1")
         if not all(hasattr(self.variable, method) for method in ("at", "time", "scale", "slope")):

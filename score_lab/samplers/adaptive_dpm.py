@@ -23,6 +23,8 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine, expand, select, square_norm
+from score_lab.samplers.ancestral import up_and_down
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import LogSNR
 from score_lab.types import Array, PyTree, pytree_dataclass
@@ -80,12 +82,8 @@ class DPMAdaptive:
         """Fields in their ranges."""
         if self.order not in (2, 3):
             refuse("DPMAdaptive.order", self.order, "2 or 3")
-        for field in ("rtol", "atol", "h_init", "accept_safety"):
-            if not getattr(self, field) > 0:
-                refuse(f"DPMAdaptive.{field}", getattr(self, field), "a positive number")
-        for field in ("eta", "s_noise"):
-            if not getattr(self, field) >= 0:
-                refuse(f"DPMAdaptive.{field}", getattr(self, field), "a number >= 0")
+        check_numbers(self, "rtol", "atol", "h_init", "accept_safety", positive=True)
+        check_numbers(self, "eta", "s_noise")
         if self.max_steps < 1:
             refuse("DPMAdaptive.max_steps", self.max_steps, "a whole number, at least 1")
 
@@ -171,12 +169,8 @@ class DPMAdaptive:
 
     def _ancestral(self, s, t, end) -> tuple[Array, Array]:
         """The level stepped to and the standard deviation of the noise that leads from there back up to ``t``."""
-        above, sigma = jnp.exp(-s), jnp.exp(-t)
-        up = jnp.minimum(sigma, self.eta * sigma * jnp.sqrt(jnp.maximum(1.0 - (sigma / above) ** 2, 0.0)))
-        down = jnp.minimum(end, -0.5 * jnp.log(jnp.maximum(sigma**2 - up**2, jnp.finfo(sigma.dtype).tiny)))
-        down = jnp.where(up > 0, down, t)
-        low = jnp.exp(-down)
-        return down, jnp.where(up > 0, jnp.sqrt(jnp.maximum((sigma - low) * (sigma + low), 0.0)), 0.0)  # not the root of a rounding
+        up, low = up_and_down(jnp.exp(-s), jnp.exp(-t), self.eta, jnp.exp(-end))
+        return jnp.where(up > 0, jnp.minimum(end, -jnp.log(low)), t), up
 
     def _error(self, low, high, prev, size) -> Array:
         def one(a, b, c):

@@ -26,7 +26,8 @@ from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, check_levels
 from score_lab.linear import batch_of, combine, square_norm
 from score_lab.paths.base import normals
-from score_lab.paths.transition import transition_variances
+from score_lab.paths.transition import kept_std, transition_variances
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.grids.base import times_of
 from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
 
@@ -62,9 +63,7 @@ class AnalyticDPM:
             refuse("AnalyticDPM.gamma", gamma.tolist(), f"one number >= 0 per level, {len(levels)} of them")
         if not 0 <= self.eta <= 1:
             refuse("AnalyticDPM.eta", self.eta, "0 <= eta <= 1, so that sigma_s^2 - eta^2 beta_tilde is not negative")
-        for name in ("half_range", "last_std"):
-            if not getattr(self, name) > 0:
-                refuse(f"AnalyticDPM.{name}", getattr(self, name), "> 0")
+        check_numbers(self, "half_range", "last_std", positive=True)
 
     def check_steps(self, steps, path) -> None:
         """The same check on every use."""
@@ -80,7 +79,7 @@ class AnalyticDPM:
         alpha_s, sigma_s = path.alpha(s), path.sigma(s)
         _, beta_tilde = transition_variances(path, t, s)
         lambda2 = self.eta**2 * beta_tilde
-        kept = jnp.sqrt(jnp.maximum(sigma_s**2 - lambda2, 0.0))
+        kept = kept_std(path, t, s, self.eta)
         nv = lambda2 + (alpha_s - kept * path.alpha(t) / path.sigma(t)) ** 2 * self.mmse(path, t)
         steps, k = denoise.steps, denoise.step
         n = steps.s.shape[0]

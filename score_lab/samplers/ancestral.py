@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.ddim import DDIM
 from score_lab.samplers.multipliers import nought
 from score_lab.types import Array, pytree_dataclass
@@ -29,16 +30,17 @@ from score_lab.types import Array, pytree_dataclass
 __all__ = ["DPM2Ancestral", "DPMPP2SAncestral", "DPMPPSDE", "EulerAncestral", "StochasticFlowEuler", "up_and_down"]
 
 
-def up_and_down(kappa_t: Array, kappa_s: Array, eta: Array) -> tuple[Array, Array]:
-    """``(kappa_up, kappa_down)`` of the module; ``kappa_t`` may be infinite, ``kappa_s`` 0."""
-    share = jnp.minimum(1.0, eta * jnp.sqrt(jnp.maximum(1.0 - (kappa_s / kappa_t) ** 2, 0.0)))
-    return kappa_s * share, kappa_s * jnp.sqrt(1.0 - share**2)
+def up_and_down(kappa_t: Array, kappa_s: Array, eta: Array, lowest: Array = 0.0) -> tuple[Array, Array]:
+    """``(kappa_up, kappa_down)`` of the module; ``kappa_t`` may be infinite, ``kappa_s`` 0.
 
-
-def _check(part) -> None:
-    for field in ("eta", "s_noise"):
-        if not getattr(part, field) >= 0:
-            refuse(f"{type(part).__name__}.{field}", getattr(part, field), ">= 0")
+    With ``lowest`` <= kappa_s kappa_down is not below that, and kappa_up = sqrt(kappa_s^2 - kappa_down^2) (k-diffusion's dpm_fast and
+    dpm_adaptive).  Both are written without the root of a difference that is a rounding.
+    """
+    q = kappa_s / kappa_t
+    up = kappa_s * jnp.minimum(1.0, eta * jnp.sqrt(jnp.maximum((1.0 - q) * (1.0 + q), 0.0)))
+    down = kappa_s * jnp.sqrt(jnp.maximum((1.0 - eta) * (1.0 + eta) + (eta * q) ** 2, 0.0))
+    cut = down < lowest
+    return jnp.where(cut, jnp.sqrt(jnp.maximum((kappa_s - lowest) * (kappa_s + lowest), 0.0)), up), jnp.where(cut, lowest, down)
 
 
 def _middle(path, kappa_m, second):
@@ -52,7 +54,7 @@ class _Ancestral:
 
     def check(self) -> None:
         """``eta >= 0`` and ``s_noise >= 0``."""
-        _check(self)
+        check_numbers(self, "eta", "s_noise")
 
     def check_steps(self, steps, path) -> None:
         """The same check on every use."""
@@ -157,7 +159,7 @@ class DPMPPSDE(_Ancestral):
 
     def check(self) -> None:
         """``eta >= 0``, ``s_noise >= 0``, ``0 < r <= 1``."""
-        _check(self)
+        check_numbers(self, "eta", "s_noise")
         if not 0 < self.r <= 1:
             refuse("DPMPPSDE.r", self.r, "0 < r <= 1")
 
@@ -181,7 +183,7 @@ class DPMPPSDE(_Ancestral):
         """The step's noise as that of the middle, times kappa_down / kappa_down_m, and what is left of kappa_up."""
         shrink = jnp.where(second & (down_m > 0), down / jnp.where(down_m > 0, down_m, 1.0), 0.0)
         old = jnp.minimum(shrink * up_m, up)
-        return old, jnp.sqrt(jnp.maximum(up**2 - old**2, 0.0))
+        return old, jnp.sqrt((up - old) * (up + old))
 
 
 @pytree_dataclass

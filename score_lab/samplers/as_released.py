@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.linear import combine
 from score_lab.samplers.adams import PNDM
+from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.variables import Kappa
 from score_lab.types import leaf, pytree_dataclass
 
@@ -46,9 +47,7 @@ class _Late:
 
     def check(self) -> None:
         """``gamma``, ``s_noise`` >= 0 and a known reading."""
-        for field in ("gamma", "s_noise"):
-            if not getattr(self, field) >= 0:
-                refuse(f"{type(self).__name__}.{field}", getattr(self, field), ">= 0")
+        check_numbers(self, "gamma", "s_noise")
         if getattr(self, "reading", "eps") not in READINGS:
             refuse(f"{type(self).__name__}.reading", self.reading, ", ".join(READINGS), READINGS)
 
@@ -63,6 +62,10 @@ class _Late:
     def _raised(self, level):
         """``(1 + gamma) level`` between ``s_tmin`` and ``s_tmax``, both included."""
         return jnp.where((level >= self.s_tmin) & (level <= self.s_tmax), 1.0 + self.gamma, 1.0) * level
+
+    def _fresh(self, level, raised):
+        """``s_noise sqrt(raised^2 - level^2)`` as a product, which is 0 where both are the same; a difference of fused squares is not."""
+        return self.s_noise * jnp.sqrt((raised - level) * (raised + level))
 
 
 @pytree_dataclass
@@ -88,7 +91,7 @@ class LateChurn(_Late):
         k_hat = self._raised(k)
         c_0, c_x, c_hat = READINGS[self.reading](k, k_hat, self.sigma_data)
         r = k_s / k_hat  # y_s = r y^ + (1 - r) x0
-        std = self.s_noise * jnp.sqrt(jnp.maximum(k_hat**2 - k**2, 0.0))
+        std = self._fresh(k, k_hat)
         on_hat = r + (1 - r) * c_hat
         terms = ((on_hat + (1 - r) * c_x) * alpha_s / alpha_t, x), ((1 - r) * c_0 * alpha_s, p.x0), (on_hat * std * alpha_s, draw())
         return combine(*terms), carry, p
@@ -111,7 +114,7 @@ class LateChurnFlow(_Late):
         """One step."""
         p = denoise(x, t)
         t_hat, second = self._raised(t), denoise.path.sigma(s) > 0
-        x_hat = combine((1.0, x), (self.s_noise * jnp.sqrt(jnp.maximum(t_hat**2 - t**2, 0.0)), draw()))
+        x_hat = combine((1.0, x), (self._fresh(t, t_hat), draw()))
         c = (s - t_hat) * t / t_hat
         p_s = denoise(combine((1.0, x_hat), (c, p.eps), (-c, p.x0)), s, where=second, otherwise=p)
         first, half = jnp.where(second, 0.5 * c, c), jnp.where(second, 0.5 * (s - t_hat), 0.0)

@@ -108,7 +108,7 @@ CATALOGUE: dict[str, Entry] = {
     "UniPC-2": Entry(UniPC(2), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "5 to 20 NFE"),
     "UniPC-3": Entry(UniPC(3), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_2(h)", "10 to 20 NFE without guidance"),
     "UniPC-3, B_1(h)": Entry(UniPC(3, "bh1"), MULTISTEP, "Zhao et al. 2023, algorithm 1, B_1(h)", "unguided, as the authors advise"),
-    "UniPC-2 of eps": Entry(UniPC(2, predict="eps"), MULTISTEP, "Zhao et al. 2023, algorithm 1, eps", "eps in place of x0"),
+    "UniPC-2 of eps": Entry(UniPC(2, form=NoisePrediction()), MULTISTEP, "Zhao et al. 2023, algorithm 1, eps", "eps in place of x0"),
     "UniPC-1": Entry(UniPC(1), MULTISTEP, "Zhao et al. 2023, algorithm 1, p = 1", "DDIM with a corrector"),
     "DPM-Solver++(3M)": Entry(DPMSolverMultistep(3), MULTISTEP, "Lu et al. 2022b, section 4, D2 corrected", "10 to 20 NFE, no guidance"),
     "DPM-Solver++(3M) as released": Entry(

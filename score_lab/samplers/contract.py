@@ -15,10 +15,18 @@ from score_lab.build import refuse
 from score_lab.denoiser import Prediction
 from score_lab.types import PyTree, check_pytree
 
-__all__ = ["check_sampler", "check_step"]
+__all__ = ["check_numbers", "check_sampler", "check_step"]
 
 FACTS = ("order", "calls", "memory", "stochastic")
 CONTRACT = "step(self, denoise, x, t, s, draw, carry) -> (x_s, carry, prediction), with x_s as x and carry as init(x, steps, path) gave it"
+
+
+def check_numbers(part: Any, *fields: str, positive: bool = False) -> None:
+    """Refuses a field that is not >= 0 (``positive``: > 0), NaN too."""
+    for field in fields:
+        value = getattr(part, field)
+        if not (value > 0 if positive else value >= 0):
+            refuse(f"{type(part).__name__}.{field}", value, "> 0" if positive else ">= 0")
 
 
 def check_sampler(sampler: Any) -> None:

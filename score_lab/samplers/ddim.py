@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.paths.transition import interpolate_log_variance, log_variance_bounds, transition_variances
+from score_lab.paths.transition import interpolate_log_variance, kept_std, log_variance_bounds, transition_variances
 from score_lab.samplers.multipliers import nought
 from score_lab.types import pytree_dataclass, static
 
@@ -86,8 +86,8 @@ class DDIM:
         if not self.draws:
             return combine((alpha_s, p.x0), (sigma_s, p.eps)), carry, p
         _, beta_tilde = transition_variances(path, t, s)
-        fresh, kept = self.eta * jnp.sqrt(beta_tilde), jnp.sqrt(jnp.maximum(sigma_s**2 - self.eta**2 * beta_tilde, 0.0))
-        return combine((alpha_s, p.x0), (kept, p.eps), (fresh, draw())), carry, p
+        kept = kept_std(path, t, s, self.eta)
+        return combine((alpha_s, p.x0), (kept, p.eps), (self.eta * jnp.sqrt(beta_tilde), draw())), carry, p
 
 
 @pytree_dataclass

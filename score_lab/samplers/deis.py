@@ -60,9 +60,9 @@ class EpsInTime:
         return combine((path.alpha(s), p.x0), (path.sigma(s), p.eps))
 
 
-def deis(order: int = 3, form: str = "t", final: tuple[int, ...] = ()) -> AdamsBashforth:
+def deis(order: int = 3, form: str = "t", final_orders: tuple[int, ...] = ()) -> AdamsBashforth:
     """DEIS of orders 1 to 4 in the paper's form ``t`` or ``rho``, or diffusers' ``log_rho`` (see the module)."""
     forms = {"t": EpsInTime(), "rho": Kappa(), "log_rho": EpsExponential()}
     if form not in forms:
         refuse("deis.form", form, ", ".join(forms), forms)
-    return AdamsBashforth(forms[form], order, final)
+    return AdamsBashforth(forms[form], order, final_orders)

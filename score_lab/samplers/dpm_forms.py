@@ -32,7 +32,8 @@ from score_lab.samplers.lagrange import phi
 from score_lab.types import Array, PyTree, pytree_dataclass
 
 __all__ = [
-    "DataPrediction", "NoisePrediction", "Update", "advance", "check_solver", "choose", "half_log_snr", "second", "third", "weights",
+    "DataPrediction", "NoisePrediction", "Update", "advance", "check_form", "check_solver", "choose", "half_log_snr", "second", "third",
+    "weights",
 ]  # fmt: skip
 
 
@@ -74,6 +75,10 @@ class DataPrediction:
         """``x0``."""
         return p.x0
 
+    def scale(self, path: GaussianPath, s: Array, h: Array) -> tuple[Array, Array]:
+        """``(alpha_s, -h)``: the (c, z) with which h^j m^(j) weighs -c z phi_{j+1}(z) in the ODE's step."""
+        return path.alpha(s), -h
+
     def update(self, path: GaussianPath, t: Array, s: Array, eta: Any = None) -> Update:
         """The weights of the step t -> s; ``eta`` None: the ODE."""
         h, inside = _span(path, t, s)
@@ -94,6 +99,10 @@ class NoisePrediction:
     def of(self, p: Prediction) -> PyTree:
         """``eps``."""
         return p.eps
+
+    def scale(self, path: GaussianPath, s: Array, h: Array) -> tuple[Array, Array]:
+        """``(sigma_s, h)``: as in ``DataPrediction``."""
+        return path.sigma(s), h
 
     def update(self, path: GaussianPath, t: Array, s: Array, eta: Any = None) -> Update:
         """The weights of the step t -> s; ``eta`` None: the ODE."""
@@ -141,8 +150,15 @@ def advance(u: Update, c: tuple, x: PyTree, ms: tuple, p: Prediction, noise: PyT
     return combine(*terms)
 
 
+def check_form(name: str, form: Any) -> None:
+    """ConfigError unless ``form`` has what a form has."""
+    if not all(hasattr(form, method) for method in ("of", "scale", "update")):
+        refuse(f"{name}.form", form, "DataPrediction() or NoisePrediction(), or a part with of, scale and update")
+
+
 def check_solver(name: str, part: Any) -> None:
-    """``k`` 1, 2 or 3, a known solver, ``eta`` and ``s_noise`` >= 0; ConfigError if not."""
+    """``k`` 1, 2 or 3, a form and a known solver, ``eta`` and ``s_noise`` >= 0; ConfigError if not."""
+    check_form(name, part.form)
     if isinstance(part.k, bool) or part.k not in (1, 2, 3):
         refuse(f"{name}.k", part.k, "1, 2 or 3")
     if part.solver not in ("midpoint", "heun"):

@@ -156,8 +156,7 @@ class DPMSolverSinglestep:
 def _ancestral(path, t, s, end, eta) -> tuple:
     """The time at kappa_down and the standard deviation of the noise on x / alpha."""
     kappa_t, kappa_s = path.kappa(t), path.kappa(s)
-    down = jnp.maximum(up_and_down(kappa_t, kappa_s, eta)[1], path.kappa(end))
-    std = jnp.sqrt(jnp.maximum(kappa_s**2 - down**2, 0.0))
+    std, down = up_and_down(kappa_t, kappa_s, eta, path.kappa(end))
     moved = (down > 0) & (down < kappa_s)
     return jnp.where(moved, path.time_of_kappa(jnp.where(moved, down, 1.0)), jnp.where(down > 0, s, end)), std
 

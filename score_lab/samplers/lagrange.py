@@ -54,11 +54,11 @@ def weights(nodes: Sequence, moments: Sequence) -> list:
     return out
 
 
-def nodes_there(denoise, j: int, order: int, node: Callable, final: tuple = ()) -> tuple[Array, list]:
+def nodes_there(denoise, j: int, order: int, node: Callable, final_orders: tuple = ()) -> tuple[Array, list]:
     """For the step ``j`` before this one: its order, and the nodes ``u(t_{k-j-1}), ...`` before its own, ``order - 1`` of them.
 
     The order is at most ``order``, 1 + the number of earlier steps without a gap whose nodes are finite (the start is 1, 2, ..., order),
-    and, of the last ``len(final)`` steps, what ``final`` says.
+    and, of the last ``len(final_orders)`` steps, what ``final_orders`` says.
     """
     p, gap, us = jnp.ones((), jnp.int32), jnp.asarray(False), []
     for i in range(1, order):
@@ -68,8 +68,8 @@ def nodes_there(denoise, j: int, order: int, node: Callable, final: tuple = ()) 
         p = p + jnp.where(gap, 0, 1)
         us.append(u)
     k, num_steps = denoise.step - j, denoise.steps.t.shape[0]
-    for i, cap in enumerate(final):
-        p = jnp.where(k == num_steps - len(final) + i, jnp.minimum(p, cap), p)
+    for i, cap in enumerate(final_orders):
+        p = jnp.where(k == num_steps - len(final_orders) + i, jnp.minimum(p, cap), p)
     return p, us
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from test_launchers import ROOT, TRAIN, run
 
-from score_lab.ablation import page, running
+from score_lab.ablation import pictures, running
 from score_lab.analytic import GaussianMixture
 from score_lab.paths import VP
 from score_lab.samplers import DDIM, UniformLogSNR, sample
@@ -66,7 +66,7 @@ def done(config, tmp_path_factory):
 def unpainted(done, monkeypatch):
     """Pictures are those of ``done``: drawing takes longer than sampling."""
     for name, picture in (("save_quality", "quality.png"), ("save_scatter", "same_noise_0.png")):
-        monkeypatch.setattr(page, name, lambda file, *_, picture=picture, **__: shutil.copy(done / picture, file))
+        monkeypatch.setattr(pictures, name, lambda file, *_, picture=picture, **__: shutil.copy(done / picture, file))
 
 
 def rows(folder, name="table"):

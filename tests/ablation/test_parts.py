@@ -20,11 +20,10 @@ from experiments.system import add_options
 from score_lab.ablation import Cell, Images, Model, Store, Study, System, key_of, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
-from score_lab.ablation.page import full_table
 from score_lab.ablation.plan import REFERENCE, Run, levels
 from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
 from score_lab.ablation.spaces import feature_space
-from score_lab.ablation.specs import counted, name_of, spec_of, split, stepped, vary
+from score_lab.ablation.tables import full_table
 from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
@@ -32,6 +31,7 @@ from score_lab.evaluation import Estimate, Ranking
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
+from score_lab.specs import counted, name_of, spec_of, split, stepped, vary
 
 MIXTURE = GaussianMixture(
     VP(), np.ones(2, np.float32), np.array([[1.0, 0], [-1, 0]], np.float32), np.full(2, 0.1, np.float32), np.array([0, 1])

@@ -17,8 +17,10 @@ from score_lab.samplers import (
     PNDM,
     AdamsBashforth,
     DataExponential,
+    DataPrediction,
     EpsExponential,
     Kappa,
+    NoisePrediction,
     Rosenbrock,
     Straight,
     Times,
@@ -63,8 +65,8 @@ def unipc(record: Record) -> Case:
 
     def sampler(repeated):
         return UniPC(
-            c["solver_order"], c["solver_type"], "x0" if c["predict_x0"] else "eps",
-            uncorrected=tuple(c["disable_corrector"]), final=lower_order_final(record, c["solver_order"], repeated),
+            c["solver_order"], c["solver_type"], DataPrediction() if c["predict_x0"] else NoisePrediction(),
+            uncorrected=tuple(c["disable_corrector"]), final_orders=lower_order_final(record, c["solver_order"], repeated),
         )  # fmt: skip
 
     return sigma_case(record, sampler)

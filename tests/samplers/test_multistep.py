@@ -19,10 +19,12 @@ from score_lab.samplers import (
     AdamsBashforth,
     Angle,
     DataExponential,
+    DPMSolverMultistep,
     EpsExponential,
     EpsInTime,
     Kappa,
     LogSNR,
+    NoisePrediction,
     Rosenbrock,
     StateRecorder,
     Straight,
@@ -68,7 +70,8 @@ def test_weights_integrate_polynomials_and_phi_is_its_integral():
 FIRST = {
     "T flow": (LinearFlow(), AdamsBashforth(T(), 1)), "kappa": (VP(), lms(1)), "straight": (VP(), AdamsBashforth(Straight(), 1)),
     "deis": (VP(), deis(1)), "zEAB": (VP(), deis(1, "log_rho")), "xEAB": (VP(), AdamsBashforth(DataExponential(), 1)),
-    "plms": (VP(), PLMS(k=1)), "unip": (VP(), UniPC(1, corrector=False)), "unip eps": (VP(), UniPC(1, "bh1", "eps", corrector=False)),
+    "plms": (VP(), PLMS(k=1)), "unip": (VP(), UniPC(1, corrector=False)),
+    "unip eps": (VP(), UniPC(1, "bh1", NoisePrediction(), corrector=False)),
 }  # fmt: skip
 
 
@@ -177,10 +180,11 @@ def test_pndm_is_its_algorithm(runge_kutta):
 
 
 ENDS = {
-    "bh1": UniPC(3, "bh1"), "bh2 eps": UniPC(3, "bh2", "eps"), "lms": lms(4), "deis": deis(4), "pndm rk": PNDM(runge_kutta=True),
+    "bh1": UniPC(3, "bh1"), "bh2 eps": UniPC(3, "bh2", NoisePrediction()), "lms": lms(4), "deis": deis(4),
+    "pndm rk": PNDM(runge_kutta=True),
     "log_snr": AdamsBashforth(LogSNR(), 3), "zEAB": deis(3, "log_rho"), "xEAB": AdamsBashforth(DataExponential(), 3), "plms": PLMS(),
     "REAB": AdamsBashforth(Rosenbrock(), 3), "as released": AdamsBashforth(Rosenbrock(True), 2),
-    "uncorrected": UniPC(2, uncorrected=(1,), final=(1,)),
+    "uncorrected": UniPC(2, uncorrected=(1,), final_orders=(1,)),
 }  # fmt: skip
 
 
@@ -213,8 +217,9 @@ def test_a_state_may_be_any_pytree():
     ("sampler", "field"),
     [
         (AdamsBashforth(k=5), "AdamsBashforth.k"), (AdamsBashforth(k=0), "AdamsBashforth.k"), (PLMS(k=5), "PLMS.k"),
-        (AdamsBashforth(final=(0,)), "AdamsBashforth.final"), (UniPC(4), "UniPC.k"), (UniPC(B="bh3"), "UniPC.B"),
-        (UniPC(predict="v"), "UniPC.predict"), (UniPC(uncorrected=(-1,)), "UniPC.uncorrected"), (UniPC(final=(0,)), "UniPC.final"),
+        (AdamsBashforth(final_orders=(0,)), "AdamsBashforth.final_orders"), (UniPC(4), "UniPC.k"), (UniPC(B="bh3"), "UniPC.B"),
+        (UniPC(form="v"), "UniPC.form"), (DPMSolverMultistep(2, "x0"), "DPMSolverMultistep.form"),
+        (UniPC(uncorrected=(-1,)), "UniPC.uncorrected"), (UniPC(final_orders=(0,)), "UniPC.final_orders"),
         (UniPC(3), "grid.num_steps"), (PNDM(), "grid.num_steps"), (lms(3), "grid.num_steps"),
     ],
 )  # fmt: skip

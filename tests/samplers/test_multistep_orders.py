@@ -12,6 +12,7 @@ from score_lab.samplers import (
     AdamsBashforth,
     Angle,
     DataExponential,
+    DataPrediction,
     DPMSolverMultistep,
     DPMSolverNodes,
     DPMSolverSinglestep,
@@ -19,6 +20,7 @@ from score_lab.samplers import (
     EpsInTime,
     Kappa,
     LogSNR,
+    NoisePrediction,
     Rosenbrock,
     Straight,
     T,
@@ -30,7 +32,7 @@ VARIABLES = (T(), Kappa(), LogSNR(), Straight(), Angle(), EpsInTime(), EpsExpone
 CASES = [
     *(AdamsBashforth(v, k) for v in VARIABLES for k in (2, 3, 4)),
     AdamsBashforth(T(), 1), PLMS(k=1), PLMS(k=2), PLMS(T(), 3), PLMS(), PNDM(), PNDM(runge_kutta=True), PNDM(T(), runge_kutta=True),
-    *(UniPC(k, B, p, c) for k in (1, 2, 3) for B, p in (("bh2", "x0"), ("bh1", "eps")) for c in (True, False)),
+    *(UniPC(k, B, m, c) for k in (1, 2, 3) for B, m in (("bh2", DataPrediction()), ("bh1", NoisePrediction())) for c in (True, False)),
 ]  # fmt: skip
 
 
@@ -69,8 +71,8 @@ def test_constant_coefficients_have_their_order_on_a_grid_uniform_in_the_variabl
 
 
 CAPPED = [
-    (DPMSolverMultistep(3, final_orders=(2, 1)), 2), (DPMSolverMultistep(3, final_orders=(2,)), 3), (UniPC(3, final=(2, 1)), 2),
-    (UniPC(3, final=(2,)), 3), (AdamsBashforth(k=3, final=(2, 1)), 2), (DPMSolverNodes(3), 2),
+    (DPMSolverMultistep(3, final_orders=(2, 1)), 2), (DPMSolverMultistep(3, final_orders=(2,)), 3), (UniPC(3, final_orders=(2, 1)), 2),
+    (UniPC(3, final_orders=(2,)), 3), (AdamsBashforth(k=3, final_orders=(2, 1)), 2), (DPMSolverNodes(3), 2),
     (DPMSolverNodes(2), 2),
 ]  # fmt: skip
 

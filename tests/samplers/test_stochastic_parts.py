@@ -11,6 +11,7 @@ from samplers.impulses import S, ratio
 
 from score_lab.build import ConfigError
 from score_lab.paths import EDM, VP, LinearFlow, ddpm_table
+from score_lab.paths.transition import kept_std
 from score_lab.samplers import (
     DDIM,
     DPMPPSDE,
@@ -37,6 +38,7 @@ from score_lab.samplers import (
     UniformTime,
     sample,
 )
+from score_lab.samplers.ancestral import up_and_down
 from score_lab.targets import V
 
 ALL = [
@@ -159,6 +161,23 @@ def test_every_path_end_to_end(sampler, name):
     for steps in (5, 30):
         x = sample(Mixture(paths()[name]), sampler, UniformTime(steps), (32, 2), jax.random.key(1)).x
         assert bool(jnp.isfinite(x).all()), steps
+
+
+def test_a_long_step_keeps_the_digits_of_what_it_keeps_in_float32():
+    """Of a full ancestral step that is kappa_s / kappa_t, here 1e-3: a difference of squares near 1 has two digits of it.
+    From pure noise nothing is kept at all."""
+    path, t, s = VP(), jnp.float32(0.99), jnp.float32(0.05)
+    kappa_t, kappa_s = (np.float64(path.kappa(v)) for v in (t, s))
+    assert 1e-4 < kappa_s / kappa_t < 2e-3
+    np.testing.assert_allclose(kept_std(path, t, s, 1.0), np.float64(path.sigma(s)) * kappa_s / kappa_t, rtol=1e-6)
+    levels = jnp.asarray([kappa_t, 2.0, np.inf], jnp.float32), jnp.asarray([kappa_s, 1.0, 1.0], jnp.float32)
+    up, down = up_and_down(*levels, 1.0)
+    np.testing.assert_allclose(down, [kappa_s**2 / kappa_t, 0.5, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(up, [kappa_s, np.sqrt(0.75), 1.0], rtol=1e-6)
+    up, down = up_and_down(*levels, 1.0, jnp.asarray([0.0, 0.9, 0.6], jnp.float32))  # not below these
+    np.testing.assert_allclose(down, [kappa_s**2 / kappa_t, 0.9, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(up, [kappa_s, np.sqrt(0.19), 0.8], rtol=1e-6)
+    assert kept_std(LinearFlow(), jnp.float32(1.0), jnp.float32(0.5), 1.0) == 0
 
 
 def test_a_function_of_time_is_a_multiplier():

@@ -3,22 +3,26 @@
     spec    NAME | module:NAME | NAME(field=value, ...)        a value is a Python literal, a plain word, or a part again
     words   spec, spec, ...                                    commas inside brackets separate nothing
 
-A field that is a part itself takes a bare name: ``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.  A bare word is a part if
-it is the capitalised name of one of ``score_lab.samplers``, or an import path; any other is text (``increment=exact``).
+Command lines and configurations are read with it, tables and pages are labelled with it.  A field that is a part itself takes a bare name:
+``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.  A bare word is a part if it is the capitalised name of one of
+``score_lab.samplers``, or an import path; any other is text (``increment=exact``).
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from score_lab import samplers
 from score_lab.build import find, refuse
 
-__all__ = ["counted", "name_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
+__all__ = ["counted", "innermost", "literal", "name_of", "part_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
+
+ROOM = "score_lab.samplers"
+"""Whose names are parts without being told so."""
 
 _SPEC = re.compile(r"([A-Za-z_][\w.]*(?::\w+)?)(?:\((.*)\))?", re.DOTALL)
 
@@ -48,18 +52,24 @@ def spec_of(part: Any, field: str) -> dict[str, Any]:
         name, equals, value = (side.strip() for side in word.partition("="))
         if not (equals and name.isidentifier()):
             refuse(f"{field}: {part}", word, "field=value")
-        spec[name] = _value(value, f"{field}.{name}")
+        found = literal(value)
+        spec[name] = part_of(value, f"{field}.{name}") if found is value else found
     return spec
 
 
-def _value(text: str, field: str) -> Any:
+def literal(text: str) -> Any:
+    """A Python literal (``inf`` and ``-inf`` too), or the text itself."""
     if text in ("inf", "-inf"):
         return float(text)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        pass
-    part = "(" in text or ":" in text or (text[:1].isupper() and hasattr(samplers, text))
+        return text
+
+
+def part_of(text: str, field: str) -> Any:
+    """The specification of the part that a field's ``text`` names, or the text itself (see the module)."""
+    part = "(" in text or ":" in text or (text[:1].isupper() and hasattr(importlib.import_module(ROOM), text))
     return spec_of(text, field) if part else text
 
 
@@ -87,9 +97,9 @@ def name_of(spec: Mapping[str, Any] | None, none: str = "own", whole: bool = Fal
     return (target if whole else target.rpartition(":")[2]) + (f"({fields})" if fields else "")
 
 
-def takes(spec: Mapping[str, Any], field: str, room: str = "score_lab.samplers") -> bool:
-    """Whether the part that ``spec`` names has this field."""
-    target = find(spec["target"], room, "target")
+def takes(spec: Mapping[str, Any], field: str, where: str = "target") -> bool:
+    """Whether the sampler or grid that ``spec`` names has this field; ConfigError, which begins with ``where``, for a name that is none."""
+    target = find(spec["target"], ROOM, where)
     return callable(target) and field in inspect.signature(target).parameters
 
 
@@ -102,9 +112,16 @@ def stepped(grid: Mapping[str, Any], num_steps: int | None) -> dict[str, Any]:
     return {**grid, "num_steps": num_steps}
 
 
+def innermost(grid: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The grid that all others are around: of ``Churn(grid=Karras)`` the ``Karras``."""
+    while isinstance(grid.get("grid"), Mapping):
+        grid = grid["grid"]
+    return grid
+
+
 def counted(grid: Mapping[str, Any]) -> bool:
     """Whether the innermost grid has a number of steps."""
-    return counted(grid["grid"]) if isinstance(grid.get("grid"), Mapping) else takes(grid, "num_steps")
+    return takes(innermost(grid), "num_steps")
 
 
 def vary(specs: Sequence[Mapping[str, Any]], field: str, values: Sequence[Any]) -> list[dict[str, Any]]:
