@@ -30,7 +30,7 @@ from score_lab.types import Array, pytree_dataclass
 __all__ = ["DPM2Ancestral", "DPMPP2SAncestral", "DPMPPSDE", "EulerAncestral", "StochasticFlowEuler", "up_and_down"]
 
 
-def up_and_down(kappa_t: Array, kappa_s: Array, eta: Array, lowest: Array = 0.0) -> tuple[Array, Array]:
+def up_and_down(kappa_t: Array, kappa_s: Array, eta: float | Array, lowest: float | Array = 0.0) -> tuple[Array, Array]:
     """``(kappa_up, kappa_down)`` of the module; ``kappa_t`` may be infinite, ``kappa_s`` 0.
 
     With ``lowest`` <= kappa_s kappa_down is not below that, and kappa_up = sqrt(kappa_s^2 - kappa_down^2) (k-diffusion's dpm_fast and
