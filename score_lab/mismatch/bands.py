@@ -21,6 +21,7 @@ from score_lab.denoiser import Prediction
 from score_lab.linear import expand
 from score_lab.mismatch.replicates import poisson_weights
 from score_lab.mismatch.spectrum import Spectrum
+from score_lab.samplers.record import nominal, put
 from score_lab.types import Array, leaf, pytree_dataclass, static
 
 __all__ = ["BANDED", "PLOTTED", "BandRecord", "BandRecorder"]
@@ -100,9 +101,7 @@ class BandRecorder:
 
     def update(self, record: dict[str, Any], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Any]:
         """Adds one call where it was ``made``.  Raises ConfigError for a time per example."""
-        p, t = prediction, jnp.asarray(prediction.t)
-        if t.ndim:
-            refuse("BandRecorder: the time of a call", t.shape, "one time for all trajectories, shape ()")
+        p, (t, log_snr, fed) = prediction, nominal("BandRecorder", prediction)
         real, n = self.membership.dtype, p.x_t.shape[0]
         x, x0, eps = (v.astype(real) for v in (p.x_t, p.x0, p.eps))
         mean, alpha = self.mean[None], p.path.alpha(t).astype(real)
@@ -113,21 +112,18 @@ class BandRecorder:
         squares = [jnp.sum(v * v, axis=1) for v in (noise, x0.reshape(n, -1), flat)]
         product = jnp.sqrt(squares[0] * squares[2])
         cosine = jnp.sum(flat * noise, axis=1) / jnp.where(product > 0, product, 1.0)
-        fed = jnp.clip(jnp.asarray(p.path.log_snr(t) if p.fed is None else p.fed, real), -_FAR, _FAR)
+        fed = jnp.clip(fed.astype(real), -_FAR, _FAR)
         first, fed = fed.reshape(-1)[0], jnp.broadcast_to(fed, (n,))  # told alike as a rule: the sum is of differences, exact then
         pixels = jnp.var(flat, axis=1, ddof=min(1, flat.shape[1] - 1))
         plotted = jnp.stack([jnp.sqrt(squares[0]), *squares, pixels, cosine, fed - first], axis=1)
         bad = ~(jnp.isfinite(banded).all(axis=1) & jnp.isfinite(plotted[:, :-1]).all(axis=1))
         sums = _product(record["w"], plotted).at[:, -1].add(first * record["w"].sum(axis=1))
         seen = {
-            "made": jnp.asarray(True), "t": t, "log_snr": p.path.log_snr(t), "banded": _product(record["w"], banded),
+            "t": t, "log_snr": log_snr, "banded": _product(record["w"], banded),
             "plotted": sums, "mean": jnp.mean(c, axis=0), "invalid": jnp.sum(bad, dtype=jnp.int32),
             "first": jnp.min(jnp.where(bad, record["index"], jnp.iinfo(jnp.int32).max)),
         }  # fmt: skip
-        return record | {
-            name: record[name].at[step, call].set(jnp.where(made, jnp.asarray(v, record[name].dtype), record[name][step, call]))
-            for name, v in seen.items()
-        }
+        return put(record, step, call, made, seen)
 
     def _by_band(self, energy: Array) -> Array:
         return _product(energy.reshape(len(energy), -1), self.membership)

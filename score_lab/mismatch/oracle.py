@@ -33,6 +33,7 @@ from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers import Langevin, Steps, sample
 from score_lab.samplers.calls import Calls
+from score_lab.samplers.record import nominal, put
 from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
 
 __all__ = ["Oracle", "TwoSpectra", "oracle", "variance_ratios"]
@@ -221,17 +222,12 @@ class _Responses:
         return empty | {"made": jnp.zeros((num_steps, calls), bool)}
 
     def update(self, record: dict[str, Array], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Array]:
-        p = prediction
-        if jnp.ndim(p.t):
-            refuse("oracle.sampler: the time of a call", jnp.shape(p.t), "one time for all trajectories, shape ()")
-        seen = self.second_moments(p.x_t, p.path.alpha(p.t))
+        p, (t, _, fed) = prediction, nominal("oracle.sampler", prediction)
+        seen = self.second_moments(p.x_t, p.path.alpha(t))
         c, (a, a_error), (e, e_error) = self._responses(p.x_t)[0], self._responses(p.x0), self._responses(p.eps)
         seen |= {"x0": self._by_band(a * a), "eps": self._by_band(e * e), "cross": self._by_band(c * e)}
         seen["error"] = jnp.maximum(seen["error"], jnp.maximum(a_error, e_error))
-        fed = p.path.log_snr(p.t) if p.fed is None else jnp.reshape(p.fed, -1)[0]
-        seen |= {"t": p.t, "fed": fed, "made": jnp.asarray(True)}
-        put = lambda name, v: record[name].at[step, call].set(jnp.where(made, v, record[name][step, call]))  # noqa: E731
-        return record | {name: put(name, jnp.asarray(v, record[name].dtype)) for name, v in seen.items()}
+        return put(record, step, call, made, seen | {"t": t, "fed": jnp.reshape(fed, -1)[0]})
 
     def second_moments(self, x: Array, alpha: Array) -> dict[str, Array]:
         c, error = self._responses(x)
