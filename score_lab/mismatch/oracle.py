@@ -23,20 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_lab.analytic import GaussianBands
-from score_lab.analytic.base import AnalyticDenoiser
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, Prediction
 from score_lab.linear import expand
 from score_lab.mismatch.inversion import on_host
-from score_lab.mismatch.spectrum import Spectrum
+from score_lab.mismatch.spectrum import Spectrum, by_band
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers import Langevin, Steps, sample
 from score_lab.samplers.calls import Calls
 from score_lab.samplers.record import nominal, put
 from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
 
-__all__ = ["Oracle", "TwoSpectra", "oracle", "variance_ratios"]
+__all__ = ["Oracle", "exact_moments", "variance_ratios"]
 
 _AFFINE = 1e-8
 """By how much of its size the last row may differ from the sum of the others."""
@@ -72,14 +70,15 @@ class Oracle:
 def variance_ratios(
     sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, at: str = "levels", **options: Any
 ) -> np.ndarray:
-    """``ln R_b`` (N + 1, B) at the grid's levels, or, ``at="calls"``, (K + 1, B) at every network call and at the end; see ``oracle``."""
+    """``ln R_b`` (N + 1, B) at the grid's levels, or, ``at="calls"``, (K + 1, B) at every network call and at the end; the rest as of
+    ``exact_moments``."""
     if at not in ("levels", "calls"):
         refuse("variance_ratios.at", at, "levels or calls", ("levels", "calls"))
-    found = oracle(sampler, grid, path, spectrum, R_0, **options)
+    found = exact_moments(sampler, grid, path, spectrum, R_0, **options)
     return found.log_ratio[found.levels] if at == "levels" else found.log_ratio
 
 
-def oracle(
+def exact_moments(
     sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, denoiser: Denoiser | None = None,
     label: int | None = None,
 ) -> Oracle:  # fmt: skip
@@ -242,7 +241,7 @@ class _Responses:
         return h, jnp.max(jnp.abs(last - parts.sum(axis=0))) / jnp.where(size > 0, size, 1.0)
 
     def _by_band(self, products: Array) -> Array:
-        return products.sum(axis=0).reshape(-1) @ self.membership / self.membership.sum(axis=0)
+        return by_band(products.sum(axis=0)[None], self.membership)[0] / self.membership.sum(axis=0)
 
     def result(self, record: dict[str, Array]) -> dict[str, Array]:
         return record
@@ -251,29 +250,3 @@ class _Responses:
 @jax.jit
 def _second_moments(seen: _Responses, x: Array, alpha: Array) -> dict[str, Array]:
     return seen.second_moments(x, alpha)
-
-
-@pytree_dataclass
-class TwoSpectra(AnalyticDenoiser):
-    """Exact denoisers of two Gaussians, of ``conditional`` where ``cond["label"]`` is not negative and of ``unconditional`` where it is -1:
-    what guidance combines, with closed forms on both sides."""
-
-    conditional: GaussianBands = leaf()
-    unconditional: GaussianBands = leaf()
-
-    @property
-    def path(self) -> GaussianPath:
-        """The path of the states."""
-        return self.conditional.path
-
-    def posterior(self, x_t: Array, alpha: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
-        """The posterior means of each row's Gaussian; without a condition, the conditional one's."""
-        c, u = (part.posterior(x_t, alpha, sigma, None) for part in (self.conditional, self.unconditional))
-        if not cond:
-            return c
-        chosen = expand(jnp.asarray(cond["label"]) >= 0, x_t)
-        return tuple(jnp.where(chosen, a, b) for a, b in zip(c, u, strict=True))
-
-    def on(self, path: GaussianPath, clip: bool | None = None) -> TwoSpectra:
-        """Both on another path."""
-        return TwoSpectra(self.conditional.on(path), self.unconditional.on(path))

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_lab.analytic import TwoSpectra
 from score_lab.build import ConfigError
 from score_lab.denoiser import Prediction
 from score_lab.guidance import CFG
-from score_lab.mismatch.decompose import PARTS, decompose, fitted_order, local_error, richardson
-from score_lab.mismatch.oracle import TwoSpectra, variance_ratios
+from score_lab.mismatch.cube import PARTS, decompose, fitted_order, richardson
+from score_lab.mismatch.gain_and_noise import local_error
+from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import DDIM, EulerMaruyama, Heun, UniformLogSNR

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.mismatch.spectrum import Spectrum
-from score_lab.paths.base import GaussianPath, normals
+from score_lab.paths.base import GaussianPath, indexed_normals
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array
 
@@ -47,6 +47,5 @@ class SignalLeakStart:
         steps = grid if isinstance(grid, Steps) else grid.steps(path)
         index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
         prior_key, _ = jax.random.split(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(prior_key, i))(index)
-        z = normals(keys, jax.ShapeDtypeStruct(self.spectrum.band.shape, jnp.result_type(float)))
-        return self.of_noise(path, steps.start, z)
+        like = jax.ShapeDtypeStruct(self.spectrum.band.shape, jnp.result_type(float))
+        return self.of_noise(path, steps.start, indexed_normals(prior_key, index, like))

@@ -29,7 +29,7 @@ from score_lab.linear import expand
 from score_lab.mismatch.estimators.base import FLAGS, Effective, Levels, effective, solve
 from score_lab.mismatch.estimators.residual import _each
 from score_lab.mismatch.estimators.streaming import SumRecord, SumRecorder
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.replicates import OK
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.networks.regressor import Regressor
@@ -190,7 +190,7 @@ def _tested(probe: Probe, keep: np.ndarray, path: GaussianPath, key: Array, reco
         tau = np.exp(-0.5 * level) * np.sqrt(np.expm1(_CONTAMINATION))
         dirty = keep + np.float32(tau) * np.asarray(jax.random.normal(k, keep.shape, jnp.float32))
         t = _time(path, np.array([level]))
-        record = recorder.collect(forward(_Silent(path), dirty, t, recorder, jax.random.fold_in(k, 1)))
+        record = recorder.collect(forward_run(_Silent(path), dirty, t, recorder, jax.random.fold_in(k, 1)))
         delta = wide.read(record, None, path).delta
         error = delta.value[0] + _CONTAMINATION
         errors.append(error)
@@ -200,7 +200,7 @@ def _tested(probe: Probe, keep: np.ndarray, path: GaussianPath, key: Array, reco
 
 
 def _means(recorder: SumRecorder, x0: np.ndarray, levels: np.ndarray, path: GaussianPath, key: Array) -> np.ndarray:
-    return recorder.collect(forward(_Silent(path), x0, _time(path, levels), recorder, key)).means()
+    return recorder.collect(forward_run(_Silent(path), x0, _time(path, levels), recorder, key)).means()
 
 
 def _time(path: GaussianPath, levels: np.ndarray) -> np.ndarray:

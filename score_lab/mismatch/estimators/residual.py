@@ -24,7 +24,7 @@ from score_lab.denoiser import Denoiser
 from score_lab.linear import combine
 from score_lab.mismatch.bands import BandRecord, BandRecorder
 from score_lab.mismatch.estimators.base import FAMILIES, Effective, Levels, effective, solve
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.replicates import OK
 from score_lab.mismatch.spectrum import Spectrum
@@ -150,7 +150,7 @@ def calibrate(
     recorder = BandRecorder.of(Spectrum.white(1.0, np.shape(x0)[1:]), weights, replicates)
     fed = np.broadcast_to(t[:, None], shown.shape)
     scaled = _Scaled(denoiser, jnp.asarray(scale.reshape(-1), real))
-    record = recorder.collect(forward(scaled, np.asarray(x0), shown.reshape(-1), recorder, noise, cond=cond, fed=fed.reshape(-1)))
+    record = recorder.collect(forward_run(scaled, np.asarray(x0), shown.reshape(-1), recorder, noise, cond=cond, fed=fed.reshape(-1)))
     squares = record.means("eps_square").reshape(*shown.shape, -1)
     return DenoiserResidual(t, offsets, np.where(exists[..., None], squares, np.nan), len(x0), family, **options)
 
