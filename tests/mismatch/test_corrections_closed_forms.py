@@ -29,7 +29,7 @@ from score_lab.mismatch.corrections import (
     linear_scales,
     measured_ratios,
 )
-from score_lab.mismatch.corrections.calibrate import rows_at
+from score_lab.mismatch.corrections.measured import rows_at
 from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow

@@ -20,7 +20,7 @@ from score_lab.build import refuse
 from score_lab.guidance import CFG
 from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
-from score_lab.mismatch.corrections.calibrate import Corrected, corrected
+from score_lab.mismatch.corrections.calibration import Corrected, corrected
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling
