@@ -26,8 +26,9 @@ import optax
 from score_lab.build import refuse
 from score_lab.denoiser import Prediction
 from score_lab.linear import expand
-from score_lab.mismatch.estimators.base import FLAGS, Effective, Levels, effective, solve
-from score_lab.mismatch.estimators.residual import _each
+from score_lab.mismatch.estimators.base import FLAGS, Effective, Resolution
+from score_lab.mismatch.estimators.levels import Levels
+from score_lab.mismatch.estimators.roots import branch, each, solve
 from score_lab.mismatch.estimators.streaming import SumRecord, SumRecorder
 from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.replicates import OK
@@ -70,7 +71,7 @@ class Outputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Probe(Resolution):
     """Made by ``train_probe``.  ``outputs`` the trained statistic; ``levels`` (C,) and ``curves`` (C, R + 1, M) the calibration of every
     member; ``tested`` levels, ``passed`` which of them, ``error`` of each in nats; ``tol`` in ln kappa."""
 
@@ -80,9 +81,6 @@ class Probe:
     tested: np.ndarray
     passed: np.ndarray
     error: np.ndarray
-    tol: float = 0.1
-    level: float = 0.95
-    simultaneous: bool = True
 
     def recorder(self, key: Array, replicates: int = 200) -> SumRecorder:
         """For ``sample(..., recorder=)``, alone or in ``Recorders``."""
@@ -115,8 +113,7 @@ class Probe:
                 flag[k] = FAILED
         flag[~levels.finite] = "unidentifiable"
         flag[~np.isfinite(means).all(axis=(1, 2))] = "not finite"
-        options = {"level": self.level, "simultaneous": self.simultaneous}
-        return effective("noise-level probe", record, levels, found, flag, needed, self.tol, **options)
+        return self.effective("noise-level probe", record, levels, found, flag, needed)
 
     def posterior(self, record: SumRecord) -> tuple[np.ndarray, np.ndarray]:
         """``(grid (L,), density (K, L))``: the mean over trajectories of p(lambda | x), call by call, as Noise Awareness Guidance plots."""
@@ -128,18 +125,15 @@ def _inverse(levels: np.ndarray, curves: np.ndarray, nominal: float, mean: np.nd
     from scipy.interpolate import CubicSpline
 
     splines, rows, R = CubicSpline(levels, curves), np.arange(len(mean)), len(mean)
-    slopes = _each(splines, np.full(R, nominal), rows, 1)
+    slopes = each(splines, np.full(R, nominal), rows, 1)
     if not slopes[0] > max(4 * np.std(slopes[1:]), 0.05):
         return np.full(R, np.nan), "unidentifiable"
     fine = np.linspace(levels[0], levels[-1], 801)
     rising = CubicSpline(levels, curves[:, 0])(fine, 1) > 0
-    i = int(np.clip(np.searchsorted(fine, nominal), 1, 800))
-    below, above = np.flatnonzero(~rising[:i]), np.flatnonzero(~rising[i:])
-    low = min(fine[below[-1] + 1] if len(below) else fine[0], nominal)
-    high = max(fine[i + above[0] - 1] if len(above) else fine[-1], nominal)
-    ends = _each(splines, np.full(R, low), rows), _each(splines, np.full(R, high), rows)
+    low, high = branch(fine, rising, nominal)
+    ends = each(splines, np.full(R, low), rows), each(splines, np.full(R, high), rows)
     off = (mean < ends[0]) | (mean > ends[1])
-    found = solve(lambda at: (mean - _each(splines, at, rows), -_each(splines, at, rows, 1)), np.full(R, low), np.full(R, high))
+    found = solve(lambda at: (mean - each(splines, at, rows), -each(splines, at, rows, 1)), np.full(R, low), np.full(R, high))
     return np.where(off, np.inf, found), "off the branch" if off[0] else OK
 
 
