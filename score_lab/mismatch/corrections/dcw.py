@@ -25,9 +25,9 @@ import numpy as np
 from score_lab.analytic.bases import Haar
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.mismatch.band_maps import subbands
 from score_lab.mismatch.corrections.around import Around
 from score_lab.mismatch.corrections.constants import Constants, at_step
-from score_lab.mismatch.spectrum import subbands
 from score_lab.types import PyTree, leaf, pytree_dataclass
 
 __all__ = ["DCW", "WaveletDCW"]
