@@ -9,7 +9,8 @@ import pytest
 from mismatch.estimating import SPECTRUM, coverage, times
 
 from score_lab.build import ConfigError
-from score_lab.mismatch.estimators.probe import FAILED, Probe, train_probe
+from score_lab.mismatch.estimators.probe import FAILED, Probe
+from score_lab.mismatch.estimators.probe_training import train_probe
 from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.networks.regressor import Regressor
@@ -75,7 +76,7 @@ def test_white_data_are_unidentifiable():
 
 def test_a_probe_that_fails_its_calibration_is_flagged_by_name(probe):
     """Calibration curves that are not those of the network (as of other preprocessing) are found out by the contamination test."""
-    from score_lab.mismatch.estimators.probe import _tested
+    from score_lab.mismatch.estimators.probe_training import _tested
 
     wrong = dataclasses.replace(probe, curves=probe.curves + 0.5)
     recorder = probe.recorder(jax.random.key(4), 60)
