@@ -34,7 +34,8 @@ from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.replicates import Curve, curve, poisson_weights
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath, indexed_normals
-from score_lab.samplers import Steps, sample
+from score_lab.samplers import sample
+from score_lab.samplers.steps import steps_of
 from score_lab.types import Array
 
 __all__ = ["PARTS", "Cube", "Decomposition", "decompose", "fitted_order", "richardson"]
@@ -106,7 +107,7 @@ def decompose(
         refuse("decompose.N_max", N_max, f"at least 4 N = {4 * N}: the limit of many steps is extrapolated")
     if len(x0) < 20:
         refuse("decompose.x0", len(x0), "at least 20 examples, one a trajectory")
-    grids = {k: g if isinstance(g := grid(k), Steps) else g.steps(denoiser.path) for k in steps}
+    grids = {k: steps_of(grid(k), denoiser.path) for k in steps}
     ends = {k: (float(s.start), float(s.s[-1])) for k, s in grids.items()}
     if len({tuple(np.round(v, 9)) for v in ends.values()}) > 1:
         refuse("decompose.grid", ends, "one start and one end, whatever the number of steps")

@@ -29,7 +29,8 @@ from score_lab.mismatch.impulses import Impulses, Responses, check_affine, draws
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers import Steps, sample
+from score_lab.samplers import sample
+from score_lab.samplers.steps import steps_of
 from score_lab.types import PyTree
 
 __all__ = ["Oracle", "exact_moments", "variance_ratios"]
@@ -93,7 +94,7 @@ def exact_moments(
     check_affine("oracle.sampler", sampler)
     with jax.enable_x64(True):
         path, sampler, grid, denoiser = (_double(part) for part in (path, sampler, grid, denoiser))
-        steps = grid if isinstance(grid, Steps) else grid.steps(path)
+        steps = steps_of(grid, path)
         denoiser = spectrum.surrogate(path) if denoiser is None else denoiser.on(path)
         cond = lambda n: None if label is None else {"label": jnp.full(n, label, jnp.int32)}  # noqa: E731
         n, draws = len(np.asarray(steps.t)), draws_per_step(sampler, denoiser, steps, spectrum.band.shape, cond(1))

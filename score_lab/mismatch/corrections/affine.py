@@ -25,15 +25,14 @@ from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.calls import Calls, renoise
 from score_lab.samplers.loop import check_run
-from score_lab.samplers.steps import Steps
+from score_lab.samplers.steps import Steps, steps_of
 
 __all__ = ["BandRun", "at_precision"]
 
 
 def at_precision(grid: Any, path: GaussianPath) -> Steps:
     """The rows of a grid, or ``Steps``, in the precision at hand."""
-    steps = grid if isinstance(grid, Steps) else grid.steps(path)
-    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.result_type(float)), steps)
+    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.result_type(float)), steps_of(grid, path))
 
 
 class BandRun:
