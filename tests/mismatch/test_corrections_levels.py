@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mismatch.impulse_bands import S, band_ratio, bands, exact, numbers
+from mismatch.impulse_bands import S, band_ratio, bands, exact, numbers, same
 
 from score_lab.analytic import DCT, GaussianBands, pca
 from score_lab.build import ConfigError
@@ -35,10 +35,6 @@ from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import DDIM, DDPM, DPMSolverPP2M, Euler, EulerMaruyama, Heun, Kappa, Karras, StateRecorder, UniformTime, sample
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def same(measured, expected, tolerance=1e-12, near=0.0):
-    np.testing.assert_allclose(measured, expected, rtol=tolerance, atol=near)
 
 
 def test_49_the_label_alone():
