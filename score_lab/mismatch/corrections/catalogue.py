@@ -11,30 +11,57 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.build import refuse
+from score_lab.guidance import CFG
+from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
-from score_lab.mismatch.corrections.calibration import Corrected
+from score_lab.mismatch.corrections.calibration import Corrected, corrected
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling
 from score_lab.mismatch.corrections.gains import FreshNoise, SignalGain, StateGain
-from score_lab.mismatch.corrections.makers import (
-    Setting,
-    analytic_variance,
-    calibrated,
-    cfg_rescale,
-    large_bands,
-    noise_level,
-    of_number,
-    recondition,
-    spectrum_aware,
-    time_shift,
-)
+from score_lab.mismatch.corrections.noise_level import NoiseLevelCorrection
+from score_lab.mismatch.corrections.recondition import effective_levels, gaussian_levels
 from score_lab.mismatch.corrections.start import SignalLeakStart
+from score_lab.mismatch.corrections.time_shift import TimeShift
+from score_lab.mismatch.spectrum import Spectrum
 from score_lab.objectives import blind
-from score_lab.samplers import Churn, ResolutionShift, Restart
+from score_lab.samplers import AnalyticDPM, Churn, ResolutionShift, Restart, SpectrumAware
+from score_lab.samplers.steps import steps_of
 
-__all__ = ["CATALOGUE", "CorrectionEntry"]
+__all__ = ["CATALOGUE", "CorrectionEntry", "Setting"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is to be corrected: ``denoiser``, ``sampler``, ``grid``, the data's ``spectrum``; and what some corrections are made of: a
+    ``record`` of an uncorrected run and the ``last`` ln R_b of its samples, an estimator's ``effective`` reading of it at the times ``t``,
+    a noise-level ``probe``, a ``forward`` record."""
+
+    denoiser: Any
+    sampler: Any
+    grid: Any
+    spectrum: Spectrum
+    record: BandRecord | None = None
+    last: np.ndarray | None = None
+    effective: Any = None
+    t: np.ndarray | None = None
+    probe: Any = None
+    forward: BandRecord | None = None
+
+    @property
+    def path(self) -> Any:
+        """The denoiser's."""
+        return self.denoiser.path
+
+    def with_(self, **changes: Any) -> Corrected:
+        """As it is, but for the ``changes``."""
+        return Corrected(**({"denoiser": self.denoiser, "sampler": self.sampler, "calibration": None, "grid": self.grid} | changes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,50 +76,135 @@ class CorrectionEntry:
     make: Callable[[Setting], Corrected] | None = None
 
 
+def _knob(kind: Any, per_band: bool, **fields: Any) -> Callable[[Setting], Corrected]:
+    """Calibrated: measured where the setting has a record, else from its spectrum."""
+
+    def make(to: Setting) -> Corrected:
+        how = {"calibrate": "gaussian"} if to.record is None else {"calibrate": "measured", "record": to.record, "last": to.last}
+        centre = {"mean": to.spectrum.mean} if kind in (SignalGain, StateGain) else {}
+        return corrected(kind, to.denoiser, to.sampler, to.grid, spectrum=to.spectrum, per_band=per_band, **how, **centre, **fields)
+
+    return make
+
+
+def _number(kind: Any, number: float, **fields: Any) -> Callable[[Setting], Corrected]:
+    return lambda to: corrected(kind, to.denoiser, to.sampler, to.grid, calibrate=number, **fields)
+
+
+def _time_shift(form: str) -> Callable[[Setting], Corrected]:
+    """On the noisier half of the steps, within half of the least of them; the corrected form where V is monotone besides."""
+
+    def make(to: Setting) -> Corrected:
+        steps = steps_of(to.grid, to.path)
+        t, s = np.asarray(steps.t, np.float64), np.asarray(steps.s, np.float64)
+        half = max(len(t) // 2, 1)
+        window, cutoff = 0.5 * float((t - s)[:half].min()), float(0.5 * (s[half - 1] + t[half - 1]))
+        cutoff = float(min(cutoff, s[0] - 1e-3 * (t[0] - s[0])))
+        if form == "corrected":
+            times = np.linspace(0.0, 1.0, 1025)
+            V = (np.asarray(f(jnp.asarray(times)), np.float64) ** 2 for f in (to.path.alpha, to.path.sigma))
+            least = times[int(np.argmin(next(V) * to.spectrum.total + next(V)))]
+            cutoff = max(cutoff, float(least + window)) if least > 0 else cutoff
+        fields = {"window": window, "cutoff": cutoff, "form": form, "s2": to.spectrum.total, "mean": to.spectrum.mean}
+        return to.with_(sampler=TimeShift(to.sampler, **fields))
+
+    return make
+
+
+def _recondition(to: Setting) -> Corrected:
+    if to.effective is None:
+        levels = gaussian_levels(to.spectrum, to.path, to.sampler, to.grid)
+    else:
+        levels = effective_levels(to.effective.delta, to.t, to.path, to.grid, to.effective.signal_gain)
+    return to.with_(sampler=levels.around(to.sampler, to.spectrum.mean))
+
+
+def _noise_level(to: Setting) -> Corrected:
+    if to.probe is None:
+        refuse("Setting.probe", None, "a probe (x, t) -> correction of ln kappa, which noise level correction reads")
+    return to.with_(sampler=NoiseLevelCorrection(to.sampler, to.probe))
+
+
+def _rescale(to: Setting) -> Corrected:
+    if not isinstance(to.denoiser, CFG):
+        refuse("CFG rescale", type(to.denoiser).__name__, "a denoiser that is guided: CFG")
+    return to.with_(denoiser=dataclasses.replace(to.denoiser, rescale=0.7))
+
+
+def _levels(to: Setting) -> tuple[np.ndarray, float, float, bool]:
+    """The finite kappas of the grid's steps, the largest and the least of them, and whether its last step goes to data."""
+    steps = steps_of(to.grid, to.path)
+    kappa = np.asarray(to.path.kappa(steps.t), np.float64)
+    kappa = kappa[np.isfinite(kappa) & (kappa > 0)]
+    end = float(to.path.kappa(steps.s[-1]))
+    return kappa, float(kappa.max()), float(kappa.min()) if end == 0 else end, end == 0
+
+
+def _large(spectrum: Spectrum) -> int:
+    """32 coefficients, or half of the largest band's where none has as many."""
+    return min(32, max(int(spectrum.count.max()) // 2, 1))
+
+
+def _spectrum_aware(to: Setting) -> Corrected:
+    """As many steps between the same levels."""
+    _, high, low, to_data = _levels(to)
+    n, good = int(steps_of(to.grid, to.path).t.shape[0]), to.spectrum.variance > 0
+    parts = (n, tuple(to.spectrum.variance[good].tolist()), tuple(to.spectrum.count[good].tolist()), low, high, to_data)
+    return to.with_(grid=SpectrumAware(*parts))
+
+
+def _analytic(to: Setting) -> Corrected:
+    """Gamma = sum_b n_b sin^2 phi_b / d, exact for Gaussian bands."""
+    kappa = np.unique(_levels(to)[0])[::-1]
+    share = kappa[:, None] ** 2 / (kappa[:, None] ** 2 + to.spectrum.variance)
+    gamma = share @ to.spectrum.count / to.spectrum.d
+    return to.with_(sampler=AnalyticDPM(jnp.asarray(-2.0 * np.log(kappa)), jnp.asarray(gamma)))
+
+
 HERE, GRIDS, TRAINING = "score_lab.mismatch.corrections", "score_lab.samplers", "score_lab.objectives"
 NING, YU, LI = "Ning et al. 2024, eq. 13", "Yu et al. 2026, eq. 17-21", "Li et al. 2024, algorithm 1"
 ALL = "every path; samplers that go on from the state they are handed"
 
 CATALOGUE: dict[str, CorrectionEntry] = {
     "epsilon scaling": CorrectionEntry(
-        f"{HERE}:EpsilonScaling", "denoiser", NING, "every path, any sampler; one constant a step", calibrated(EpsilonScaling, False)
+        f"{HERE}:EpsilonScaling", "denoiser", NING, "every path, any sampler; one constant a step", _knob(EpsilonScaling, False)
     ),
     "epsilon scaling, by band": CorrectionEntry(
-        f"{HERE}:EpsilonScaling", "denoiser", f"{NING}; by band: this library", "every path, any sampler", calibrated(EpsilonScaling, True)
+        f"{HERE}:EpsilonScaling", "denoiser", f"{NING}; by band: this library", "every path, any sampler", _knob(EpsilonScaling, True)
     ),
     "epsilon scaling, published": CorrectionEntry(
-        f"{HERE}:EpsilonScaling", "denoiser", NING, "no level without signal", of_number(EpsilonScaling, 1.005, low=-7.8)
+        f"{HERE}:EpsilonScaling", "denoiser", NING, "no level without signal", _number(EpsilonScaling, 1.005, low=-7.8)
     ),
     "signal gain, by band": CorrectionEntry(
-        f"{HERE}:SignalGain", "denoiser", "this library", "every path, any sampler", calibrated(SignalGain, True)
+        f"{HERE}:SignalGain", "denoiser", "this library", "every path, any sampler", _knob(SignalGain, True)
     ),
-    "DCW": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, calibrated(DCW, False)),
-    "DCW, by band": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, calibrated(DCW, True, limit=0.5)),
+    "DCW": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, _knob(DCW, False)),
+    "DCW, by band": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, _knob(DCW, True, limit=0.5)),
     "DCW in pixels, published": CorrectionEntry(
-        f"{HERE}:DCW", "sampler", YU, "VE and EDM (alpha' = 1)", of_number(DCW, 0.005, form="literal")
+        f"{HERE}:DCW", "sampler", YU, "VE and EDM (alpha' = 1)", _number(DCW, 0.005, form="literal")
     ),
     "DCW in wavelets, published": CorrectionEntry(
         f"{HERE}:WaveletDCW", "sampler", YU, "images of even sides, VE and EDM (alpha' = 1)",
         lambda to: to.with_(sampler=WaveletDCW(to.sampler, 0.005, 0.0)),
     ),
-    "state gain, by band": CorrectionEntry(f"{HERE}:StateGain", "sampler", f"{LI}, released code", ALL, calibrated(StateGain, True)),
+    "state gain, by band": CorrectionEntry(f"{HERE}:StateGain", "sampler", f"{LI}, released code", ALL, _knob(StateGain, True)),
     "fresh noise, by band": CorrectionEntry(
         f"{HERE}:FreshNoise", "sampler", "Karras et al. 2022, S_noise; Bao et al. 2022, theorem 1, by band", "stochastic samplers",
-        calibrated(FreshNoise, True),
+        _knob(FreshNoise, True),
     ),
-    "Time-Shift": CorrectionEntry(f"{HERE}:TimeShift", "sampler", LI, "one-step samplers of one call", time_shift("paper")),
+    "Time-Shift": CorrectionEntry(f"{HERE}:TimeShift", "sampler", LI, "one-step samplers of one call", _time_shift("paper")),
     "Time-Shift, released": CorrectionEntry(
-        f"{HERE}:TimeShift", "sampler", f"{LI}, released code", "one-step samplers of one call", time_shift("released")
+        f"{HERE}:TimeShift", "sampler", f"{LI}, released code", "one-step samplers of one call", _time_shift("released")
     ),
     "Time-Shift, corrected": CorrectionEntry(
         f"{HERE}:TimeShift", "sampler", f"{LI}; corrected: this library",
-        "VE; VP if s is not 1; the linear flow above t = s^2 / (1 + s^2)", time_shift("corrected"),
+        "VE; VP if s is not 1; the linear flow above t = s^2 / (1 + s^2)", _time_shift("corrected"),
     ),
     "re-conditioning": CorrectionEntry(
-        f"{HERE}:Recondition", "sampler", "this library", "every path; one-step samplers; bands of different variance", recondition
+        f"{HERE}:Recondition", "sampler", "this library", "every path; one-step samplers; bands of different variance", _recondition
     ),
     "noise level correction": CorrectionEntry(
-        f"{HERE}:NoiseLevelCorrection", "sampler", "Abuduweili et al. 2025", "one-step samplers of one call, with a probe", noise_level
+        f"{HERE}:NoiseLevelCorrection", "sampler", "Abuduweili et al. 2025", "one-step samplers of one call, with a probe", _noise_level
     ),
     "noise awareness guidance": CorrectionEntry(
         f"{HERE}:NoiseAwareness", "denoiser", "Zhong et al. 2026", "networks trained with noise-label dropout",
@@ -100,7 +212,7 @@ CATALOGUE: dict[str, CorrectionEntry] = {
     ),
     "spectral clamp": CorrectionEntry(
         f"{HERE}:SpectralClamp", "denoiser", "MCDO and DPM-FR, 2025", "bands of many coefficients, by default 32",
-        lambda to: to.with_(denoiser=SpectralClamp.of(to.denoiser, to.spectrum, to.forward, least=large_bands(to.spectrum))),
+        lambda to: to.with_(denoiser=SpectralClamp.of(to.denoiser, to.spectrum, to.forward, least=_large(to.spectrum))),
     ),
     "signal-leak start": CorrectionEntry(
         f"{HERE}:SignalLeakStart", "start", "Everaert et al. 2024", "paths whose end has signal left: VP, VE",
@@ -115,15 +227,15 @@ CATALOGUE: dict[str, CorrectionEntry] = {
         lambda to: to.with_(grid=Restart(to.grid)),
     ),
     "analytic variance": CorrectionEntry(
-        f"{GRIDS}:AnalyticDPM", "sampler", "Bao et al. 2022, theorem 1", "in place of ancestral sampling", analytic_variance
+        f"{GRIDS}:AnalyticDPM", "sampler", "Bao et al. 2022, theorem 1", "in place of ancestral sampling", _analytic
     ),
-    "CFG rescale": CorrectionEntry("score_lab.guidance:CFG", "denoiser", "Lin et al. 2024, eq. 15-16", "guided denoisers", cfg_rescale),
+    "CFG rescale": CorrectionEntry("score_lab.guidance:CFG", "denoiser", "Lin et al. 2024, eq. 15-16", "guided denoisers", _rescale),
     "resolution shift": CorrectionEntry(
         f"{GRIDS}:ResolutionShift", "grid", "Esser et al. 2024, eq. 23", "pictures larger than those the grid is for",
         lambda to: to.with_(grid=ResolutionShift(to.grid, float(to.spectrum.d), float(to.spectrum.d))),
     ),
     "spectrum-aware grid": CorrectionEntry(
-        f"{GRIDS}:SpectrumAware", "grid", "this library, (4.10)", "every path, any sampler", spectrum_aware
+        f"{GRIDS}:SpectrumAware", "grid", "this library, (4.10)", "every path, any sampler", _spectrum_aware
     ),
     "zero terminal SNR": CorrectionEntry(
         "score_lab.paths:ddpm_table", "path", "Lin et al. 2024, algorithm 1", "beta tables, v or x0 prediction: zero_terminal=True"
