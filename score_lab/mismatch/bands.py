@@ -20,7 +20,8 @@ from score_lab.build import refuse
 from score_lab.denoiser import Prediction
 from score_lab.linear import expand
 from score_lab.mismatch.replicates import poisson_weights
-from score_lab.mismatch.spectrum import Spectrum
+from score_lab.mismatch.spectrum import Spectrum, by_band
+from score_lab.samplers.record import nominal, put
 from score_lab.types import Array, leaf, pytree_dataclass, static
 
 __all__ = ["BANDED", "PLOTTED", "BandRecord", "BandRecorder"]
@@ -100,37 +101,29 @@ class BandRecorder:
 
     def update(self, record: dict[str, Any], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Any]:
         """Adds one call where it was ``made``.  Raises ConfigError for a time per example."""
-        p, t = prediction, jnp.asarray(prediction.t)
-        if t.ndim:
-            refuse("BandRecorder: the time of a call", t.shape, "one time for all trajectories, shape ()")
+        p, (t, log_snr, fed) = prediction, nominal("BandRecorder", prediction)
         real, n = self.membership.dtype, p.x_t.shape[0]
         x, x0, eps = (v.astype(real) for v in (p.x_t, p.x0, p.eps))
         mean, alpha = self.mean[None], p.path.alpha(t).astype(real)
         c, a, e = (self.basis.analyse(v) for v in (x - expand(alpha, x) * mean, x0 - mean, eps))
         m = self.basis.analyse(mean)
-        banded = jnp.concatenate([self._by_band(v) for v in (c * c, a * a, e * e, c * e, c * m)], axis=1)
+        banded = jnp.concatenate([by_band(v, self.membership) for v in (c * c, a * a, e * e, c * e, c * m)], axis=1)
         flat, noise = x.reshape(n, -1), eps.reshape(n, -1)
         squares = [jnp.sum(v * v, axis=1) for v in (noise, x0.reshape(n, -1), flat)]
         product = jnp.sqrt(squares[0] * squares[2])
         cosine = jnp.sum(flat * noise, axis=1) / jnp.where(product > 0, product, 1.0)
-        fed = jnp.clip(jnp.asarray(p.path.log_snr(t) if p.fed is None else p.fed, real), -_FAR, _FAR)
+        fed = jnp.clip(fed.astype(real), -_FAR, _FAR)
         first, fed = fed.reshape(-1)[0], jnp.broadcast_to(fed, (n,))  # told alike as a rule: the sum is of differences, exact then
         pixels = jnp.var(flat, axis=1, ddof=min(1, flat.shape[1] - 1))
         plotted = jnp.stack([jnp.sqrt(squares[0]), *squares, pixels, cosine, fed - first], axis=1)
         bad = ~(jnp.isfinite(banded).all(axis=1) & jnp.isfinite(plotted[:, :-1]).all(axis=1))
-        sums = _product(record["w"], plotted).at[:, -1].add(first * record["w"].sum(axis=1))
+        sums = by_band(record["w"], plotted).at[:, -1].add(first * record["w"].sum(axis=1))
         seen = {
-            "made": jnp.asarray(True), "t": t, "log_snr": p.path.log_snr(t), "banded": _product(record["w"], banded),
+            "t": t, "log_snr": log_snr, "banded": by_band(record["w"], banded),
             "plotted": sums, "mean": jnp.mean(c, axis=0), "invalid": jnp.sum(bad, dtype=jnp.int32),
             "first": jnp.min(jnp.where(bad, record["index"], jnp.iinfo(jnp.int32).max)),
         }  # fmt: skip
-        return record | {
-            name: record[name].at[step, call].set(jnp.where(made, jnp.asarray(v, record[name].dtype), record[name][step, call]))
-            for name, v in seen.items()
-        }
-
-    def _by_band(self, energy: Array) -> Array:
-        return _product(energy.reshape(len(energy), -1), self.membership)
+        return put(record, step, call, made, seen)
 
     def result(self, record: dict[str, Any]) -> dict[str, Any]:
         """Sums, without the trajectories' own weights; ``BandRecord`` is made of it by ``collect``."""
@@ -161,8 +154,3 @@ class BandRecorder:
         first = np.where(flat["first"] == np.iinfo(np.int32).max, -1, flat["first"]).astype(int)
         weight = np.asarray(result["weight"], np.float64)
         return BandRecord(flat["t"], flat["log_snr"], weight, banded, plotted, flat["mean"], flat["invalid"].astype(int), first)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """``a @ b`` in full precision: an accelerator's default has 11 bits."""
-    return jnp.matmul(a, b, precision="highest")

@@ -16,15 +16,14 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
-from score_lab.linear import expand
-from score_lab.paths.base import normals
+from score_lab.paths.base import indexed_normals
 from score_lab.samplers.base import Recorder
 from score_lab.types import Array, Cond
 
-__all__ = ["forward"]
+__all__ = ["forward_run"]
 
 
-def forward(
+def forward_run(
     denoiser: Denoiser, x0: np.ndarray, t: np.ndarray, recorder: Recorder, key: Array, *, cond: Cond = None, index: Any = None,
     fed: np.ndarray | None = None,
 ) -> Any:  # fmt: skip
@@ -44,14 +43,12 @@ def forward(
 
 @jax.jit
 def _forward(denoiser, x0, t, told, recorder, key, cond, index):
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-    eps = normals(keys, jax.ShapeDtypeStruct(x0.shape[1:], x0.dtype))
-    path = denoiser.path
+    eps, path = indexed_normals(key, index, jax.ShapeDtypeStruct(x0.shape[1:], x0.dtype)), denoiser.path
 
     def body(record, row):
         k, t, told = row
-        x = expand(path.alpha(t), x0) * x0 + expand(path.sigma(t), x0) * eps
-        p = dataclasses.replace(denoiser(x, told, cond, s=told, step=k), t=t)  # the state's level; ``fed`` says what was told
+        p = denoiser(path.add_noise(x0, eps, t), told, cond, s=told, step=k)
+        p = dataclasses.replace(p, t=t)  # the state's level; ``fed`` says what was told
         return recorder.update(record, k, 0, p, jnp.asarray(True)), ()
 
     rows = (jnp.arange(len(t), dtype=jnp.int32), t, told)

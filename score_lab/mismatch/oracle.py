@@ -23,19 +23,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_lab.analytic import GaussianBands
-from score_lab.analytic.base import AnalyticDenoiser
 from score_lab.build import refuse
-from score_lab.denoiser import Denoiser, Prediction
-from score_lab.linear import expand
+from score_lab.denoiser import Denoiser
+from score_lab.mismatch.impulses import Impulses, Responses, check_affine, draws_per_step, last_moments
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers import Langevin, Steps, sample
-from score_lab.samplers.calls import Calls
-from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
+from score_lab.samplers import sample
+from score_lab.samplers.steps import steps_of
+from score_lab.types import PyTree
 
-__all__ = ["Oracle", "TwoSpectra", "oracle", "variance_ratios"]
+__all__ = ["Oracle", "exact_moments", "variance_ratios"]
 
 _AFFINE = 1e-8
 """By how much of its size the last row may differ from the sum of the others."""
@@ -71,14 +69,15 @@ class Oracle:
 def variance_ratios(
     sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, at: str = "levels", **options: Any
 ) -> np.ndarray:
-    """``ln R_b`` (N + 1, B) at the grid's levels, or, ``at="calls"``, (K + 1, B) at every network call and at the end; see ``oracle``."""
+    """``ln R_b`` (N + 1, B) at the grid's levels, or, ``at="calls"``, (K + 1, B) at every network call and at the end; the rest as of
+    ``exact_moments``."""
     if at not in ("levels", "calls"):
         refuse("variance_ratios.at", at, "levels or calls", ("levels", "calls"))
-    found = oracle(sampler, grid, path, spectrum, R_0, **options)
+    found = exact_moments(sampler, grid, path, spectrum, R_0, **options)
     return found.log_ratio[found.levels] if at == "levels" else found.log_ratio
 
 
-def oracle(
+def exact_moments(
     sampler: Any, grid: Any, path: GaussianPath, spectrum: Spectrum, R_0: Any = 1.0, *, denoiser: Denoiser | None = None,
     label: int | None = None,
 ) -> Oracle:  # fmt: skip
@@ -92,13 +91,14 @@ def oracle(
 
     Raises ConfigError for a sampler or denoiser that is not affine or not diagonal, and whatever ``sample`` refuses.
     """
-    _check_name(sampler)
+    check_affine("oracle.sampler", sampler)
     with jax.enable_x64(True):
         path, sampler, grid, denoiser = (_double(part) for part in (path, sampler, grid, denoiser))
-        steps = grid if isinstance(grid, Steps) else grid.steps(path)
+        steps = steps_of(grid, path)
         denoiser = spectrum.surrogate(path) if denoiser is None else denoiser.on(path)
         cond = lambda n: None if label is None else {"label": jnp.full(n, label, jnp.int32)}  # noqa: E731
-        rows = _draws(sampler, steps, denoiser, spectrum, cond(1))
+        n, draws = len(np.asarray(steps.t)), draws_per_step(sampler, denoiser, steps, spectrum.band.shape, cond(1))
+        rows = [(k, j) for k in range(n) for j in range(draws)] + [(n, 0)] * int(steps.renoises)
         start = np.asarray(steps.start, np.float64)[None]
         alpha, _, _ = (v[0] for v in on_host(path, start))
         V, mean = spectrum.V(path, start)[0], np.asarray(spectrum.mean)
@@ -117,10 +117,10 @@ def oracle(
         x_T = np.broadcast_to(first, (3 + len(rows), *shape)).copy()
         x_T[1] += z_0[0]
         x_T[-1] += z_0[1]
-        noise = _Impulses.of(rows, len(np.asarray(steps.t)), back(np.ones((1, *shape)))[0], back(weight)[1:])
-        seen = _Responses(spectrum.basis, jnp.asarray(spectrum.membership(jnp.float64)), jnp.asarray(mean), jnp.asarray(weight))
+        noise = Impulses.of(rows, n, back(np.ones((1, *shape)))[0], back(weight)[1:])
+        seen = Responses(spectrum.basis, jnp.asarray(spectrum.membership(jnp.float64)), jnp.asarray(mean), jnp.asarray(weight))
         run = sample(denoiser, sampler, steps, x_T=jnp.asarray(x_T), cond=cond(len(x_T)), recorder=seen, noise=noise)
-        last = _second_moments(seen, run.x, jnp.asarray(path.alpha(steps.r[-1])))
+        last = last_moments(seen, run.x, jnp.asarray(path.alpha(steps.r[-1])))
         record, last = (jax.tree.map(lambda v: np.asarray(v), part) for part in (run.record, last))
     return _collected(record, last, sampler, denoiser, spectrum, path, np.asarray(steps.r, np.float64)[-1])
 
@@ -146,138 +146,7 @@ def _collected(record: dict, last: dict, sampler, denoiser, spectrum, path, end:
     return Oracle(t, on_host(path, t)[2], step, call, variance, log_ratio, leak, **found)
 
 
-def _check_name(sampler: Any) -> None:
-    """ConfigError for the samplers that are known not to be affine, also inside a wrapper."""
-    name = type(sampler).__name__
-    if hasattr(sampler, "integrate"):
-        refuse("oracle.sampler", name, "a sampler of fixed steps: an adaptive one chooses its levels by the state, so it is not affine")
-    if isinstance(sampler, Langevin):
-        refuse("oracle.sampler", name, "a sampler that is affine in the state: a Langevin step depends on the norms of state and noise")
-    for f in dataclasses.fields(sampler) if dataclasses.is_dataclass(sampler) and not isinstance(sampler, type) else ():
-        if hasattr(part := getattr(sampler, f.name), "step") or hasattr(part, "integrate"):
-            _check_name(part)
-
-
 def _double(part: PyTree) -> PyTree:
     """The part with its arrays of floats in float64; Python's numbers are that already."""
     known = jax.Array | np.ndarray
     return jax.tree.map(lambda v: jnp.asarray(np.asarray(v, np.float64)) if isinstance(v, known) and v.dtype.kind == "f" else v, part)
-
-
-def _draws(sampler, steps: Steps, denoiser, spectrum: Spectrum, cond: Cond) -> list[tuple[int, int]]:
-    """(step, call) of every draw of a run, the renoising ones too: those of one step are counted by tracing it."""
-    n, asked = len(np.asarray(steps.t)), []
-
-    def draw():
-        asked.append(None)
-        return jnp.zeros((1, *spectrum.band.shape))
-
-    def step(sampler, x, k, t, s):
-        denoise = Calls(denoiser, cond, k, steps, s, jnp.zeros((), jnp.int32), None, ())
-        return sampler.step(denoise, x, t, s, draw, sampler.init(x, steps, denoiser.path))[0]
-
-    if sampler.stochastic:
-        like = jax.ShapeDtypeStruct((1, *spectrum.band.shape), jnp.float64)
-        jax.eval_shape(step, sampler, like, *(jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.float64, jnp.float64)))
-    most = len(asked) + int(steps.renoises)
-    return [(k, j) for k in range(n) for j in range(most)] + [(n, 0)] * int(steps.renoises)
-
-
-@pytree_dataclass
-class _Impulses:
-    """Row r + 2 draws ``unit`` at (step[r], call[r]), the last row ``every[step, call]``; the others nothing."""
-
-    step: Array = leaf()
-    call: Array = leaf()
-    unit: Array = leaf()
-    every: Array = leaf()
-
-    @classmethod
-    def of(cls, rows: list[tuple[int, int]], num_steps: int, unit: np.ndarray, every: np.ndarray) -> _Impulses:
-        step, call = (np.array([r[k] for r in rows], np.int64) for k in (0, 1))
-        table = np.zeros((num_steps + 1, 1 + max(call, default=0), *unit.shape))
-        table[step, call] = every
-        return cls(*(jnp.asarray(v) for v in (step, call, unit, table)))
-
-    def __call__(self, step: Any, call: int, like: Array) -> Array:
-        hit = ((self.step == jnp.asarray(step, self.step.dtype)) & (self.call == call)).astype(like.dtype)
-        zero = jnp.zeros((2, *self.unit.shape), like.dtype)
-        return jnp.concatenate([zero, expand(hit, like) * self.unit[None], self.every[step, call][None]])
-
-
-@pytree_dataclass
-class _Responses:
-    """A ``Recorder`` of second moments by band, summed over the rows that are impulses, and of how well they add up to the last row."""
-
-    basis: Any = leaf()
-    membership: Array = leaf()
-    mean: Array = leaf()
-    weight: Array = leaf()
-
-    def init(self, num_steps: int, calls: int, x: Array, index: Array) -> dict[str, Array]:
-        bands = self.membership.shape[1]
-        shapes = dict.fromkeys(("state", "x0", "eps", "cross"), (bands,)) | dict.fromkeys(("t", "fed", "error"), ())
-        empty = {name: jnp.zeros((num_steps, calls, *shape), x.dtype) for name, shape in (shapes | {"leak": self.mean.shape}).items()}
-        return empty | {"made": jnp.zeros((num_steps, calls), bool)}
-
-    def update(self, record: dict[str, Array], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Array]:
-        p = prediction
-        if jnp.ndim(p.t):
-            refuse("oracle.sampler: the time of a call", jnp.shape(p.t), "one time for all trajectories, shape ()")
-        seen = self.second_moments(p.x_t, p.path.alpha(p.t))
-        c, (a, a_error), (e, e_error) = self._responses(p.x_t)[0], self._responses(p.x0), self._responses(p.eps)
-        seen |= {"x0": self._by_band(a * a), "eps": self._by_band(e * e), "cross": self._by_band(c * e)}
-        seen["error"] = jnp.maximum(seen["error"], jnp.maximum(a_error, e_error))
-        fed = p.path.log_snr(p.t) if p.fed is None else jnp.reshape(p.fed, -1)[0]
-        seen |= {"t": p.t, "fed": fed, "made": jnp.asarray(True)}
-        put = lambda name, v: record[name].at[step, call].set(jnp.where(made, v, record[name][step, call]))  # noqa: E731
-        return record | {name: put(name, jnp.asarray(v, record[name].dtype)) for name, v in seen.items()}
-
-    def second_moments(self, x: Array, alpha: Array) -> dict[str, Array]:
-        c, error = self._responses(x)
-        return {"state": self._by_band(c * c), "leak": self.basis.analyse(x[:1] - alpha * self.mean[None])[0], "error": error}
-
-    def _responses(self, x: Array) -> tuple[Array, Array]:
-        """Coefficients of the responses, (M, *shape), and by how much of their size they fail to add up to the last row."""
-        c = self.basis.analyse(x)
-        h, last = c[1:-1] - c[:1], c[-1] - c[0]
-        parts = self.weight * h
-        size = jnp.max(jnp.sum(jnp.abs(parts), axis=0)) + 1e-3 * jnp.max(jnp.abs(c[0]))
-        return h, jnp.max(jnp.abs(last - parts.sum(axis=0))) / jnp.where(size > 0, size, 1.0)
-
-    def _by_band(self, products: Array) -> Array:
-        return products.sum(axis=0).reshape(-1) @ self.membership / self.membership.sum(axis=0)
-
-    def result(self, record: dict[str, Array]) -> dict[str, Array]:
-        return record
-
-
-@jax.jit
-def _second_moments(seen: _Responses, x: Array, alpha: Array) -> dict[str, Array]:
-    return seen.second_moments(x, alpha)
-
-
-@pytree_dataclass
-class TwoSpectra(AnalyticDenoiser):
-    """Exact denoisers of two Gaussians, of ``conditional`` where ``cond["label"]`` is not negative and of ``unconditional`` where it is -1:
-    what guidance combines, with closed forms on both sides."""
-
-    conditional: GaussianBands = leaf()
-    unconditional: GaussianBands = leaf()
-
-    @property
-    def path(self) -> GaussianPath:
-        """The path of the states."""
-        return self.conditional.path
-
-    def posterior(self, x_t: Array, alpha: Array, sigma: Array, cond: Cond) -> tuple[Array, Array]:
-        """The posterior means of each row's Gaussian; without a condition, the conditional one's."""
-        c, u = (part.posterior(x_t, alpha, sigma, None) for part in (self.conditional, self.unconditional))
-        if not cond:
-            return c
-        chosen = expand(jnp.asarray(cond["label"]) >= 0, x_t)
-        return tuple(jnp.where(chosen, a, b) for a, b in zip(c, u, strict=True))
-
-    def on(self, path: GaussianPath, clip: bool | None = None) -> TwoSpectra:
-        """Both on another path."""
-        return TwoSpectra(self.conditional.on(path), self.unconditional.on(path))

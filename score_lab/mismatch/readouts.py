@@ -34,7 +34,7 @@ from score_lab.linear import expand
 from score_lab.mismatch.bands import BandRecord, BandRecorder
 from score_lab.mismatch.estimators.probe import Probe
 from score_lab.mismatch.estimators.streaming import SumRecord, SumRecorder
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.replicates import Curve, curve
 from score_lab.mismatch.spectrum import Spectrum
@@ -71,7 +71,7 @@ def _read(name: str, what: str, value: np.ndarray, null: np.ndarray, paper: np.n
 def _same_calls(record: Any, null: Any) -> None:
     """ConfigError unless both are of the same levels, call by call."""
     if record.t.shape != null.t.shape or not np.allclose(record.t, null.t, rtol=1e-5, atol=1e-7):
-        refuse("null", f"{len(null.t)} calls", f"a record at the times of the run's {len(record.t)} calls: forward(..., t=record.t)")
+        refuse("null", f"{len(null.t)} calls", f"a record at the times of the run's {len(record.t)} calls: forward_run(..., t=record.t)")
 
 
 def eps_norm(record: BandRecord, null: BandRecord, scaler: np.ndarray | float = 1.0, **options) -> ReadOut:
@@ -119,7 +119,8 @@ def sliding_window(
     noise, weights = jax.random.split(key)
     recorder = BandRecorder.of(Spectrum.white(1.0, np.shape(x0)[1:]), weights, replicates)
     shown = np.append(np.asarray(t, np.float64), float(label))
-    record = recorder.collect(forward(denoiser, np.asarray(x0), shown, recorder, noise, cond=cond, fed=np.full(len(shown), float(label))))
+    fed = np.full(len(shown), float(label))
+    record = recorder.collect(forward_run(denoiser, np.asarray(x0), shown, recorder, noise, cond=cond, fed=fed))
     values = record.means("eps_square")
     null = np.broadcast_to(values[-1:], values[:-1].shape)
     return _read("P3", f"squared norm of the predicted noise under the label t = {float(label):.4g}", values[:-1], null, **options)

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_lab.build import refuse
 from score_lab.denoiser import Prediction
 from score_lab.linear import batch_of, expand, square_norm
+from score_lab.samplers.record import nominal, put
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
 __all__ = ["NormRecorder", "NormRecord", "Recorders"]
@@ -59,17 +59,9 @@ class NormRecorder:
 
     def update(self, record: PyTree, step: Array, call: int, prediction: Prediction, made: Array) -> PyTree:
         """The norms of ``prediction.x_t`` written at (step, call), where ``made``.  Raises ConfigError for a time per example."""
-        t = jnp.asarray(prediction.t)
-        if t.ndim:
-            refuse("NormRecorder: the time of a call", t.shape, "one time for all trajectories, shape ()")
-        alpha = prediction.path.alpha(t)
-        square = square_norm(_centred(prediction.x_t, alpha, self.mean))
-        fed = prediction.path.log_snr(t) if prediction.fed is None else prediction.fed
-        values = {"t": t, "square": square, "fed": jnp.broadcast_to(jnp.asarray(fed), square.shape)}
-        kept = {"made": record["made"].at[step, call].set(made)}
-        for name, value in values.items():
-            kept[name] = record[name].at[step, call].set(jnp.where(made, value, jnp.nan).astype(record[name].dtype))
-        return record | kept
+        t, _, fed = nominal("NormRecorder", prediction)
+        square = square_norm(_centred(prediction.x_t, prediction.path.alpha(t), self.mean))
+        return put(record, step, call, made, {"t": t, "square": square, "fed": jnp.broadcast_to(fed, square.shape)})
 
     def result(self, record: PyTree) -> NormRecord:
         """The record with steps and calls flattened to rows."""

@@ -22,11 +22,12 @@ import numpy as np
 from score_lab.analytic import DCT, GaussianBands, Haar, Hartley, Identity, Matrix, pca
 from score_lab.analytic.bases import Basis
 from score_lab.build import refuse
+from score_lab.mismatch.band_maps import bands_of, radial_bands
 from score_lab.mismatch.inversion import on_host
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array
 
-__all__ = ["BASES", "Spectrum", "radial_bands", "subbands"]
+__all__ = ["BASES", "Spectrum", "by_band"]
 
 BLOCKS = 20
 """Of the jackknife that gives the spectrum's own uncertainty."""
@@ -129,7 +130,7 @@ class Spectrum:
                 seen += len(c)
         if seen < 2 * BLOCKS:
             refuse("Spectrum.of.data", seen, f"at least {2 * BLOCKS} examples")
-        bands = _bands(name, found, band, c.shape[1:], per_channel)
+        bands = bands_of(name, found, band, c.shape[1:], per_channel)
         totals, n = sums[0].sum(axis=1), sums[1].sum()
         variance = _variance(totals, n, bands)
         without = np.stack([_variance(totals - sums[0][:, k], n - sums[1][k], bands) for k in range(BLOCKS)])
@@ -140,7 +141,7 @@ class Spectrum:
 
     def energies(self, c: Array) -> Array:
         """``sum_{i in b} c_i^2`` (n, B) of coefficients (n, *shape)."""
-        return jnp.square(c).reshape(len(c), -1) @ self.membership(c.dtype)
+        return by_band(jnp.square(c), self.membership(c.dtype))
 
     def membership(self, dtype: Any) -> Array:
         """(d, B): 1 where the coefficient is of the band."""
@@ -190,6 +191,11 @@ class Spectrum:
             return cls(basis=basis, n=int(found["n"]), digest=str(found["digest"]), **parts)
 
 
+def by_band(c: Array, membership: Array) -> Array:
+    """``sum_{i in b} c_i`` (n, B) of ``c`` (n, *shape), in full precision: an accelerator's default has 11 bits."""
+    return jnp.matmul(c.reshape(len(c), -1), membership, precision="highest")
+
+
 @jax.jit
 def _coefficients(basis: Basis, x: Array) -> Array:
     return basis.analyse(x)
@@ -200,52 +206,6 @@ def _variance(totals: np.ndarray, n: float, bands: np.ndarray) -> np.ndarray:
     one = (totals[1] - totals[0] ** 2 / n) / (n - 1)
     count = np.bincount(bands.reshape(-1))
     return np.maximum(np.bincount(bands.reshape(-1), weights=one.reshape(-1)) / count, 0.0)
-
-
-def _bands(name: str, basis: Basis, band: str | np.ndarray, shape: tuple[int, ...], per_channel: bool) -> np.ndarray:
-    if per_channel and isinstance(basis, Matrix):
-        refuse("Spectrum.of.per_channel", True, f"False with the basis {name}: its vectors go through all channels")
-    if not isinstance(band, str):
-        found = np.asarray(band)
-        if found.shape != shape:
-            refuse("Spectrum.of.band", found.shape, f"the shape of one state, {shape}")
-    elif band == "each":
-        return np.arange(int(np.prod(shape))).reshape(shape)
-    elif band != "radial":
-        refuse("Spectrum.of.band", band, "radial, each, or whole numbers of the state's shape")
-    elif name in ("pca", "matrix"):
-        d = int(np.prod(shape))
-        found = (np.arange(d) * min(16, d) // d).reshape(shape)
-    elif name == "identity":
-        found = np.zeros(shape, int)
-    elif len(shape) != 3:
-        refuse("Spectrum.of.band", band, f"images (height, width, channels); states here are {shape}: each, or a list of one's own")
-    else:
-        found = subbands(shape, basis.levels) if isinstance(basis, Haar) else radial_bands(shape, wraps=isinstance(basis, Hartley))
-    if not per_channel:
-        return found
-    return found + (found.max() + 1) * np.arange(shape[-1])
-
-
-def radial_bands(shape: tuple[int, int, int], wraps: bool = False) -> np.ndarray:
-    """The band round(f) of every coefficient of (height, width, channels), f its radial frequency in steps of the lowest one of the DCT; of
-    the FFT (``wraps``) frequencies beyond the middle are negative.  Bands that no coefficient falls into are left out."""
-    sides = [np.arange(n) for n in shape[:2]]
-    if wraps:
-        sides = [np.minimum(k, n - k) for k, n in zip(sides, shape[:2], strict=True)]
-    radius = np.hypot(sides[0][:, None], sides[1][None, :])
-    found = np.unique(np.round(radius).astype(int), return_inverse=True)[1].reshape(radius.shape)
-    return np.broadcast_to(found[..., None], shape)
-
-
-def subbands(shape: tuple[int, int, int], levels: int = 1) -> np.ndarray:
-    """The subbands of Haar wavelets: LL, then (LH, HL, HH) of every level, the coarsest first."""
-    found = np.zeros(shape[:2], int)
-    for level in range(levels):
-        h, w = shape[0] >> level, shape[1] >> level
-        base = 1 + 3 * (levels - 1 - level)
-        found[: h // 2, w // 2 : w], found[h // 2 : h, : w // 2], found[h // 2 : h, w // 2 : w] = base, base + 1, base + 2
-    return np.broadcast_to(found[..., None], shape)
 
 
 BASES: dict[str, Callable[[np.ndarray], Basis]] = {

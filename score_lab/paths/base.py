@@ -114,7 +114,7 @@ class GaussianPath:
         std = self.prior_std(t)
         one = lambda m: isinstance(m, tuple) and all(isinstance(d, int) for d in m)  # noqa: E731
         like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m, jnp.result_type(float)), shape, is_leaf=one)
-        z = normals(jax.vmap(lambda i: jax.random.fold_in(key, i))(index), like)
+        z = indexed_normals(key, index, like)
         return combine((std, z))
 
     def prior_logp(self, x: Array, t: Time = 1.0) -> Array:
@@ -141,6 +141,11 @@ def normals(keys: Array, like: PyTree) -> PyTree:
     else:
         rows = [jax.vmap(lambda k, i=i, m=m: flat(jax.random.fold_in(k, i), m))(keys) for i, m in enumerate(leaves)]
     return tree.unflatten([row.reshape(row.shape[:1] + m.shape) for row, m in zip(rows, leaves, strict=True)])
+
+
+def indexed_normals(key: Array, index: Array, like: PyTree) -> PyTree:
+    """``normals`` of the samples ``index`` (n,): row i from (key, index[i]) alone."""
+    return normals(jax.vmap(lambda i: jax.random.fold_in(key, i))(index), like)
 
 
 def move(x: PyTree, t_a: Time, a: GaussianPath, t_b: Time, b: GaussianPath) -> PyTree:

@@ -21,7 +21,7 @@ from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
 from score_lab.samplers.base import Integrator, Recorder, Sampler
 from score_lab.samplers.loop import sample
-from score_lab.samplers.steps import Steps
+from score_lab.samplers.steps import Steps, steps_of
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
 __all__ = ["Encoded", "encode"]
@@ -52,7 +52,7 @@ def encode(
     Raises ConfigError for a stochastic solver, a grid that renoises, one with no finite level below its top, a solver with history on a
     grid that starts at log-SNR -inf (its coefficients there are limits of descending steps), and whatever ``sample`` refuses.
     """
-    steps = grid if isinstance(grid, Steps) else grid.steps(denoiser.path)
+    steps = steps_of(grid, denoiser.path)
     down, up = _both_ways(steps, denoiser, sampler)
     run = sample(denoiser, sampler, up, x_T=x0, cond=cond, recorder=recorder)
     return Encoded(x=run.x, nfe=run.nfe, steps=down, log_snr=denoiser.path.log_snr(up.t[0]), record=run.record)

@@ -23,7 +23,7 @@ from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
 from score_lab.samplers.contract import check_sampler, check_step
 from score_lab.samplers.hoist import scan_steps
 from score_lab.samplers.integrate import chooses_levels, integrated
-from score_lab.samplers.steps import Steps
+from score_lab.samplers.steps import Steps, steps_of
 from score_lab.types import Array, PyTree, check_pytree
 
 __all__ = ["count", "memory_of", "sample", "shape_of"]
@@ -81,7 +81,7 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
     check_labels(denoiser, cond, "sample.cond")
     check_pytree(denoiser.path, "path")
-    steps = grid if isinstance(grid, Steps) else grid.steps(denoiser.path)
+    steps = steps_of(grid, denoiser.path)
     if not _traced((denoiser, sampler, steps)):
         check_run(denoiser, sampler, steps, denoiser.path)
         denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))

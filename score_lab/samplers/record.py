@@ -19,7 +19,28 @@ from score_lab.denoiser import Prediction
 from score_lab.linear import batch_of
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
-__all__ = ["StateRecord", "StateRecorder"]
+__all__ = ["StateRecord", "StateRecorder", "nominal", "put"]
+
+
+def nominal(recorder: str, prediction: Prediction) -> tuple[Array, Array, Array]:
+    """``(t, log_snr, fed)`` of a call: its time and level, of shape (), and the log-SNR that the network was told, () or (batch,); the
+    nominal one where the prediction does not say.  Raises ConfigError, in the name of ``recorder``, for a time per example.
+    """
+    t = jnp.asarray(prediction.t)
+    if t.ndim:
+        refuse(f"{recorder}: the time of a call", t.shape, "one time for all trajectories, shape ()")
+    level = prediction.path.log_snr(t)
+    return t, level, level if prediction.fed is None else jnp.asarray(prediction.fed)
+
+
+def put(record: dict[str, PyTree], step: Array, call: int, made: Array, values: dict[str, PyTree]) -> dict[str, PyTree]:
+    """``record`` with ``values`` at (step, call) of its entries of these names, (num_steps, calls, ...), where the call was ``made``; as it
+    was where not.  The entry "made" says which it was."""
+
+    def one(kept, new):
+        return kept.at[step, call].set(jnp.where(made, jnp.asarray(new, kept.dtype), kept[step, call]))
+
+    return record | {name: jax.tree.map(one, record[name], value) for name, value in (values | {"made": made}).items()}
 
 
 @pytree_dataclass
@@ -65,13 +86,9 @@ class StateRecorder:
     def update(self, record: StateRecord, step: Array, call: int, prediction: Prediction, made: Array) -> StateRecord:
         """One call, where it was made; times are of the first sample where they differ."""
         p = prediction
-        scalars = [jnp.reshape(v, -1)[0] for v in (p.t, p.path.log_snr(p.t), p.fed)]
-        seen = StateRecord(*(jax.tree.map(lambda a: a[: self.rows], v) for v in (p.x_t, p.x0)), *scalars, jnp.asarray(True))
-
-        def put(kept, new):
-            return kept.at[step, call].set(jnp.where(made, new, 0).astype(kept.dtype))
-
-        return jax.tree.map(put, record, seen)
+        states = {name: jax.tree.map(lambda a: a[: self.rows], v) for name, v in (("x_t", p.x_t), ("x0", p.x0))}
+        levels = {name: jnp.reshape(v, -1)[0] for name, v in (("t", p.t), ("log_snr", p.path.log_snr(p.t)), ("fed", p.fed))}
+        return StateRecord(**put(vars(record), step, call, made, states | levels))
 
     def result(self, record: StateRecord) -> StateRecord:
         """The record itself."""

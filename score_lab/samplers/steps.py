@@ -8,7 +8,7 @@ which run from data to noise, s > t (see ``inversion``).
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, leaf, pytree_dataclass, static
 
-__all__ = ["Grid", "Steps"]
+__all__ = ["Grid", "Steps", "steps_of"]
 
 
 @pytree_dataclass
@@ -71,3 +71,8 @@ class Grid(Protocol):
 
     def steps(self, path: GaussianPath) -> Steps:
         """The rows on ``path``."""
+
+
+def steps_of(grid: Any, path: GaussianPath) -> Steps:
+    """The rows of a grid (anything with ``steps(path)``) on ``path``; ``Steps`` as they are."""
+    return grid if isinstance(grid, Steps) else grid.steps(path)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from score_lab.mismatch.oracle import oracle
+from score_lab.mismatch.oracle import exact_moments
 from score_lab.mismatch.spectrum import Spectrum
 
 S = np.array([0.1, 0.5, 1.0, 3.0])
@@ -16,7 +16,7 @@ def same(measured, expected, tolerance=1e-12):
 
 def of(sampler, grid, path, R_0=1.0, **options):
     """R (N + 1, 4) and, at the levels, alpha, sigma (N + 1, 1), V and phi (N + 1, 4)."""
-    found = oracle(sampler, grid, path, BANDS, R_0, **options)
+    found = exact_moments(sampler, grid, path, BANDS, R_0, **options)
     t = jnp.asarray(found.t[found.levels])
     a, s = (np.asarray(f(t))[:, None] for f in (path.alpha, path.sigma))
     return np.exp(found.log_ratio[found.levels]), a, s, a**2 * S**2 + s**2, np.arctan2(s + 0 * S, a * S)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.mismatch.bands import BANDED, PLOTTED, BandRecord, BandRecorder
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.spectrum import Spectrum
 
@@ -38,7 +38,7 @@ def forward_record(spectrum, path, t, n, seed, contamination=0.0, scale=None, re
     data = spectrum.surrogate(path).sample(jax.random.fold_in(key, 1), jnp.arange(n))
     data = data + contamination * jax.random.normal(jax.random.fold_in(key, 2), data.shape, data.dtype)
     recorder = BandRecorder.of(spectrum, jax.random.fold_in(key, 3), replicates)
-    return recorder.collect(forward(denoiser, np.asarray(data), t, recorder, jax.random.fold_in(key, 4)))
+    return recorder.collect(forward_run(denoiser, np.asarray(data), t, recorder, jax.random.fold_in(key, 4)))
 
 
 def coverage(intervals, truth):

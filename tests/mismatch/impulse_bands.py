@@ -37,3 +37,7 @@ def band_ratio(denoiser, sampler, steps, R_0=1.0, draws=0):
     x_T[0] = np.sqrt(R_0 * start)
     x = sample(denoiser, sampler, steps, x_T=jnp.asarray(x_T), noise=Impulses(step, call)).x
     return np.square(np.asarray(x)).sum(axis=0) / numbers(path, steps)[2][-1]
+
+
+def same(measured, expected, tolerance=1e-12, near=0.0):
+    np.testing.assert_allclose(measured, expected, rtol=tolerance, atol=near)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mismatch.impulse_bands import S, band_ratio, bands, exact, numbers
+from mismatch.impulse_bands import S, band_ratio, bands, exact, numbers, same
 
 from score_lab.analytic import GaussianBands
 from score_lab.build import ConfigError
@@ -29,7 +29,7 @@ from score_lab.mismatch.corrections import (
     linear_scales,
     measured_ratios,
 )
-from score_lab.mismatch.corrections.calibrate import rows_at
+from score_lab.mismatch.corrections.measured import rows_at
 from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow
@@ -59,10 +59,6 @@ PATHS = {"EDM": EDM(), "VP": VP(), "LinearFlow": LinearFlow()}
 def angles(path, steps):
     phi = numbers(path, steps)[3]
     return phi[:-1] - phi[1:], phi[:-1], phi[1:]
-
-
-def same(measured, expected, tolerance=1e-12, near=0.0):
-    np.testing.assert_allclose(measured, expected, rtol=tolerance, atol=near)
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mismatch.impulse_bands import S, band_ratio, bands, exact, numbers
+from mismatch.impulse_bands import S, band_ratio, bands, exact, numbers, same
 
 from score_lab.analytic import DCT, GaussianBands, pca
 from score_lab.build import ConfigError
@@ -28,17 +28,13 @@ from score_lab.mismatch.corrections import (
     gaussian_levels,
     signal_and_noise,
 )
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.replicates import curve
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import DDIM, DDPM, DPMSolverPP2M, Euler, EulerMaruyama, Heun, Kappa, Karras, StateRecorder, UniformTime, sample
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-def same(measured, expected, tolerance=1e-12, near=0.0):
-    np.testing.assert_allclose(measured, expected, rtol=tolerance, atol=near)
 
 
 def test_49_the_label_alone():
@@ -235,7 +231,8 @@ def test_spectral_clamp_gives_every_sample_the_reference_energy():
     data = GaussianBands(path, np.zeros((8, 8, 1)), np.sqrt(spectrum.variance)[spectrum.band], DCT((1, 2))).sample(
         jax.random.key(2), jnp.arange(512)
     )
-    record = recorder.collect(forward(spectrum.surrogate(path), np.asarray(data), np.array([0.7, 0.4, 0.1]), recorder, jax.random.key(3)))
+    times = np.array([0.7, 0.4, 0.1])
+    record = recorder.collect(forward_run(spectrum.surrogate(path), np.asarray(data), times, recorder, jax.random.key(3)))
     measured = SpectralClamp.of(denoiser, spectrum, record, least=6)
     same(measured.wanted(t), record.means("x0")[1, 0] / spectrum.count, 1e-9)
     same(np.asarray(measured.wanted(t))[large], wanted[large], 0.2)

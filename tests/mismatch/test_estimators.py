@@ -8,7 +8,7 @@ from mismatch.estimating import S2, SPECTRUM, coverage, exact_record, forward_re
 from score_lab.build import ConfigError
 from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.estimators import Levels, MaximumLikelihood, SpectralRegression, TotalVariance, sandwich, too_few
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP, Cosine, LinearFlow, Trigonometric
@@ -202,7 +202,7 @@ def test_digits_read_zero_and_are_on_the_curve():
     for basis in ("dct", "pca"):
         spectrum = Spectrum.of(x0, basis)
         recorder = BandRecorder.of(spectrum, jax.random.key(1), 100)
-        record = recorder.collect(forward(spectrum.surrogate(path), x0[:1024], t, recorder, jax.random.key(2)))
+        record = recorder.collect(forward_run(spectrum.surrogate(path), x0[:1024], t, recorder, jax.random.key(2)))
         for estimator in (MaximumLikelihood(), MaximumLikelihood(family="kept"), TotalVariance(), SpectralRegression()):
             found = estimator.read(record, spectrum, path)
             good = found.flag == "ok"

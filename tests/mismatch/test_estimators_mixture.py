@@ -18,7 +18,7 @@ from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
 from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.estimators import DenoiserResidual, MixtureLikelihood, TotalVariance
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.record import Recorders
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP
@@ -133,7 +133,7 @@ def repeat(reps, contamination, n=300):
         data = mixture.sample(key, jnp.arange(n))
         data = np.asarray(data + contamination * jax.random.normal(jax.random.fold_in(key, 9), data.shape))
         recorder = estimator.recorder(jax.random.fold_in(key, 1), 100)
-        record = recorder.collect(forward(mixture, data, t, recorder, jax.random.fold_in(key, 2)))
+        record = recorder.collect(forward_run(mixture, data, t, recorder, jax.random.fold_in(key, 2)))
         both = estimator, dataclasses.replace(estimator, simultaneous=True)
         found.append([e.read(record, None, path).delta for e in both])
     return found, -np.log(1 + contamination**2 / kappa**2)

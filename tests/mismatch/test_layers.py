@@ -10,7 +10,7 @@ import pytest
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
 from score_lab.mismatch.bands import BandRecorder
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.layers import layers
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP
@@ -25,7 +25,7 @@ def of(spectrum, path, levels, n=600, denoiser=None, x0=None):
     x0 = np.asarray(exact.sample(KEY, jnp.arange(n))) if x0 is None else x0
     recorder = BandRecorder.of(spectrum, KEY, 100)
     t = np.asarray(path.time_of(jnp.asarray(levels)))
-    record = recorder.collect(forward(denoiser or exact, x0, t, recorder, jax.random.key(1)))
+    record = recorder.collect(forward_run(denoiser or exact, x0, t, recorder, jax.random.key(1)))
     return layers(record, spectrum, path)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_lab.mismatch.bands import BandRecorder
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.measures import (
     band_kl,
     coarse,
@@ -18,7 +18,7 @@ from score_lab.mismatch.measures import (
     mean_leak,
     resolved,
 )  # fmt: skip
-from score_lab.mismatch.oracle import oracle
+from score_lab.mismatch.oracle import exact_moments
 from score_lab.mismatch.replicates import Curve, curve
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP, LinearFlow
@@ -46,7 +46,8 @@ def nulls(repetitions):
     for k in range(repetitions):
         keys = jax.random.split(jax.random.key(k), 5)
         recorder = BandRecorder.of(BANDS, keys[0], 200)
-        record, other = (recorder.collect(forward(denoiser, draw(a), T, recorder, b)) for a, b in ((keys[1], keys[2]), (keys[3], keys[4])))
+        pairs = (keys[1], keys[2]), (keys[3], keys[4])
+        record, other = (recorder.collect(forward_run(denoiser, draw(a), T, recorder, b)) for a, b in pairs)
         found = {f"ln R {b}": c for b, c in enumerate(log_ratios(record, BANDS, path))}
         found |= {"ln R": log_ratio(record, BANDS, path), "gap": denoiser_gap(record, other), "mean gain": mean_gain(record, BANDS, path)}
         null = {"mean gain": 1.0}
@@ -80,7 +81,7 @@ def test_nulls_hold_as_often_as_they_say(repetitions):
 def test_m1_of_a_run_is_the_oracles(sampler):
     """n = 2000 trajectories started from forward states: every band, every call within 4.5 se of the exact ln R, which is not 0."""
     path, grid = VP(), UniformLogSNR(6, -5.0, 5.0, to_data=False)
-    exact = oracle(sampler, grid, path, BANDS)
+    exact = exact_moments(sampler, grid, path, BANDS)
     recorder = BandRecorder.of(BANDS, jax.random.key(1), 100)
     x_T = forward_states(2000, float(exact.t[0]), path)
     record = recorder.collect(sample(BANDS.surrogate(path), sampler, grid, x_T=x_T, recorder=recorder, key=jax.random.key(2)).record)
@@ -105,7 +106,7 @@ def test_m1_of_a_run_is_the_oracles(sampler):
 def test_m2_of_a_start_without_the_mean():
     """From VP's prior at a level that still has signal the mean leaks: |E c|^2 / d and the gain on the mean are the oracle's."""
     path, grid = VP(), UniformLogSNR(5, -2.0, 4.0, to_data=False)
-    exact = oracle(DDIM(), grid, path, BANDS, "prior")
+    exact = exact_moments(DDIM(), grid, path, BANDS, "prior")
     recorder = BandRecorder.of(BANDS, jax.random.key(1), 100)
     record = recorder.collect(sample(BANDS.surrogate(path), DDIM(), grid, (4000, 16), jax.random.key(3), recorder=recorder).record)
     leak = mean_leak(record, BANDS)
@@ -129,7 +130,7 @@ def test_known_contamination_of_the_denoisers_coordinates():
     x = forward_states(n, 0.02, path) + tau * np.random.default_rng(0).standard_normal((n, 16))
     grid = UniformTime(1, start=float(path.log_snr(0.02)))
     record = recorder.collect(sample(denoiser, DDIM(), grid, x_T=x.astype(np.float32), recorder=recorder).record)
-    null = recorder.collect(forward(denoiser, draw(jax.random.key(6), n), record.t, recorder, jax.random.key(7)))
+    null = recorder.collect(forward_run(denoiser, draw(jax.random.key(6), n), record.t, recorder, jax.random.key(7)))
     gap = denoiser_gap(record, null)
     want = np.log1p((4 * np.sin(phi) ** 4).sum() * tau**2 / sigma**2 / (4 * np.sin(phi) ** 2).sum())
     assert abs(gap.value[0] - want) < 4.5 * gap.se[0] and gap.low[0] > 0
@@ -170,7 +171,7 @@ def test_m5_and_where_there_is_no_number():
     flat = Spectrum(np.array([1.0, 0.0]), np.array([0, 1]), 0.0)
     recorder = BandRecorder.of(flat, jax.random.key(0), 20)
     path = LinearFlow()
-    record = recorder.collect(forward(flat.surrogate(path), np.ones((30, 2)), np.array([0.5, 0.0]), recorder, jax.random.key(1)))
+    record = recorder.collect(forward_run(flat.surrogate(path), np.ones((30, 2)), np.array([0.5, 0.0]), recorder, jax.random.key(1)))
     curves = log_ratios(record, flat, path)
     assert [c.flag.tolist() for c in curves] == [["ok", "ok"], ["ok", "no variance"]] and np.isnan(curves[1].value[1])
     assert resolved(record, flat)[1].flag.tolist() == ["no variance"] * 2

@@ -6,7 +6,7 @@ import pytest
 from mismatch.closed import BANDS, S, of, recursion, same
 from samplers.exact import paths
 
-from score_lab.mismatch.oracle import oracle, variance_ratios
+from score_lab.mismatch.oracle import exact_moments, variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VE, VP, LinearFlow
 from score_lab.samplers import (
@@ -48,7 +48,7 @@ def test_a1_heun():
     r = ((1 + np.cos(d) ** 2) * np.cos(q) - np.sin(2 * d) * np.sin(q)) / (2 * np.cos(p))
     r[-1] = np.cos(d)[-1]  # the last step to pure data is Euler
     same(R, recursion(r**2))
-    found = oracle(Heun(Kappa()), grid, path, BANDS)
+    found = exact_moments(Heun(Kappa()), grid, path, BANDS)
     assert found.call.tolist() == [0, 1] * 6 + [0, 0] and found.step.tolist() == [*np.repeat(range(6), 2), 6, 7]
     second = np.exp(found.log_ratio[found.call == 1])
     same(second, R[:-2] * np.cos(d[:-1]) ** 2)
@@ -144,19 +144,19 @@ def test_prior_and_mean_leak():
     """(4.8): R_0 = prior^2 / V_T, and E x - alpha mu = -alpha_T mu sqrt(V_N / V_T) prod cos delta; 0 where the start is right."""
     for path, prior in ((VP(), 1.0), (EDM(), 80.0), (LinearFlow(), 1.0)):
         grid = UniformTime(8)
-        found = oracle(DDIM(), grid, path, BANDS, "prior")
+        found = exact_moments(DDIM(), grid, path, BANDS, "prior")
         phi, V = BANDS.phi(path, found.t), BANDS.V(path, found.t)
         same(np.exp(found.log_ratio), recursion(np.cos(np.diff(phi, axis=0)) ** 2, 0.0, prior**2 / V[0]))
         shrink = np.append(np.ones((1, 4)), np.cumprod(np.cos(np.diff(phi, axis=0)), axis=0), axis=0)
         alpha = float(path.alpha(jnp.asarray(found.t[0])))
         np.testing.assert_allclose(found.leak, -alpha * BANDS.mean * np.sqrt(V / V[0]) * shrink, atol=1e-12)
-        np.testing.assert_allclose(oracle(DDIM(), grid, path, BANDS).leak, 0.0, atol=1e-12)
+        np.testing.assert_allclose(exact_moments(DDIM(), grid, path, BANDS).leak, 0.0, atol=1e-12)
 
 
 def test_predictions_of_an_exact_denoiser_are_wieners():
     """Var(x0) = s^2 cos^2 phi R, Var(eps) = sin^2 phi R, Cov(x, eps) = sqrt(V) sin phi R; a label of its own is told."""
     path = VP()
-    found = oracle(DDPM(), UniformLogSNR(5), path, BANDS, 0.8)
+    found = exact_moments(DDPM(), UniformLogSNR(5), path, BANDS, 0.8)
     phi, V, R = BANDS.phi(path, found.t)[:-1], BANDS.V(path, found.t)[:-1], np.exp(found.log_ratio[:-1])
     same(found.x0, S**2 * np.cos(phi) ** 2 * R)
     same(found.eps, np.sin(phi) ** 2 * R)

@@ -7,12 +7,13 @@ from mismatch.closed import BANDS, S, of, recursion, same
 from samplers.exact import Gaussian
 from samplers.impulses import Impulses
 
+from score_lab.analytic import TwoSpectra
 from score_lab.build import ConfigError
 from score_lab.denoiser import Prediction
 from score_lab.guidance import CFG, ClipX0
 from score_lab.guidance.wrapper import Wrapper
 from score_lab.linear import combine
-from score_lab.mismatch.oracle import TwoSpectra, oracle, variance_ratios
+from score_lab.mismatch.oracle import exact_moments, variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP, LinearFlow
 from score_lab.samplers import (
@@ -67,7 +68,7 @@ def test_47_guidance_of_two_spectra():
     one = Spectrum(np.array([0.25]), np.zeros(1), np.zeros(1))
     both = TwoSpectra(one.surrogate(path), Spectrum.white(1.0, (1,)).surrogate(path))
     for w, published in ((3.0, 0.027), (1.0, 0.789)):
-        found = oracle(DDIM(), grid, path, one, "prior", denoiser=CFG(both, w), label=0)
+        found = exact_moments(DDIM(), grid, path, one, "prior", denoiser=CFG(both, w), label=0)
         kappa2 = np.asarray(path.sigma(jnp.asarray(found.t)))[:, None] ** 2
         eps = w * kappa2 / (0.25 + kappa2) + (1 - w) * kappa2 / (1 + kappa2)
         m = 1 + (np.sqrt(kappa2[1:] / kappa2[:-1]) - 1) * eps[:-1]
@@ -81,7 +82,7 @@ def test_states_of_pictures_in_a_basis():
     picture = Spectrum(picture.variance, picture.band, np.random.default_rng(0).normal(size=(4, 4, 2)), picture.basis)
     path = EDM()
     grid = Restart(UniformLogSNR(5, -6.0, 4.0, to_data=False), ((0.3, 2.0, 2, 1),))
-    found = oracle(DDIM(), grid, path, picture)
+    found = exact_moments(DDIM(), grid, path, picture)
     steps = grid.steps(path)
     R = np.ones(len(picture.variance))
     for k, (t, s, r) in enumerate(zip(*(np.asarray(v) for v in (steps.t, steps.s, steps.r)), strict=True)):

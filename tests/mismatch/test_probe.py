@@ -9,8 +9,9 @@ import pytest
 from mismatch.estimating import SPECTRUM, coverage, times
 
 from score_lab.build import ConfigError
-from score_lab.mismatch.estimators.probe import FAILED, Probe, train_probe
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.estimators.probe import FAILED, Probe
+from score_lab.mismatch.estimators.probe_training import train_probe
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.networks.regressor import Regressor
 from score_lab.paths import EDM, VP, LinearFlow
@@ -31,7 +32,7 @@ def reading(probe, path, kappa, seed, contamination=0.0, n=400, simultaneous=Fal
     x0 = data(n, 100 + seed)
     x0 = x0 + np.float32(contamination) * np.random.default_rng(seed).standard_normal(x0.shape).astype(np.float32)
     recorder = probe.recorder(jax.random.key(200 + seed), 60)
-    record = recorder.collect(forward(SPECTRUM.surrogate(path), x0, times(path, kappa), recorder, jax.random.key(300 + seed)))
+    record = recorder.collect(forward_run(SPECTRUM.surrogate(path), x0, times(path, kappa), recorder, jax.random.key(300 + seed)))
     return dataclasses.replace(probe, simultaneous=simultaneous).read(record, None, path), record
 
 
@@ -68,14 +69,14 @@ def test_white_data_are_unidentifiable():
     x0 = np.asarray(white.sample(jax.random.key(0), jnp.arange(1500)))
     probe = train_probe(x0, jax.random.key(1), low=-3.0, high=3.0, steps=60, points=9, replicates=30)
     recorder = probe.recorder(jax.random.key(2), 30)
-    record = recorder.collect(forward(white, x0[:500], times(EDM(), KAPPA), recorder, jax.random.key(3)))
+    record = recorder.collect(forward_run(white, x0[:500], times(EDM(), KAPPA), recorder, jax.random.key(3)))
     found = probe.read(record, None, EDM())
     assert (found.flag == "unidentifiable").all() and np.isnan(found.delta.value).all()
 
 
 def test_a_probe_that_fails_its_calibration_is_flagged_by_name(probe):
     """Calibration curves that are not those of the network (as of other preprocessing) are found out by the contamination test."""
-    from score_lab.mismatch.estimators.probe import _tested
+    from score_lab.mismatch.estimators.probe_training import _tested
 
     wrong = dataclasses.replace(probe, curves=probe.curves + 0.5)
     recorder = probe.recorder(jax.random.key(4), 60)

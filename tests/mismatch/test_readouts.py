@@ -10,7 +10,7 @@ from scipy.special import gammaln
 from score_lab.build import ConfigError
 from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.estimators import train_probe
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.readouts import (
     eps_norm,
@@ -215,7 +215,7 @@ def test_posteriors_of_contaminated_states_lie_lower():
     noise = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
 
     def shown(rows, extra, seed):
-        return recorder.collect(forward(denoiser, x0[rows] + np.float32(extra) * noise, t, recorder, jax.random.key(seed)))
+        return recorder.collect(forward_run(denoiser, x0[rows] + np.float32(extra) * noise, t, recorder, jax.random.key(seed)))
 
     null = shown(slice(1500, 2000), 0.0, 3)
     assert holds(posterior_mean(probe, shown(slice(2000, 2500), 0.0, 4), null).excess, 0.0)

@@ -9,7 +9,8 @@ import pytest
 
 from score_lab.analytic import DCT, Haar, Hartley, Identity, Matrix
 from score_lab.build import ConfigError
-from score_lab.mismatch.spectrum import BASES, Spectrum, radial_bands, subbands
+from score_lab.mismatch.band_maps import radial_bands, subbands
+from score_lab.mismatch.spectrum import BASES, Spectrum
 from score_lab.paths import EDM, VP, LinearFlow
 
 SHAPE = (8, 8, 1)

@@ -20,21 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.analytic import GaussianBands
-from score_lab.build import refuse
+from score_lab.mismatch.impulses import check_affine, draws_per_step
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.calls import Calls, renoise
-from score_lab.samplers.langevin import Langevin
 from score_lab.samplers.loop import check_run
-from score_lab.samplers.steps import Steps
+from score_lab.samplers.steps import Steps, steps_of
 
 __all__ = ["BandRun", "at_precision"]
 
 
 def at_precision(grid: Any, path: GaussianPath) -> Steps:
     """The rows of a grid, or ``Steps``, in the precision at hand."""
-    steps = grid if isinstance(grid, Steps) else grid.steps(path)
-    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.result_type(float)), steps)
+    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.result_type(float)), steps_of(grid, path))
 
 
 class BandRun:
@@ -49,15 +47,11 @@ class BandRun:
         std = np.sqrt(spectrum.variance)
         exact = GaussianBands(path, np.zeros(len(std)), std)
         sampler = sampler.specialise() if hasattr(sampler, "specialise") else sampler
-        inner = sampler
-        while hasattr(inner, "sampler"):
-            inner = inner.sampler
-        if not hasattr(inner, "step") or isinstance(inner, Langevin):
-            refuse("calibrate", type(inner).__name__, "a sampler that is affine in the denoiser: no adaptive one, no Langevin correction")
+        check_affine("calibrate.sampler", sampler)
         check_run(exact, sampler, self.steps, path)
         self.num_steps, self.k = int(self.steps.t.shape[0]), 0
         self._make = lambda c: build(exact, sampler, c)
-        self._draws = self._count(sampler, exact, len(std))
+        self._draws = draws_per_step(sampler, exact, self.steps, std.shape)
         rows = 1 + self._draws * self.num_steps + int(self.steps.renoises)
         first = jnp.sqrt(jnp.asarray(start) * self._level(self.steps.start, std))
         self.x = jnp.zeros((rows, len(std))).at[0].set(first)
@@ -71,18 +65,6 @@ class BandRun:
 
     def _level(self, t: Any, std: np.ndarray) -> Any:
         return self.path.alpha(t) ** 2 * std**2 + self.path.sigma(t) ** 2
-
-    def _count(self, sampler: Any, denoiser: Any, bands: int) -> int:
-        """Draws of one step, the renoising one too."""
-        count = itertools.count()
-
-        def step(x, carry):
-            draw = lambda: next(count) * jnp.zeros_like(x)  # noqa: E731
-            return self._one(denoiser, sampler, jnp.zeros((), jnp.int32), x, carry, draw)
-
-        x = jax.ShapeDtypeStruct((1, bands), jnp.result_type(float))
-        jax.eval_shape(step, x, jax.eval_shape(lambda x: sampler.init(x, self.steps, self.path), x))
-        return next(count)
 
     def _one(self, denoiser: Any, sampler: Any, k: Any, x: Any, carry: Any, draw: Callable) -> tuple[Any, Any]:
         steps = self.steps

@@ -20,7 +20,7 @@ from score_lab.build import refuse
 from score_lab.guidance import CFG
 from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
-from score_lab.mismatch.corrections.calibrate import Corrected, corrected
+from score_lab.mismatch.corrections.calibration import Corrected, corrected
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling
@@ -31,7 +31,8 @@ from score_lab.mismatch.corrections.start import SignalLeakStart
 from score_lab.mismatch.corrections.time_shift import TimeShift
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.objectives import blind
-from score_lab.samplers import AnalyticDPM, Churn, ResolutionShift, Restart, SpectrumAware, Steps
+from score_lab.samplers import AnalyticDPM, Churn, ResolutionShift, Restart, SpectrumAware
+from score_lab.samplers.steps import steps_of
 
 __all__ = ["CATALOGUE", "CorrectionEntry", "Setting"]
 
@@ -94,7 +95,7 @@ def _time_shift(form: str) -> Callable[[Setting], Corrected]:
     """On the noisier half of the steps, within half of the least of them; the corrected form where V is monotone besides."""
 
     def make(to: Setting) -> Corrected:
-        steps = _steps(to)
+        steps = steps_of(to.grid, to.path)
         t, s = np.asarray(steps.t, np.float64), np.asarray(steps.s, np.float64)
         half = max(len(t) // 2, 1)
         window, cutoff = 0.5 * float((t - s)[:half].min()), float(0.5 * (s[half - 1] + t[half - 1]))
@@ -130,13 +131,9 @@ def _rescale(to: Setting) -> Corrected:
     return to.with_(denoiser=dataclasses.replace(to.denoiser, rescale=0.7))
 
 
-def _steps(to: Setting) -> Steps:
-    return to.grid if isinstance(to.grid, Steps) else to.grid.steps(to.path)
-
-
 def _levels(to: Setting) -> tuple[np.ndarray, float, float, bool]:
     """The finite kappas of the grid's steps, the largest and the least of them, and whether its last step goes to data."""
-    steps = _steps(to)
+    steps = steps_of(to.grid, to.path)
     kappa = np.asarray(to.path.kappa(steps.t), np.float64)
     kappa = kappa[np.isfinite(kappa) & (kappa > 0)]
     end = float(to.path.kappa(steps.s[-1]))
@@ -151,7 +148,7 @@ def _large(spectrum: Spectrum) -> int:
 def _spectrum_aware(to: Setting) -> Corrected:
     """As many steps between the same levels."""
     _, high, low, to_data = _levels(to)
-    n, good = int(_steps(to).t.shape[0]), to.spectrum.variance > 0
+    n, good = int(steps_of(to.grid, to.path).t.shape[0]), to.spectrum.variance > 0
     parts = (n, tuple(to.spectrum.variance[good].tolist()), tuple(to.spectrum.count[good].tolist()), low, high, to_data)
     return to.with_(grid=SpectrumAware(*parts))
 

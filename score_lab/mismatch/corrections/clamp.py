@@ -19,7 +19,7 @@ from score_lab.denoiser import Denoiser, Prediction
 from score_lab.guidance.wrapper import Wrapper
 from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.measures import variances
-from score_lab.mismatch.spectrum import Spectrum
+from score_lab.mismatch.spectrum import Spectrum, by_band
 from score_lab.types import Array, Cond, Time, leaf, pytree_dataclass
 
 __all__ = ["SpectralClamp"]
@@ -82,7 +82,7 @@ class SpectralClamp(Wrapper):
         mean, band = jnp.asarray(self.mean, x_t.dtype)[None], jnp.asarray(self.band)
         c, count = self.basis.analyse(p.x0 - mean), jnp.asarray(self.count)
         member = (band.reshape(-1)[:, None] == jnp.arange(len(self.variance))[None]).astype(c.dtype)
-        found = (jnp.square(c).reshape(len(c), -1) @ member) / count.astype(c.dtype)[None]
+        found = by_band(jnp.square(c), member) / count.astype(c.dtype)[None]
         use = (count >= self.least)[None] & (found > 0)
         ratio = jnp.where(use, self.wanted(t).astype(c.dtype)[None] / jnp.where(use, found, 1.0), 1.0)
         gain = jnp.power(ratio, 0.5 * self.strength).astype(c.dtype)

@@ -19,7 +19,18 @@ from score_lab.linear import combine
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.types import PyTree, leaf, pytree_dataclass
 
-__all__ = ["Constants"]
+__all__ = ["Constants", "at_step"]
+
+
+def at_step(values: Any, step: Any) -> Any:
+    """Of a number, or of (N,) or (N, B), one for every step: that of ``step``, () or (B,).  ConfigError where there are several and no step
+    is known."""
+    values = jnp.atleast_1d(jnp.asarray(values))
+    if len(values) == 1:
+        return values[0]
+    if step is None:
+        refuse("correction.constants", f"{len(values)} steps", "one for all steps where the denoiser is called outside a sampler")
+    return values[step]
 
 
 @pytree_dataclass
@@ -45,11 +56,7 @@ class Constants:
 
     def at(self, step: Any) -> Any:
         """``c_k``: a scalar, or (B,).  ConfigError where there are several and the step is not known."""
-        n = np.shape(self.values)[0]
-        if n > 1 and step is None:
-            refuse("correction.constants", f"{n} steps", "one for all steps where the denoiser is called outside a sampler")
-        values = jnp.asarray(self.values)
-        return values[0] if n == 1 else values[step]
+        return at_step(self.values, step)
 
     def times(self, step: Any, x: PyTree) -> PyTree:
         """``c_k x``, in bands where there are bands."""

@@ -25,9 +25,9 @@ import numpy as np
 from score_lab.analytic.bases import Haar
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.mismatch.band_maps import subbands
 from score_lab.mismatch.corrections.around import Around
-from score_lab.mismatch.corrections.constants import Constants
-from score_lab.mismatch.spectrum import subbands
+from score_lab.mismatch.corrections.constants import Constants, at_step
 from score_lab.types import PyTree, leaf, pytree_dataclass
 
 __all__ = ["DCW", "WaveletDCW"]
@@ -35,14 +35,17 @@ __all__ = ["DCW", "WaveletDCW"]
 FORMS, SCHEDULES = ("covariant", "literal"), ("constant", "code", "paper")
 
 
-def _check_form(name: str, form: str, anywhere: bool, steps: Any, path: Any) -> None:
-    """Refuses an unknown form, and the literal one at levels with alpha' other than 1 unless ``anywhere``."""
+def _check(correction: Any, steps: Any, path: Any) -> None:
+    """Refuses ``first`` < 1, an unknown form, and the literal one at levels with alpha' other than 1 unless ``anywhere``."""
+    name, form = type(correction).__name__, correction.form
+    if correction.first is not None and correction.first < 1:
+        refuse(f"{name}.first", correction.first, "at least 1 step, or None for all")
     if form not in FORMS:
         refuse(f"{name}.form", form, " or ".join(FORMS), FORMS)
     alpha = np.asarray(path.alpha(jnp.asarray(steps.s)), np.float64)
     off = np.abs(alpha - 1.0) > 1e-6
     off[-1] &= float(path.sigma(jnp.asarray(steps.s)[-1])) > 0
-    if form == "literal" and not anywhere and off.any():
+    if form == "literal" and not correction.anywhere and off.any():
         allowed = "alpha' = 1 (VE, EDM), form='covariant', or anywhere=True: its effect on the variance changes sign with the level"
         refuse(f"{name}.form", f"literal at alpha' = {alpha[off.argmax()]:.4g}", allowed)
 
@@ -50,6 +53,11 @@ def _check_form(name: str, form: str, anywhere: bool, steps: Any, path: Any) -> 
 def _difference(form: str, path: Any, x: PyTree, s: Any, x0: PyTree) -> PyTree:
     """``x' - alpha' D``, or ``x' - D``."""
     return combine((1.0, x), (-path.alpha(s) if form == "covariant" else -1.0, x0))
+
+
+def _on(first: int | None, step: Any) -> Any:
+    """1 in the steps that are corrected, 0 in the others."""
+    return 1.0 if first is None else jnp.where(step < first, 1.0, 0.0)
 
 
 @pytree_dataclass
@@ -69,11 +77,6 @@ class DCW(Around):
     wraps = "sampler"
 
     @classmethod
-    def by(cls, inner: Any, constants: Constants) -> DCW:
-        """Around ``inner``, covariant, with calibrated constants."""
-        return cls(inner, constants=constants)
-
-    @classmethod
     def of(cls, inner: Any, number: float) -> DCW:
         """Around ``inner``, covariant, with one l."""
         return cls(inner, scale=number)
@@ -84,17 +87,14 @@ class DCW(Around):
         if self.constants is not None and np.any(np.asarray(self.scale) != 0):
             refuse("DCW.scale", self.scale, "0 where constants are given: one of the two")
         (Constants.of(self.scale) if self.constants is None else self.constants).check_steps(steps, "DCW")
-        if self.first is not None and self.first < 1:
-            refuse("DCW.first", self.first, "at least 1 step, or None for all")
-        _check_form("DCW", self.form, self.anywhere, steps, path)
+        _check(self, steps, path)
 
     def step(self, denoise, x, t, s, draw, carry):
         """The inner step, then ``l_k`` times the difference."""
         x, carry, p = self.sampler.step(denoise, x, t, s, draw, carry)
-        found = Constants(jnp.atleast_1d(jnp.asarray(self.scale))) if self.constants is None else self.constants
-        added = found.times(denoise.step, _difference(self.form, denoise.path, x, s, p.x0))
-        on = 1.0 if self.first is None else jnp.where(denoise.step < self.first, 1.0, 0.0)
-        return combine((1.0, x), (on, added)), carry, p
+        off = _difference(self.form, denoise.path, x, s, p.x0)
+        added = combine((at_step(self.scale, denoise.step), off)) if self.constants is None else self.constants.times(denoise.step, off)
+        return combine((1.0, x), (_on(self.first, denoise.step), added)), carry, p
 
 
 @pytree_dataclass
@@ -122,9 +122,7 @@ class WaveletDCW(Around):
             refuse("WaveletDCW.schedule", self.schedule, ", ".join(SCHEDULES), SCHEDULES)
         if not (np.isfinite(self.low) and np.isfinite(self.high)):
             refuse("WaveletDCW.low, high", (self.low, self.high), "finite numbers")
-        if self.first is not None and self.first < 1:
-            refuse("WaveletDCW.first", self.first, "at least 1 step, or None for all")
-        _check_form("WaveletDCW", self.form, self.anywhere, steps, path)
+        _check(self, steps, path)
 
     def scales(self, path: Any, t: Any, t_max: Any) -> tuple[Any, Any]:
         """``(l_low, l_high)`` at the level t of a grid that starts at ``t_max``."""
@@ -139,7 +137,6 @@ class WaveletDCW(Around):
         """The inner step, then the difference in its subbands."""
         x, carry, p = self.sampler.step(denoise, x, t, s, draw, carry)
         low, high = self.scales(denoise.path, t, denoise.steps.t[0])
-        on = 1.0 if self.first is None else jnp.where(denoise.step < self.first, 1.0, 0.0)
 
         def one(difference):
             if difference.ndim != 4:
@@ -149,4 +146,4 @@ class WaveletDCW(Around):
             return haar.synthesise(scale[None] * haar.analyse(difference))
 
         added = jax.tree.map(one, _difference(self.form, denoise.path, x, s, p.x0))
-        return combine((1.0, x), (on, added)), carry, p
+        return combine((1.0, x), (_on(self.first, denoise.step), added)), carry, p

@@ -22,7 +22,7 @@ from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, Prediction
 from score_lab.guidance.wrapper import Wrapper
 from score_lab.linear import combine
-from score_lab.mismatch.corrections.constants import Constants
+from score_lab.mismatch.corrections.constants import Constants, at_step
 from score_lab.types import Cond, PyTree, Time, leaf, pytree_dataclass
 
 __all__ = ["EpsilonScaling", "linear_scales"]
@@ -46,11 +46,6 @@ class EpsilonScaling(Wrapper):
     constants: Constants | None = leaf(default=None)
     low: float = -float("inf")
     wraps = "denoiser"
-
-    @classmethod
-    def by(cls, inner: Any, constants: Constants) -> EpsilonScaling:
-        """Around ``inner`` with calibrated constants."""
-        return cls(inner, constants=constants)
 
     @classmethod
     def of(cls, inner: Any, number: float) -> EpsilonScaling:
@@ -83,7 +78,7 @@ class EpsilonScaling(Wrapper):
         kappa, noisy = self.path.kappa(t), self.path.sigma(t) > 0
         on = noisy & (self.path.log_snr(t) >= self.low)
         if self.constants is None:
-            share = jnp.where(on, 1.0 - 1.0 / Constants(jnp.atleast_1d(jnp.asarray(self.scale))).at(step), 0.0)
+            share = jnp.where(on, 1.0 - 1.0 / at_step(self.scale, step), 0.0)
             added = combine((jnp.where(share == 0, 0.0, share * kappa), p.eps))
             removed = combine((share, p.eps))
         else:

@@ -28,29 +28,28 @@ from score_lab.types import Cond, PyTree, Time, leaf, pytree_dataclass
 __all__ = ["FreshNoise", "SignalGain", "StateGain"]
 
 
+class Gain:
+    """Base, before ``Wrapper`` or ``Around``, of a correction whose field ``constants`` holds c_k of the factor ``1 + c_k``."""
+
+    @classmethod
+    def of(cls, inner: Any, number: float) -> Any:
+        """Around ``inner`` with the one factor ``number`` = 1 + c."""
+        return cls(inner, constants=Constants.of(number - 1.0))
+
+    def check_steps(self, steps: Any, path: Any) -> None:
+        """As many constants as steps, and what is inside; ConfigError in the correction's name."""
+        super().check_steps(steps, path)
+        self.constants.check_steps(steps, type(self).__name__)
+
+
 @pytree_dataclass
-class SignalGain(Wrapper):
+class SignalGain(Gain, Wrapper):
     """``constants``: c_k; ``mean`` mu (*shape) or 0."""
 
     denoiser: Denoiser = leaf()
     constants: Constants = leaf()
     mean: Any = leaf(default=0.0)
     wraps = "denoiser"
-
-    @classmethod
-    def by(cls, inner: Any, constants: Constants, mean: Any = 0.0) -> SignalGain:
-        """Around ``inner`` with calibrated constants."""
-        return cls(inner, constants, mean)
-
-    @classmethod
-    def of(cls, inner: Any, number: float) -> SignalGain:
-        """Around ``inner`` with one factor ``1 + c``."""
-        return cls(inner, Constants.of(number - 1.0))
-
-    def check_steps(self, steps: Any, path: Any) -> None:
-        """As many constants as steps; the inner denoiser's checks."""
-        super().check_steps(steps, path)
-        self.constants.check_steps(steps, "SignalGain")
 
     def __call__(self, x_t: PyTree, t: Time, cond: Cond = None, *, s=None, step=None, key=None) -> Prediction:
         """The inner prediction with x0 scaled about the mean; eps follows where there is noise."""
@@ -63,28 +62,13 @@ class SignalGain(Wrapper):
 
 
 @pytree_dataclass
-class StateGain(Around):
+class StateGain(Gain, Around):
     """``sampler`` and, after each of its steps, the state's deviation from ``alpha' mean`` times ``1 + c_k``."""
 
     sampler: Any = leaf()
     constants: Constants = leaf()
     mean: Any = leaf(default=0.0)
     wraps = "sampler"
-
-    @classmethod
-    def by(cls, inner: Any, constants: Constants, mean: Any = 0.0) -> StateGain:
-        """Around ``inner`` with calibrated constants."""
-        return cls(inner, constants, mean)
-
-    @classmethod
-    def of(cls, inner: Any, number: float) -> StateGain:
-        """Around ``inner`` with one factor ``1 + c``."""
-        return cls(inner, Constants.of(number - 1.0))
-
-    def check_steps(self, steps: Any, path: Any) -> None:
-        """As many constants as steps; a sampler that takes a moved state."""
-        super().check_steps(steps, path)
-        self.constants.check_steps(steps, "StateGain")
 
     def step(self, denoise, x, t, s, draw, carry):
         """The inner step, then the gain."""
@@ -93,7 +77,7 @@ class StateGain(Around):
 
 
 @pytree_dataclass
-class FreshNoise(Around):
+class FreshNoise(Gain, Around):
     """``sampler`` with its draws times ``1 + c_k``: only of a stochastic sampler.  It moves no state, so any memory will do."""
 
     sampler: Any = leaf()
@@ -101,22 +85,11 @@ class FreshNoise(Around):
     wraps = "sampler"
     moves_states = False
 
-    @classmethod
-    def by(cls, inner: Any, constants: Constants) -> FreshNoise:
-        """Around ``inner`` with calibrated constants."""
-        return cls(inner, constants)
-
-    @classmethod
-    def of(cls, inner: Any, number: float) -> FreshNoise:
-        """Around ``inner`` with one factor ``1 + c``."""
-        return cls(inner, Constants.of(number - 1.0))
-
     def check_steps(self, steps: Any, path: Any) -> None:
         """A sampler that draws, and as many constants as steps."""
         super().check_steps(steps, path)
         if not self.sampler.stochastic:
             refuse("FreshNoise.sampler", type(self.sampler).__name__, "a stochastic sampler: this one draws nothing to scale")
-        self.constants.check_steps(steps, "FreshNoise")
 
     def step(self, denoise, x, t, s, draw, carry):
         """The inner step on scaled draws."""

@@ -21,9 +21,10 @@ from score_lab.build import refuse
 from score_lab.linear import combine
 from score_lab.mismatch.corrections.affine import BandRun, at_precision
 from score_lab.mismatch.corrections.around import Around
-from score_lab.mismatch.corrections.calibrate import rows_at
+from score_lab.mismatch.corrections.constants import at_step
 from score_lab.mismatch.corrections.gains import centred
 from score_lab.mismatch.corrections.levels import moved
+from score_lab.mismatch.corrections.measured import rows_at
 from score_lab.mismatch.corrections.nominal import step_at
 from score_lab.mismatch.replicates import OK, Curve
 from score_lab.mismatch.spectrum import Spectrum
@@ -74,9 +75,8 @@ class Recondition(Around):
 
     def step(self, denoise, x, t, s, draw, carry):
         """The inner step from the level and the gain that the state has."""
-        path, at = denoise.path, lambda v: jnp.broadcast_to(jnp.asarray(v), denoise.steps.t.shape)[denoise.step]  # noqa: E731
-        gain = at(self.gain)
-        t_eff, ratio = moved(path, t, at(self.shift), s)
+        path, gain, shift = denoise.path, at_step(self.gain, denoise.step), at_step(self.shift, denoise.step)
+        t_eff, ratio = moved(path, t, shift, s)
         cleaned = combine((1.0, x), (1.0 / gain - 1.0, centred(x, self.mean, path.alpha(t))))
         return step_at(self.sampler, denoise, combine((ratio, cleaned)), t_eff, s, draw, carry, shown=(x, t))
 

@@ -16,7 +16,7 @@ from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, Prediction
 from score_lab.guidance.wrapper import Wrapper
 from score_lab.linear import combine
-from score_lab.mismatch.corrections.constants import Constants
+from score_lab.mismatch.corrections.constants import Constants, at_step
 from score_lab.mismatch.corrections.levels import moved
 from score_lab.types import Cond, PyTree, Time, leaf, pytree_dataclass
 
@@ -42,6 +42,6 @@ class Relabel(Wrapper):
     def __call__(self, x_t: PyTree, t: Time, cond: Cond = None, *, s=None, step=None, key=None) -> Prediction:
         """The prediction at the level told, put together at t."""
         t = jnp.asarray(t)
-        tau, ratio = moved(self.path, t, Constants(jnp.atleast_1d(jnp.asarray(self.shift))).at(step))
+        tau, ratio = moved(self.path, t, at_step(self.shift, step))
         p = self.denoiser(combine((ratio, x_t)), tau, cond, s=s, step=step, key=key)
         return Prediction.of(x_t, t, self.path, x0=p.x0, raw=p.raw, aux=p.aux, fed=p.fed, nfe=p.nfe, parts=p.parts)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.mismatch.spectrum import Spectrum
-from score_lab.paths.base import GaussianPath, normals
-from score_lab.samplers.steps import Steps
+from score_lab.paths.base import GaussianPath, indexed_normals
+from score_lab.samplers.steps import steps_of
 from score_lab.types import Array
 
 __all__ = ["SignalLeakStart"]
@@ -44,9 +44,8 @@ class SignalLeakStart:
         key would have scaled into the prior: the two runs share their noise."""
         if (n is None) == (index is None):
             refuse("SignalLeakStart.x_T", (n, index), "either n or index")
-        steps = grid if isinstance(grid, Steps) else grid.steps(path)
+        steps = steps_of(grid, path)
         index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
         prior_key, _ = jax.random.split(key)
-        keys = jax.vmap(lambda i: jax.random.fold_in(prior_key, i))(index)
-        z = normals(keys, jax.ShapeDtypeStruct(self.spectrum.band.shape, jnp.result_type(float)))
-        return self.of_noise(path, steps.start, z)
+        like = jax.ShapeDtypeStruct(self.spectrum.band.shape, jnp.result_type(float))
+        return self.of_noise(path, steps.start, indexed_normals(prior_key, index, like))

@@ -13,7 +13,6 @@ variance alone and is as blind; its sign may be opposite to that of the other es
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,10 @@ from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
 from score_lab.linear import combine
 from score_lab.mismatch.bands import BandRecord, BandRecorder
-from score_lab.mismatch.estimators.base import FAMILIES, Effective, Levels, effective, solve
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.estimators.base import Effective, Resolution
+from score_lab.mismatch.estimators.levels import FAMILIES, Levels
+from score_lab.mismatch.estimators.roots import branch, each, solve
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.replicates import OK
 from score_lab.mismatch.spectrum import Spectrum
@@ -53,7 +54,7 @@ class _Scaled:
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoiserResidual:
+class DenoiserResidual(Resolution):
     """Made by ``calibrate``.  ``t`` (K,) the labels; ``offsets`` (M,) the levels around each; ``squares`` (K, M, R + 1) the calibration
     ``E ||eps||^2`` (NaN: a level that the path does not have); ``family``; ``tol`` in ln kappa; ``level``, ``simultaneous``."""
 
@@ -62,9 +63,6 @@ class DenoiserResidual:
     squares: np.ndarray
     n: int
     family: str = "path"
-    tol: float = 0.1
-    level: float = 0.95
-    simultaneous: bool = True
 
     def read(self, record: BandRecord, spectrum: Spectrum | None, path: GaussianPath) -> Effective:
         """Of a record with calls at calibrated labels; the spectrum is not needed.  Raises ConfigError for a label that is not there."""
@@ -82,8 +80,7 @@ class DenoiserResidual:
             found[k] += levels.log_snr[k]
         flag[(needed > record.n) & (flag == OK)] = "unidentifiable"
         flag[~np.isfinite(e).all(axis=1)] = "not finite"
-        options = {"level": self.level, "simultaneous": self.simultaneous}
-        return effective("denoiser residual", record, levels, found, flag, needed, self.tol, **options)
+        return self.effective("denoiser residual", record, levels, found, flag, needed)
 
     def _one(self, squares: np.ndarray, e: np.ndarray, spread: float, n: int) -> tuple[np.ndarray, str, float]:
         """``(lambda_res - lambda (R,), flag, trajectories needed)`` of one call."""
@@ -95,32 +92,20 @@ class DenoiserResidual:
             return np.full(len(e), np.nan), OK, np.inf
         curves, rows, fine = CubicSpline(x, y), np.arange(len(e)), np.linspace(x[0], x[-1], 801)
         slope, zero = CubicSpline(x, y[:, 0])(fine, 1), int(np.argmin(np.abs(fine)))
-        slopes = _each(curves, np.zeros(len(e)), rows, 1)
+        slopes = each(curves, np.zeros(len(e)), rows, 1)
         sign = np.sign(slope[zero])
         if not abs(slopes[0]) > max(4 * np.std(slopes[1:]), 1e-6):  # no more than its own error: the label is not felt
             return np.full(len(e), np.nan), OK, np.inf
         needed = n * (spread / (self.tol * abs(slopes[0]))) ** 2  # d ln e / d ln kappa = -2 slope, two standard errors
-        same = np.sign(slope) == sign
-        below, above = np.flatnonzero(~same[:zero]), np.flatnonzero(~same[zero:])
-        low = fine[below[-1] + 1] if len(below) else fine[0]
-        high = fine[zero + above[0] - 1] if len(above) else fine[-1]
+        low, high = branch(fine, np.sign(slope) == sign, 0.0)
 
         def rest(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return -sign * (_each(curves, at, rows) - target), -sign * _each(curves, at, rows, 1)
+            return -sign * (each(curves, at, rows) - target), -sign * each(curves, at, rows, 1)
 
-        ends = _each(curves, np.full(len(e), low), rows), _each(curves, np.full(len(e), high), rows)
+        ends = each(curves, np.full(len(e), low), rows), each(curves, np.full(len(e), high), rows)
         off = (target < np.minimum(*ends)) | (target > np.maximum(*ends))
         found = np.where(off, np.inf, solve(rest, np.full(len(e), low), np.full(len(e), high)))
         return found, "off the branch" if off[0] else OK, needed
-
-
-def _each(spline: Any, at: np.ndarray, rows: np.ndarray, derivative: int = 0) -> np.ndarray:
-    """Spline i, or its derivative, at ``at[i]``."""
-    i = np.clip(np.searchsorted(spline.x, at, side="right") - 1, 0, len(spline.x) - 2)
-    h, c = at - spline.x[i], spline.c[:, i, rows]
-    if derivative:
-        return (3 * c[0] * h + 2 * c[1]) * h + c[2]
-    return ((c[0] * h + c[1]) * h + c[2]) * h + c[3]
 
 
 def calibrate(
@@ -150,7 +135,7 @@ def calibrate(
     recorder = BandRecorder.of(Spectrum.white(1.0, np.shape(x0)[1:]), weights, replicates)
     fed = np.broadcast_to(t[:, None], shown.shape)
     scaled = _Scaled(denoiser, jnp.asarray(scale.reshape(-1), real))
-    record = recorder.collect(forward(scaled, np.asarray(x0), shown.reshape(-1), recorder, noise, cond=cond, fed=fed.reshape(-1)))
+    record = recorder.collect(forward_run(scaled, np.asarray(x0), shown.reshape(-1), recorder, noise, cond=cond, fed=fed.reshape(-1)))
     squares = record.means("eps_square").reshape(*shown.shape, -1)
     return DenoiserResidual(t, offsets, np.where(exists[..., None], squares, np.nan), len(x0), family, **options)
 

@@ -16,7 +16,8 @@ import dataclasses
 import numpy as np
 
 from score_lab.mismatch.bands import BandRecord
-from score_lab.mismatch.estimators.base import Effective, Levels, effective, spectra
+from score_lab.mismatch.estimators.base import Effective, Resolution, spectra
+from score_lab.mismatch.estimators.levels import Levels
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.replicates import OK
 from score_lab.mismatch.spectrum import Spectrum
@@ -29,15 +30,11 @@ _FLOOR = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectralRegression:
-    """``deviance``: the most per degree of freedom (inf: never off the curve); ``condition``: the largest condition number; ``tol`` in ln
-    kappa; ``level``, ``simultaneous`` of the intervals."""
+class SpectralRegression(Resolution):
+    """``deviance``: the most per degree of freedom (inf: never off the curve); ``condition``: the largest condition number."""
 
     deviance: float = 2.0
     condition: float = 1e6
-    tol: float = 0.1
-    level: float = 0.95
-    simultaneous: bool = True
 
     def read(self, record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Effective:
         """Of a record of ``BandRecorder``; the gains are curves of their own."""
@@ -61,9 +58,7 @@ class SpectralRegression:
         flag[blind] = "unidentifiable"
         flag[~whole] = "not finite"
         needed = np.where(blind, np.inf, 0.0)
-        options = {"level": self.level, "simultaneous": self.simultaneous}
-        gains = np.sqrt(a), np.sqrt(b)
-        found = effective("spectral regression", record, levels, found, flag, needed, self.tol, gains=gains, **options)
+        found = self.effective("spectral regression", record, levels, found, flag, needed, (np.sqrt(a), np.sqrt(b)))
         for name, words in (("signal deficit", "no signal is in the bands"), ("beyond the path", "no noise is in the bands")):
             found.words[found.flag == name] = f"{words}: their variances have the shape of the other alone"
         return found

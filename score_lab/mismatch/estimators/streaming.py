@@ -16,6 +16,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.denoiser import Prediction
 from score_lab.mismatch.replicates import poisson_weights
+from score_lab.samplers.record import nominal, put
 from score_lab.types import Array, leaf, pytree_dataclass, static
 
 __all__ = ["SumRecord", "SumRecorder"]
@@ -67,15 +68,9 @@ class SumRecorder:
 
     def update(self, record: dict[str, Any], step: Array, call: int, prediction: Prediction, made: Array) -> dict[str, Any]:
         """Adds one call where it was ``made``.  Raises ConfigError for a time per example."""
-        t = jnp.asarray(prediction.t)
-        if t.ndim:
-            refuse("SumRecorder: the time of a call", t.shape, "one time for all trajectories, shape ()")
+        t, log_snr, _ = nominal("SumRecorder", prediction)
         f = self.statistic(prediction.x_t, t, prediction.path, *record["partners"]).astype(record["w"].dtype)
-        seen = {"made": jnp.asarray(True), "t": t, "log_snr": prediction.path.log_snr(t), "sums": record["w"] @ f}
-        return record | {
-            name: record[name].at[step, call].set(jnp.where(made, jnp.asarray(v, record[name].dtype), record[name][step, call]))
-            for name, v in seen.items()
-        }
+        return put(record, step, call, made, {"t": t, "log_snr": log_snr, "sums": record["w"] @ f})
 
     def result(self, record: dict[str, Any]) -> dict[str, Any]:
         """Sums, without the trajectories' own weights."""

@@ -14,7 +14,9 @@ import dataclasses
 import numpy as np
 
 from score_lab.mismatch.bands import BandRecord
-from score_lab.mismatch.estimators.base import Effective, Levels, effective, solve, spectra, trajectories
+from score_lab.mismatch.estimators.base import Effective, Resolution, spectra, trajectories
+from score_lab.mismatch.estimators.levels import Levels
+from score_lab.mismatch.estimators.roots import branch, solve
 from score_lab.mismatch.replicates import OK
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
@@ -23,13 +25,10 @@ __all__ = ["TotalVariance"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TotalVariance:
-    """``family`` "path" or "kept" (see base); ``tol`` in ln kappa; ``level``, ``simultaneous`` of the intervals."""
+class TotalVariance(Resolution):
+    """``family`` "path" or "kept" (see base)."""
 
     family: str = "path"
-    tol: float = 0.1
-    level: float = 0.95
-    simultaneous: bool = True
 
     def read(self, record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Effective:
         """Of a record of ``BandRecorder``."""
@@ -42,7 +41,7 @@ class TotalVariance:
             found[k], flag[k], needed[k] = _one(one, levels.log_snr[k], v[k], s2, spectrum, self.tol)
         flag[needed > record.n] = "unidentifiable"
         flag[~np.isfinite(v).all(axis=1)] = "not finite"
-        return effective("total variance", record, levels, found, flag, needed, self.tol, level=self.level, simultaneous=self.simultaneous)
+        return self.effective("total variance", record, levels, found, flag, needed)
 
 
 def _one(levels: Levels, nominal: float, v: np.ndarray, s2: np.ndarray, spectrum: Spectrum, tol: float) -> tuple[np.ndarray, str, float]:
@@ -57,12 +56,7 @@ def _one(levels: Levels, nominal: float, v: np.ndarray, s2: np.ndarray, spectrum
     if not np.isfinite(needed) or not np.isfinite(v).all():
         return np.full(v.shape, np.nan), OK, needed
     sign = float(np.sign(here[0, 0]))
-    same = np.sign(slope[0]) == sign
-    i = int(np.clip(np.searchsorted(grid, nominal), 1, len(grid) - 1))
-    below, above = np.flatnonzero(~same[:i]), np.flatnonzero(~same[i:])
-    low = grid[below[-1] + 1] if len(below) else grid[0]
-    high = grid[i + above[0] - 1] if len(above) else grid[-1]
-    low, high = min(low, nominal), max(high, nominal)  # the branch, to the grid's 0.02
+    low, high = branch(grid, np.sign(slope[0]) == sign, nominal)
     ends = [levels.log_v(np.full((1, len(s2)), end), s2[None])[0][0] for end in (low, high)]
     least, most = np.minimum(*ends), np.maximum(*ends)
     log_target = np.log(v)

@@ -27,13 +27,14 @@ from score_lab.build import refuse
 from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.corrections.affine import BandRun, at_precision
 from score_lab.mismatch.corrections.constants import Constants
-from score_lab.mismatch.measures import variances
+from score_lab.mismatch.corrections.measured import measured_ratios
+from score_lab.mismatch.corrections.solver import Solver
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["Calibration", "Corrected", "calibrate", "corrected", "measured_ratios", "rows_at"]
+__all__ = ["Calibration", "Corrected", "calibrate", "corrected"]
 
-OK, NO_EFFECT, NEAREST, LIMITED, OUTSIDE, UNMEASURED = "ok", "no effect", "no solution", "limited", "outside", "not measured"
+OUTSIDE, UNMEASURED = "outside", "not measured"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,8 @@ def corrected(
     ``calibrate``: "gaussian" (needs ``spectrum``), "measured" (``spectrum`` and ``record``, of a run without it on the same grid and other
     seeds; ``last`` (B,): ln R_b of its samples, without which the last step is left alone) or a number.  ``per_band`` or one constant for
     all; ``limit``: the largest size of a constant; ``interval``: the log-SNRs of t within which steps are corrected; ``fields`` of
-    the kind.  Raises ConfigError for what is missing or does not fit.
+    the kind.  A kind of one's own ``wraps`` "denoiser" or "sampler", its first field, has a field ``constants``, and makes itself of a
+    number by ``of(inner, number)``.  Raises ConfigError for what is missing or does not fit.
     """
     around = denoiser if kind.wraps == "denoiser" else sampler
     found = None
@@ -82,7 +84,7 @@ def corrected(
             refuse("calibrate", calibrate, f"with {lacking}=: it is what the constants come from")
         ratios = None if calibrate == "gaussian" else measured_ratios(record, spectrum, denoiser.path, grid, last)
         found = _calibrate(kind, spectrum, denoiser.path, sampler, grid, ratios, per_band, limit, interval)
-        made = kind.by(around, found.constants(spectrum), **fields)
+        made = kind(around, constants=found.constants(spectrum), **fields)
     else:
         made = dataclasses.replace(kind.of(around, calibrate), **fields)
     return Corrected(*((made, sampler) if kind.wraps == "denoiser" else (denoiser, made)), found, grid)
@@ -105,13 +107,15 @@ def _calibrate(kind, spectrum, path, sampler, grid, ratios, per_band, limit, int
 
     def build(denoiser, sampler, c):
         constants = Constants(c[None], membership, Identity())
-        return (kind.by(denoiser, constants), sampler) if kind.wraps == "denoiser" else (denoiser, kind.by(sampler, constants))
+        if kind.wraps == "denoiser":
+            return kind(denoiser, constants=constants), sampler
+        return denoiser, kind(sampler, constants=constants)
 
     with jax.enable_x64(True):
         if kind.wraps == "sampler":
-            kind.by(sampler, Constants(np.zeros((1, bands)), membership)).check_steps(at_precision(grid, path), path)
+            kind(sampler, constants=Constants(np.zeros((1, bands)), membership)).check_steps(at_precision(grid, path), path)
         run = BandRun(spectrum, path, sampler, grid, build)
-        solve = _Solver(run, count, per_band, limit)
+        solve = Solver(run, count, per_band, limit)
         levels = np.asarray(path.log_snr(run.steps.t))
         rows, rho = [], jnp.ones(bands)
         for k in range(run.num_steps):
@@ -141,105 +145,3 @@ def _calibrate(kind, spectrum, path, sampler, grid, ratios, per_band, limit, int
 def _log_ratio(v: np.ndarray, V: np.ndarray) -> np.ndarray:
     """``ln (v / V)``, 0 for a band without variance."""
     return np.log(np.divide(v, V, out=np.ones_like(v), where=V > 0))
-
-
-class _Solver:
-    """c (B,) with ``v(c) = wanted`` in every band, or the one c for all bands of least divergence."""
-
-    def __init__(self, run: BandRun, count: Any, per_band: bool, limit: float):
-        self.run, self.per_band, self.limit = run, per_band, limit
-
-        def total(k, x, carry, c):
-            return sum(run.two_variances(k, x, carry, c))
-
-        def slopes(k, x, carry, c):
-            """v, v', v'' of every band along the direction in which all constants grow."""
-            one = jnp.ones_like(c)
-            first = lambda c: jax.jvp(lambda c: total(k, x, carry, c), (c,), (one,))[1]  # noqa: E731
-            return total(k, x, carry, c), *jax.jvp(first, (c,), (one,))
-
-        def divergence(k, x, carry, c, wanted, alive):
-            """The derivative and its slope, in one c for all bands, of ``sum_b n_b (q - 1 - ln q)``."""
-            v, d1, d2 = slopes(k, x, carry, c)
-            n, q, q1, q2 = jnp.where(alive, count, 0.0), jnp.where(alive, v / wanted, 1.0), d1 / wanted, d2 / wanted
-            return jnp.sum(n * (1 - 1 / q) * q1), jnp.sum(n * ((1 - 1 / q) * q2 + (q1 / q) ** 2)), jnp.sum(n * (q1 / q) ** 2)
-
-        self._slopes, self._divergence = jax.jit(slopes), jax.jit(divergence)
-
-    def __call__(self, wanted: Any) -> tuple[Any, np.ndarray]:
-        alive = wanted > 0
-        wanted = jnp.where(alive, wanted, 1.0)
-        c, flag = self._bands(wanted, alive) if self.per_band else self._shared(wanted, alive)
-        clipped = jnp.clip(c, -self.limit, self.limit)
-        return clipped, np.where((np.asarray(clipped) != np.asarray(c)) & (flag == OK), LIMITED, flag)
-
-    def _bands(self, wanted: Any, alive: Any) -> tuple[Any, np.ndarray]:
-        """The root of the quadratic through (v, v', v'') that is nearest to c, again and again: at once where v is quadratic, as of a step
-        of one call.  Without a root its vertex."""
-        run, c = self.run, jnp.zeros_like(wanted)
-        least = 1e-9 * wanted
-        flat = None
-        for _ in range(60):
-            v, d1, d2 = self._slopes(run.k, run.x, run.carry, c)
-            flat = ~alive | (jnp.abs(d1) < least) & (jnp.abs(d2) < least) if flat is None else flat
-            gap = v - wanted
-            inside = d1**2 - 2 * d2 * gap
-            root = jnp.sqrt(jnp.maximum(inside, 0.0))
-            towards = d1 + jnp.where(d1 >= 0, 1.0, -1.0) * root
-            move = jnp.where(inside >= 0, -2 * gap / jnp.where(towards == 0, 1.0, towards), -d1 / jnp.where(d2 == 0, 1.0, d2))
-            move = jnp.where(flat | (towards == 0) & (inside >= 0), 0.0, move)
-            c = c + move
-            if bool(jnp.all(jnp.abs(move) <= 1e-15 * (1 + jnp.abs(c)))):
-                break
-        v = self._slopes(run.k, run.x, run.carry, c)[0]
-        solved = (np.abs(np.asarray(v / wanted) - 1) < 1e-9) & np.asarray(alive)
-        return c, np.where(solved, OK, np.where(np.asarray(flat), NO_EFFECT, NEAREST))
-
-    def _shared(self, wanted: Any, alive: Any) -> tuple[Any, np.ndarray]:
-        """Newton on the divergence, by its Gauss-Newton slope where it is not convex."""
-        run, c = self.run, 0.0
-        _, _, size = self._divergence(run.k, run.x, run.carry, jnp.zeros_like(wanted), wanted, alive)
-        flag = NO_EFFECT if float(size) < 1e-18 * len(wanted) else OK
-        for _ in range(100 if flag == OK else 0):
-            at = jnp.full_like(wanted, c)
-            slope, curve, gauss = (float(v) for v in self._divergence(run.k, run.x, run.carry, at, wanted, alive))
-            move = -slope / (curve if curve > 0.1 * gauss else gauss)
-            c += move
-            if abs(move) <= 1e-15 * (1 + abs(c)):
-                break
-        return jnp.full_like(wanted, c), np.full(len(wanted), flag)
-
-
-def measured_ratios(
-    record: BandRecord, spectrum: Spectrum, path: GaussianPath, grid: Any, last: np.ndarray | None = None
-) -> np.ndarray:
-    """``ln R_b`` (N + 1, B) before every step of the grid and after the last, of the calls of ``record`` at those times.
-
-    ``last`` (B,): after the last step, of the samples themselves; NaN without it.  ConfigError for a record of another grid.
-    """
-    with jax.enable_x64(True):
-        steps = at_precision(grid, path)
-        t = np.asarray(steps.t)
-    found = np.log(variances(record, spectrum)[:, 0] / spectrum.V(path, record.t))
-    rows = list(found[rows_at(record.t, t)])
-    rows.append(np.full(len(spectrum.variance), np.nan) if last is None else np.asarray(last, np.float64))
-    return np.stack(rows)
-
-
-def rows_at(called: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """The rows of a record's calls (K,) that start the steps at t (N,), in order; ConfigError where a step has none.
-
-    Of consecutive calls at one time the last: before it come Heun's second call, or a corrector's, at the end of the step before.
-    """
-    rows: list[int] = []
-    for k, time in enumerate(t):
-        row = rows[-1] + 1 if rows else 0
-        near = np.abs(called - time) <= 1e-5 * (1e-3 + time)
-        found = np.flatnonzero(near[row:])
-        if not len(found):
-            refuse("calibrate.record", f"no call at step {k}, t = {time:.6g}", "a record of a run on the same grid")
-        row += int(found[0])
-        while row + 1 < len(called) and near[row + 1]:
-            row += 1
-        rows.append(row)
-    return np.array(rows)

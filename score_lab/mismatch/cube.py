@@ -15,10 +15,6 @@
 The last states are read, band by band, with the weights of one streaming bootstrap for all cells: the same trajectory has the same noise
 and the same weight in every cell, so intervals are of paired differences.  ln R_inf is Richardson's extrapolation of the two largest N
 with the declared order p.
-
-At one level the error of a denoiser splits against the exact one, D = (1 + eta) D* + e with e uncorrelated with D*:
-    gain  1 + eta_b = E <D, D*>_b / E <D*, D*>_b,      noise  tau_b^2 = E |D - (1 + eta_b) D*|_b^2 / n_b
-which moves ln R of a DDIM step by 2 ln(cos d + eta sin d cot phi) - 2 ln cos d and by sin^2 d tau^2 / (MMSE cos^2 d R) (4.6, 4.7).
 """
 
 from __future__ import annotations
@@ -34,15 +30,15 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser
-from score_lab.linear import expand
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.replicates import Curve, curve, poisson_weights
 from score_lab.mismatch.spectrum import Spectrum
-from score_lab.paths.base import GaussianPath, normals
-from score_lab.samplers import Steps, sample
+from score_lab.paths.base import GaussianPath, indexed_normals
+from score_lab.samplers import sample
+from score_lab.samplers.steps import steps_of
 from score_lab.types import Array
 
-__all__ = ["PARTS", "Cube", "Decomposition", "LocalError", "decompose", "fitted_order", "local_error", "richardson"]
+__all__ = ["PARTS", "Cube", "Decomposition", "decompose", "fitted_order", "richardson"]
 
 PARTS = ("prior", "discretisation", "model", "guidance", "draws", "interaction")
 
@@ -111,7 +107,7 @@ def decompose(
         refuse("decompose.N_max", N_max, f"at least 4 N = {4 * N}: the limit of many steps is extrapolated")
     if len(x0) < 20:
         refuse("decompose.x0", len(x0), "at least 20 examples, one a trajectory")
-    grids = {k: g if isinstance(g := grid(k), Steps) else g.steps(denoiser.path) for k in steps}
+    grids = {k: steps_of(grid(k), denoiser.path) for k in steps}
     ends = {k: (float(s.start), float(s.s[-1])) for k, s in grids.items()}
     if len({tuple(np.round(v, 9)) for v in ends.values()}) > 1:
         refuse("decompose.grid", ends, "one start and one end, whatever the number of steps")
@@ -184,60 +180,12 @@ def _cell(denoiser, sampler, steps, x0, spectrum, key, start, cond, replicates, 
 @partial(jax.jit, static_argnames=("true",))
 def _start(path: GaussianPath, key: Array, index: Array, x0: Array, t: Array, true: bool) -> Array:
     """Forward samples of ``x0`` at ``t``, or the prior: with the same normals."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-    z = normals(keys, jax.ShapeDtypeStruct(x0.shape[1:], x0.dtype))
-    if true:
-        return expand(path.alpha(t), x0) * x0 + expand(path.sigma(t), x0) * z
-    return expand(path.prior_std(t), x0) * z
+    if not true:
+        return path.prior_sample(key, index, x0.shape[1:], t)
+    return path.add_noise(x0, indexed_normals(key, index, jax.ShapeDtypeStruct(x0.shape[1:], x0.dtype)), t)
 
 
 def _energies(spectrum: Spectrum, x: Array, alpha: float) -> np.ndarray:
     """``sum_{i in b} (Q^T (x - alpha mu))_i^2`` (n, B), float64."""
     centred = x - jnp.asarray(alpha * spectrum.mean, x.dtype)[None]
     return np.asarray(spectrum.energies(spectrum.basis.analyse(centred)), np.float64)
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalError:
-    """At every level: ``gain`` 1 + eta_b, ``noise`` tau_b^2 / MMSE_b, one ``Curve`` over levels for each band; ``mmse`` (K, B) measured."""
-
-    t: np.ndarray
-    log_snr: np.ndarray
-    gain: list[Curve]
-    noise: list[Curve]
-    mmse: np.ndarray
-
-
-def local_error(
-    denoiser: Denoiser, exact: Denoiser, x0: np.ndarray, t: np.ndarray, spectrum: Spectrum, key: Array, *, cond: Any = None,
-    replicates: int = 200,
-) -> LocalError:  # fmt: skip
-    """Gain and independent noise of ``denoiser`` against ``exact`` on forward samples of ``x0`` (n, *shape) at the times ``t`` (K,)."""
-    index = jnp.arange(len(x0), dtype=jnp.int32)
-    x_key, w_key = jax.random.split(key)
-    w = np.asarray(poisson_weights(w_key, index, replicates), np.float64)
-    data = jnp.asarray(x0, jnp.result_type(float))
-    levels = np.asarray(t, np.float64)
-    gains, noises, mmse = [], [], []
-    for time in levels:
-        sums = _products(denoiser, exact, data, jnp.asarray(time, data.dtype), x_key, index, cond, spectrum)
-        dd, ds, ss, miss = (w @ np.asarray(v, np.float64) / w.sum(axis=1)[:, None] for v in sums)
-        gains.append(ds / ss)
-        mmse.append(miss[0] / spectrum.count)
-        noises.append((dd - ds**2 / ss) / miss)
-    gains, noises = (np.stack(v) for v in (gains, noises))
-    bands = range(len(spectrum.variance))
-    path = denoiser.path
-    return LocalError(
-        levels, on_host(path, levels)[2], [curve(gains[..., b]) for b in bands], [curve(noises[..., b]) for b in bands], np.stack(mmse)
-    )
-
-
-def _products(denoiser, exact, x0, t, key, index, cond, spectrum) -> tuple[Array, ...]:
-    """Band sums <D, D>, <D, D*>, <D*, D*>, |D* - x0|^2 (n, B), D about the mean."""
-    x = _start(denoiser.path, key, index, x0, t, True)
-    mean = jnp.asarray(spectrum.mean, x.dtype)[None]
-    d, s = (spectrum.basis.analyse(part(x, t, cond).x0 - mean) for part in (denoiser, exact))
-    miss = s - spectrum.basis.analyse(x0 - mean)
-    member = spectrum.membership(x.dtype)
-    return tuple((a * b).reshape(len(x), -1) @ member for a, b in ((d, d), (d, s), (s, s), (miss, miss)))
