@@ -131,7 +131,7 @@ def draw(errors: dict[str, tuple[str, np.ndarray, np.ndarray]]) -> None:
     import matplotlib.pyplot as plt
 
     families = sorted({family for family, _, _ in errors.values()})
-    figure, axes = plt.subplots(1, len(families), figsize=(5.2 * len(families), 5.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(families), figsize=(5.2 * len(families), 7.6), sharey=True, squeeze=False, layout="constrained")
     for axis, family in zip(axes[0], families, strict=True):
         mine = {name: (nfe, e) for name, (f, nfe, e) in errors.items() if f == family}
         for k, (name, (nfe, e)) in enumerate(mine.items()):
@@ -142,10 +142,9 @@ def draw(errors: dict[str, tuple[str, np.ndarray, np.ndarray]]) -> None:
             axis.annotate(f"order {p}", (320.0, 0.3 * 32.0**-p), fontsize=7, color="0.5", ha="right")
         axis.set_title(family)
         axis.set_xlabel("NFE")
-        axis.legend(fontsize=6, frameon=False)
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.11))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("mean distance to the exact solution")
-    figure.tight_layout()
     figure.savefig(ROOT / "docs" / "samplers.png", dpi=110)
 
 
