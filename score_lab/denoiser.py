@@ -11,6 +11,7 @@ trained on.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -169,7 +170,9 @@ class NetworkDenoiser:
         c_in = 1.0 / jnp.hypot(alpha * self.sigma_data, sigma)
         level = self.level_of(t, n)
         level_s = self.level_of(jnp.asarray(s), n) if self.two_time and s is not None else None
-        out = self.network.apply(self.params, combine((c_in, x_t)), level, cond, level_s=level_s, key=key)
+        # a sampler asks several times in one program: jax traces the network once for all of them
+        apply = self.network.apply if step is None else partial(_apply, self.network)
+        out = apply(self.params, combine((c_in, x_t)), level, cond, level_s=level_s, key=key)
         y, aux = out if isinstance(out, tuple) else (out, None)
         row, one, zero = self.row(t), jnp.ones_like(alpha), jnp.zeros_like(alpha)
         x0, eps = (convert(y, x_t, row, wanted, alpha, sigma) for wanted in ((one, zero), (zero, one)))
@@ -191,6 +194,11 @@ class NetworkDenoiser:
                 f"target: '{name}' says nothing of x0 at t = 1 of {type(path).__name__}, which has zero terminal SNR; "
                 f"allowed: a finite lowest log-SNR (log_snr_min, -10 is usual), or one of X0, V, Velocity, F"
             )
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply(network: Network, params: PyTree, x: Array, level: Array, cond: Cond, level_s: Array | None, key: Array | None) -> Any:
+    return network.apply(params, x, level, cond, level_s=level_s, key=key)
 
 
 def trained_range(path: GaussianPath, target: Target, log_snr_min: float | None = None) -> tuple[float, float]:

@@ -10,42 +10,39 @@ never tabulated, so the memory is a few numbers a step; whatever the body does s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Var
 
-from score_lab.samplers.jaxprs import early, function, lifted, needed
+from score_lab.samplers.jaxprs import early, function, lifted, needed, opened
 from score_lab.types import PyTree
 
-__all__ = ["columns", "rest_of", "scan_steps", "tabulated", "traced"]
+__all__ = ["Parts", "columns", "scan_steps", "table_of", "taken_apart"]
 
 
-def scan_steps(body: Callable[[PyTree, PyTree], PyTree], carry: PyTree, rows: PyTree) -> PyTree:
-    """The last carry of ``carry = body(carry, row)`` over the leading axis of ``rows``; the same values as a plain ``jax.lax.scan``."""
-    jaxpr, consts, out = traced(body, carry, rows)
-    n = len(jax.tree.leaves(carry))
-    eqns = lifted(jaxpr.eqns, {*jaxpr.constvars, *jaxpr.invars[n:]})
-    late, table, before = rest_of(jaxpr, eqns, n)
-    step = function(jaxpr, [*jaxpr.constvars, *jaxpr.invars, *table], list(jaxpr.outvars), late)
-    stacked, read = tabulated(columns(jaxpr, consts, before, table, rows, n))
+def scan_steps(body: Callable, carry: PyTree, rows: PyTree, fixed: tuple = (), table: dict | None = None) -> PyTree:
+    """The last carry of ``carry = body(*fixed, carry, row)`` over the leading axis of ``rows``; the same values as a plain
+    ``jax.lax.scan``.  ``table``: what ``table_of`` the same arguments gave, or None to make it here."""
+    parts = taken_apart(body, carry, rows, fixed)
+    step = function(parts.jaxpr, [*parts.jaxpr.constvars, *parts.jaxpr.invars, *parts.table], list(parts.jaxpr.outvars), parts.late)
+    made = parts.made(rows) if table is None else table
 
     def one(carry, at):
         row, numbers = at
-        return step(*consts, *carry, *row, *read(numbers)), None
+        return step(*parts.consts, *carry, *row, *parts.read(numbers)), None
 
-    last, _ = jax.lax.scan(one, jax.tree.leaves(carry), (jax.tree.leaves(rows), stacked))
-    return jax.tree.unflatten(out, last)
+    last, _ = jax.lax.scan(one, jax.tree.leaves(carry), (jax.tree.leaves(rows), made))
+    return jax.tree.unflatten(parts.out, last)
 
 
-def traced(body: Callable, carry: PyTree, rows: PyTree) -> tuple[Jaxpr, list, Any]:
-    """``(jaxpr, consts, structure)`` of ``body`` on a carry and one row; TypeError where it does not return what it was given."""
-    row = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), rows)
-    found, out = jax.make_jaxpr(body, return_shape=True)(carry, row)
-    _same(carry, out)
-    return found.jaxpr, found.consts, jax.tree.structure(out)
+def table_of(body: Callable, carry: PyTree, rows: PyTree, fixed: tuple = ()) -> dict:
+    """The numbers that the loop of ``scan_steps`` reads, one row a step, by dtype; of ``carry`` only the shapes matter."""
+    return taken_apart(body, carry, rows, fixed).made(rows)
 
 
 def _same(carry: PyTree, out: PyTree) -> None:
@@ -58,15 +55,49 @@ def _same(carry: PyTree, out: PyTree) -> None:
             raise TypeError(f"a step must return what it was given: {name} is {jax.typeof(old)}, not {new.dtype}{list(new.shape)}")
 
 
-def rest_of(jaxpr: Jaxpr, eqns: list[JaxprEqn], num_carry: int) -> tuple[list[JaxprEqn], list[Var], list[JaxprEqn]]:
-    """``eqns`` that stay in the loop, the early scalars that they read, and the equations that make those."""
-    scalars = early(eqns, {*jaxpr.constvars, *jaxpr.invars[num_carry:]})
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A body taken apart: its jaxpr with the values of its constants, the structure of what it returns, the equations that stay in the
+    loop (``late``), the early scalars that they read (``table``), and the equations that make those (``before``)."""
+
+    jaxpr: Jaxpr
+    consts: list
+    out: Any
+    late: list[JaxprEqn]
+    table: list[Var]
+    before: list[JaxprEqn]
+
+    def made(self, rows: PyTree) -> dict:
+        """The values of ``table`` in all rows, one array a dtype, a row for each step."""
+        found = columns(self.jaxpr, self.consts, self.before, self.table, rows)
+        names = self._dtypes()
+        return {name: jnp.stack([c for c, own in zip(found, names, strict=True) if own == name], axis=-1) for name in dict.fromkeys(names)}
+
+    def read(self, numbers: dict) -> list:
+        """The values of ``table`` from one row of ``made``."""
+        names = self._dtypes()
+        return [numbers[name][names[:i].count(name)] for i, name in enumerate(names)]
+
+    def _dtypes(self) -> list[str]:
+        return [str(v.aval.dtype) for v in self.table]
+
+
+def taken_apart(body: Callable, carry: PyTree, rows: PyTree, fixed: tuple = ()) -> Parts:
+    """The parts of ``body``, traced on the shapes of a carry and of one row; TypeError where it does not return what it was given."""
+    row = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), rows)
+    shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), carry)
+    found, out = jax.make_jaxpr(partial(body, *fixed), return_shape=True)(shapes, row)
+    _same(carry, out)
+    jaxpr, consts = opened(found)
+    n = len(jax.tree.leaves(carry))
+    eqns = lifted(jaxpr.eqns, {*jaxpr.constvars, *jaxpr.invars[n:]})
+    scalars = early(eqns, {*jaxpr.constvars, *jaxpr.invars[n:]})
     late, read = needed(eqns, jaxpr.outvars, scalars)
     table = [v for eqn in eqns for v in eqn.outvars if v in scalars and v in read]
-    return late, table, needed([eqn for eqn in eqns if not eqn.effects], table, set())[0]
+    return Parts(jaxpr, consts, jax.tree.structure(out), late, table, needed([e for e in eqns if not e.effects], table, set())[0])
 
 
-def columns(jaxpr: Jaxpr, consts: list, before: list[JaxprEqn], table: list, rows: PyTree, num_carry: int) -> list:
+def columns(jaxpr: Jaxpr, consts: list, before: list[JaxprEqn], table: list[Var], rows: PyTree) -> list:
     """The values of ``table`` in all rows.
 
     They are computed in a branch, always the same: what is fused with their stacking, XLA computes again for every column.
@@ -74,7 +105,7 @@ def columns(jaxpr: Jaxpr, consts: list, before: list[JaxprEqn], table: list, row
     if not table:
         return []
     at = jax.tree.leaves(rows)
-    make = function(jaxpr, [*jaxpr.constvars, *jaxpr.invars[num_carry:]], table, before)
+    make = function(jaxpr, [*jaxpr.constvars, *jaxpr.invars[-len(at) :]], table, before)
     some = next((v for v in at if jnp.issubdtype(v.dtype, jnp.floating)), None)
     all_rows = jax.vmap(make, in_axes=((None,) * len(consts) + (0,) * len(at)))
     if some is None:
@@ -82,11 +113,3 @@ def columns(jaxpr: Jaxpr, consts: list, before: list[JaxprEqn], table: list, row
     like = jax.eval_shape(all_rows, *consts, *at)
     none = lambda: [jnp.full(v.shape, jnp.nan if jnp.issubdtype(v.dtype, jnp.floating) else 0, v.dtype) for v in like]  # noqa: E731
     return jax.lax.cond(some[0] > -jnp.inf, lambda: list(all_rows(*consts, *at)), none)
-
-
-def tabulated(found: list) -> tuple[dict, Callable[[dict], list]]:
-    """Columns as one table per dtype, and what reads a row of the tables as the numbers in order."""
-    names = [str(c.dtype) for c in found]
-    tables = {name: jnp.stack([c for c in found if str(c.dtype) == name], axis=-1) for name in dict.fromkeys(names)}
-    places = [names[:i].count(name) for i, name in enumerate(names)]
-    return tables, lambda numbers: [numbers[name][i] for name, i in zip(names, places, strict=True)]

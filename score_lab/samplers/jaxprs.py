@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-__all__ = ["early", "extended", "function", "inlined", "lifted", "needed", "sub_jaxpr"]
+__all__ = ["early", "extended", "function", "inlined", "lifted", "needed", "opened", "sub_jaxpr"]
 
 
 def extended(v: Var) -> bool:
@@ -58,6 +58,22 @@ def inlined(eqns: list[JaxprEqn], names: dict[Var, Var | Literal]) -> list[Jaxpr
         out.append(eqn.replace(invars=[v if isinstance(v, Literal) else names.get(v, v) for v in eqn.invars], outvars=new))
         names.update(zip(eqn.outvars, new, strict=True))
     return out
+
+
+def opened(closed: ClosedJaxpr) -> tuple[Jaxpr, list]:
+    """``(jaxpr, consts)`` of ``closed``; where all that it does is to call one function under ``jit``, with that function's equations."""
+    jaxpr, consts = closed.jaxpr, list(closed.consts)
+    if len(jaxpr.eqns) != 1 or not isinstance(inside := jaxpr.eqns[0].params.get("jaxpr"), ClosedJaxpr):
+        return jaxpr, consts
+    eqn, inner = jaxpr.eqns[0], inside.jaxpr
+    if eqn.primitive.name not in ("jit", "pjit"):
+        return jaxpr, consts
+    names: dict = dict(zip(inner.invars, eqn.invars, strict=True))
+    eqns = inlined(inner.eqns, names)
+    made = {v: w if isinstance(w, Literal) else names.get(w, w) for v, w in zip(eqn.outvars, inner.outvars, strict=True)}
+    outvars = [v if isinstance(v, Literal) else made.get(v, v) for v in jaxpr.outvars]
+    constvars = [*jaxpr.constvars, *inner.constvars]
+    return sub_jaxpr(jaxpr.replace(constvars=constvars), list(jaxpr.invars), outvars, eqns), [*consts, *inside.consts]
 
 
 def lifted(eqns: list[JaxprEqn], known: set[Var]) -> list[JaxprEqn]:

@@ -21,7 +21,7 @@ from score_lab.paths.base import GaussianPath
 from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
 from score_lab.samplers.contract import check_sampler, check_step
-from score_lab.samplers.hoist import scan_steps
+from score_lab.samplers.hoist import scan_steps, table_of
 from score_lab.samplers.integrate import chooses_levels, integrated
 from score_lab.samplers.steps import Steps, steps_of
 from score_lab.types import Array, PyTree, check_pytree
@@ -60,7 +60,7 @@ def sample(
 
     Raises ConfigError, before anything is compiled, for levels outside the trained range, labels that the network does not have,
     an ``x_T`` or ``shape`` that the denoiser does not take, a grid that does not descend. """
-    return _told(_sample, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
+    return _told(_run, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
 
 
 def memory_of(
@@ -68,7 +68,8 @@ def memory_of(
     x_T: PyTree | None = None, index: Any = None, cond: Any = None, recorder: Recorder | None = None, noise: Any = None,
 ) -> int:  # fmt: skip
     """The bytes that ``sample`` with these arguments needs on one device, as its compiled program says: arguments, results, temporaries."""
-    program = _told(_sample.lower, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise)).compile()
+    arguments = _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise)
+    program = _told(_lowered, arguments).compile()
     found = program.memory_analysis()
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 
@@ -149,32 +150,80 @@ def _check_states(denoiser, steps, x_T, n, cond, like, error) -> PyTree:
         raise refused from error
 
 
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""How a program of a few numbers a step is compiled on a CPU: nothing in it is worth being made fast."""
+
+
+def _run(*arguments) -> Samples:
+    """``_sample``; on a CPU the numbers of its steps are a program of their own, which is compiled quickly."""
+    return _sample(*arguments, _table(*arguments)) if _apart(arguments) else _sample(*arguments)
+
+
+def _lowered(*arguments) -> Any:
+    """``_sample``, lowered as ``_run`` runs it."""
+    return _sample.lower(*arguments, _table.eval_shape(*arguments)) if _apart(arguments) else _sample.lower(*arguments)
+
+
+def _apart(arguments: tuple) -> bool:
+    """Whether the numbers of the steps are made by a program of their own: on a CPU, where nobody else is tracing."""
+    return jax.default_backend() == "cpu" and not chooses_levels(arguments[1]) and not _traced(arguments[:-1])
+
+
 @partial(jax.jit, static_argnames=("like",))
-def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like) -> Samples:
-    path, num_steps = denoiser.path, steps.t.shape[0]
+def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like, table=None) -> Samples:
+    """The whole run; ``table`` is what ``_table`` gave, or None: then it is made here."""
+    x, noise = _start(denoiser, steps, x_T, key, index, noise, like)
+    if chooses_levels(sampler):
+        return integrated(denoiser, sampler, steps, x, noise, cond, recorder, index)
+    carry, rows = _carry(denoiser, sampler, steps, x, index, noise, recorder), _rows(steps)
+    x, _, nfe, record = scan_steps(_step, carry, rows, (denoiser, sampler, steps, cond, recorder, noise), table)
+    return Samples(x=x, nfe=nfe, record=recorder.result(record) if recorder is not None else None)
+
+
+@partial(jax.jit, static_argnames=("like",), compiler_options=QUICK)
+def _table(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like) -> dict:
+    """The numbers that the loop of ``_sample`` reads at its steps (see ``hoist``), of no state: none is computed here."""
+    noise = _start(denoiser, steps, x_T, key, index, noise, like)[1]
+
+    def start(x_T, key, index):
+        x = _start(denoiser, steps, x_T, key, index, noise, like)[0]
+        return _carry(denoiser, sampler, steps, x, index, noise, recorder)
+
+    carry = jax.eval_shape(start, x_T, key, index)
+    return table_of(_step, carry, _rows(steps), (denoiser, sampler, steps, cond, recorder, noise))
+
+
+def _start(denoiser, steps, x_T, key, index, noise, like) -> tuple:
+    """The states at the grid's start, before any renoising, and the noise."""
     prior_key, step_key = jax.random.split(key)
     if x_T is None:
-        x_T = path.prior_sample(prior_key, index, jax.tree.unflatten(*like), steps.start)
-    noise = NormalDraws.of(step_key, index) if noise is None else noise
-    if chooses_levels(sampler):
-        return integrated(denoiser, sampler, steps, x_T, noise, cond, recorder, index)
+        x_T = denoiser.path.prior_sample(prior_key, index, jax.tree.unflatten(*like), steps.start)
+    return x_T, NormalDraws.of(step_key, index) if noise is None else noise
 
-    def body(carry, row):
-        x, history, nfe, record = carry
-        k, t, s, r = row
-        denoise, draw = Calls(denoiser, cond, k, steps, s, nfe, recorder, record), draws_of(noise, k, x)
-        x_s, new, _ = sampler.step(denoise, x, t, s, draw, history)
-        if steps.renoises:
-            x_s = renoise(path, x_s, s, r, steps.noise_scale, draw)
-        return _typed(x_s, x), _typed(new, history), denoise.nfe, denoise.record
 
+def _carry(denoiser, sampler, steps, x, index, noise, recorder) -> tuple:
+    """What the loop starts from: ``(x, history, nfe, record)``."""
+    path, num_steps = denoiser.path, steps.t.shape[0]
     if steps.renoises:
-        x_T = renoise(path, x_T, steps.start, steps.t[0], steps.noise_scale, draws_of(noise, jnp.uint32(num_steps), x_T))
-    record = recorder.init(num_steps, sampler.calls, x_T, index) if recorder is not None else ()
-    carry = (x_T, sampler.init(x_T, steps, path), jnp.zeros((), jnp.int32), record)
-    rows = (jnp.arange(num_steps, dtype=jnp.int32), steps.t, steps.s, steps.r)
-    x, _, nfe, record = scan_steps(body, carry, rows)
-    return Samples(x=x, nfe=nfe, record=recorder.result(record) if recorder is not None else None)
+        x = renoise(path, x, steps.start, steps.t[0], steps.noise_scale, draws_of(noise, jnp.uint32(num_steps), x))
+    record = recorder.init(num_steps, sampler.calls, x, index) if recorder is not None else ()
+    return x, sampler.init(x, steps, path), jnp.zeros((), jnp.int32), record
+
+
+def _rows(steps: Steps) -> tuple:
+    return jnp.arange(steps.t.shape[0], dtype=jnp.int32), steps.t, steps.s, steps.r
+
+
+@jax.jit
+def _step(denoiser, sampler, steps, cond, recorder, noise, carry, row) -> tuple:
+    """One step of the loop, a function of all that it reads: jax traces it once for ``_table`` and ``_sample``."""
+    x, history, nfe, record = carry
+    k, t, s, r = row
+    denoise, draw = Calls(denoiser, cond, k, steps, s, nfe, recorder, record), draws_of(noise, k, x)
+    x_s, new, _ = sampler.step(denoise, x, t, s, draw, history)
+    if steps.renoises:
+        x_s = renoise(denoiser.path, x_s, s, r, steps.noise_scale, draw)
+    return _typed(x_s, x), _typed(new, history), denoise.nfe, denoise.record
 
 
 def _typed(new: PyTree, old: PyTree) -> PyTree:
