@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from score_lab.denoiser import Denoiser, Prediction
 from score_lab.linear import combine, select
@@ -98,18 +99,19 @@ class Calls:
 
 
 def _either(where: Array, call: Callable, otherwise: Prediction, path: GaussianPath) -> tuple[Prediction, Array]:
-    """``call()`` or ``(otherwise, 0)``; the path, which is the same in both, does not pass through the branch."""
+    """``call()`` or ``(otherwise, 0)``; the path, which is the same in both, does not pass through the branch.  ``call`` is traced once."""
 
     def taken():
         p, spent = call()
         return _on(p, None), spent
 
-    shapes = jax.eval_shape(taken)
+    traced, shapes = jax.make_jaxpr(taken, return_shape=True)()
     kept = (_on(otherwise, None), jnp.zeros((), jnp.int32))
     if jax.tree.structure(kept) != jax.tree.structure(shapes):
         raise TypeError("denoise(where=..., otherwise=p): p must be a prediction of the same denoiser")
     kept = jax.tree.map(lambda leaf, shape: jnp.broadcast_to(jnp.asarray(leaf, shape.dtype), shape.shape), kept, shapes)
-    p, spent = jax.lax.cond(where, lambda: jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), taken(), shapes), lambda: kept)
+    run, structure = jaxpr_as_fun(traced), jax.tree.structure(shapes)
+    p, spent = jax.lax.cond(where, lambda: jax.tree.unflatten(structure, run()), lambda: kept)
     return _on(p, path), spent
 
 

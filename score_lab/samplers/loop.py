@@ -77,7 +77,7 @@ def memory_of(
 def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise) -> tuple:
     """What ``_sample`` is called with, checked."""
     n, like = count(shape, x_T, cond)
-    index = jnp.arange(n, dtype=jnp.int32) if index is None else jnp.asarray(index, jnp.int32)
+    index = np.arange(n, dtype=np.int32) if index is None else jnp.asarray(index, jnp.int32)
     if index.shape != (n,):
         refuse("sample.index", index.shape, f"one global index per sample, shape ({n},)")
     check_labels(denoiser, cond, "sample.cond")
@@ -86,9 +86,15 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
     if not _traced((denoiser, sampler, steps)):
         check_run(denoiser, sampler, steps, denoiser.path)
         denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))
-    key = jax.random.key(0) if key is None else key
+    key = _first_key() if key is None else key
     noise = jax.tree_util.Partial(noise) if jax.tree_util.all_leaves([noise]) and callable(noise) else noise
     return denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like
+
+
+def _first_key() -> Array:
+    """``jax.random.key(0)``; of jax's own generator without the two programs that make it."""
+    zero = jax.config.jax_default_prng_impl == "threefry2x32"
+    return jax.random.wrap_key_data(np.zeros(2, np.uint32), impl="threefry2x32") if zero else jax.random.key(0)
 
 
 def _told(call: Any, arguments: tuple) -> Any:

@@ -1,12 +1,18 @@
 """The scan that does its scalar arithmetic beforehand: the same values as a plain scan, side effects where they were, errors that say the
 place."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samplers.fake import Small, small
 
-from score_lab.samplers.hoist import scan_steps
+from score_lab.paths import VP
+from score_lab.samplers import RK4, Times, sample
+from score_lab.samplers.hoist import scan_steps, table_of
+from score_lab.targets import F
 
 ROWS = (jnp.arange(5, dtype=jnp.int32), jnp.linspace(1.0, 0.1, 5))
 
@@ -97,3 +103,37 @@ def test_the_branches_of_a_cond_hold_no_scalar_arithmetic_of_the_row():
     np.testing.assert_allclose(ours, theirs, rtol=2e-6)
     jax.effects_barrier()
     assert sorted(seen) == sorted(2 * [k for k in range(5) if ROWS[1][k] > 0.5])
+
+
+def test_a_table_made_apart_is_the_one_made_inside():
+    """By a function of all that it reads, under jit, so that both are traced once: the same values as the plain scan."""
+    traces = []
+
+    @jax.jit
+    def step(scale, carry, row):
+        traces.append(row)
+        return body(carry, (row[0], scale * row[1]))
+
+    carry, fixed = (jnp.ones((3, 2)), jnp.zeros(()) + 0.3), (jnp.float32(0.9),)
+    table = jax.jit(lambda *fixed: table_of(step, carry, ROWS, fixed))(*fixed)
+    assert all(len(v) == 5 for v in table.values())
+    ours = jax.jit(lambda c, table, *fixed: scan_steps(step, c, ROWS, fixed, table))(carry, table, *fixed)
+    assert len(traces) == 1
+    for a, b in zip(ours, plain(lambda c, r: body(c, (r[0], fixed[0] * r[1])), carry, ROWS), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
+
+
+def test_what_a_first_call_traces_and_compiles(caplog, monkeypatch):
+    """The levels that are checked, the numbers of the steps, the loop: three programs and no more; the network of four calls is traced
+    once.  The seed that nobody gave is ``jax.random.key(0)``."""
+    traced, apply = [], Small.apply
+    monkeypatch.setattr(Small, "apply", lambda self, *args, **rest: traced.append(1) or apply(self, *args, **rest))
+    denoiser, grid = small(VP(), F(0.7)), Times((0.9, 0.5, 0.2))
+    steps, key = grid.steps(denoiser.path), jax.random.key(0)
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        first = sample(denoiser, RK4(), steps, (3, 2))
+    compiled = [r.getMessage().split()[4] for r in caplog.records if r.getMessage().startswith("Finished XLA compilation of")]
+    assert sorted(compiled) == ["jit(_levels)", "jit(_sample)", "jit(_table)"]
+    assert len(traced) == 1
+    np.testing.assert_array_equal(sample(denoiser, RK4(), steps, (3, 2), key).x, first.x)
