@@ -7,7 +7,10 @@ Everything that a user can get wrong is refused on the host before anything is c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -161,13 +164,50 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def _run(*arguments) -> Samples:
-    """``_sample``; on a CPU the numbers of its steps are a program of their own, which is compiled quickly."""
-    return _sample(*arguments, _table(*arguments)) if _apart(arguments) else _sample(*arguments)
+    """``_sample``; on a CPU the numbers of its steps are a program of their own, which is compiled quickly and beside it."""
+    if not _apart(arguments):
+        return _sample(*arguments)
+    try:
+        table = _table(*arguments)
+    except _NotCompiled:
+        _compile(arguments)
+        table = _table(*arguments)
+    return _sample(*arguments, table)
+
+
+class _NotCompiled(Exception):
+    """``_table`` is being traced by a call: there is no program for these arguments."""
+
+
+_LOWERING = threading.local()
+"""``on``: ``_table`` may be traced in this thread."""
+
+
+@contextlib.contextmanager
+def _lowering():
+    before, _LOWERING.on = getattr(_LOWERING, "on", False), True
+    try:
+        yield
+    finally:
+        _LOWERING.on = before
+
+
+def _compile(arguments: tuple) -> None:
+    """Compiles ``_table`` and ``_sample`` at the same time; calls of them find what was compiled."""
+    with _lowering():
+        table, loop = _table.lower(*arguments), _lowered(*arguments)
+    with ThreadPoolExecutor(1) as pool:
+        small = pool.submit(table.compile)
+        loop.compile()
+        small.result()
 
 
 def _lowered(*arguments) -> Any:
     """``_sample``, lowered as ``_run`` runs it."""
-    return _sample.lower(*arguments, _table.eval_shape(*arguments)) if _apart(arguments) else _sample.lower(*arguments)
+    if not _apart(arguments):
+        return _sample.lower(*arguments)
+    with _lowering():
+        return _sample.lower(*arguments, _table.eval_shape(*arguments))
 
 
 def _apart(arguments: tuple) -> bool:
@@ -188,7 +228,12 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
 
 @partial(jax.jit, static_argnames=("like",), compiler_options=QUICK)
 def _table(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like) -> dict:
-    """The numbers that the loop of ``_sample`` reads at its steps (see ``hoist``), of no state: none is computed here."""
+    """The numbers that the loop of ``_sample`` reads at its steps (see ``hoist``), of no state: none is computed here.
+
+    Raises _NotCompiled where it would have to be traced by a call.
+    """
+    if not getattr(_LOWERING, "on", False):
+        raise _NotCompiled
     noise = _start(denoiser, steps, x_T, key, index, noise, like)[1]
 
     def start(x_T, key, index):

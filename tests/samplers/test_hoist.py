@@ -131,8 +131,12 @@ def test_what_a_first_call_traces_and_compiles(caplog, monkeypatch):
     denoiser, grid = small(VP(), F(0.7)), Times((0.9, 0.5, 0.2))
     steps, key = grid.steps(denoiser.path), jax.random.key(0)
     jax.clear_caches()
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        first = sample(denoiser, RK4(), steps, (3, 2))
+    jax.config.update("jax_log_compiles", True)  # of all threads: two programs are compiled side by side
+    try:
+        with caplog.at_level(logging.WARNING):
+            first = sample(denoiser, RK4(), steps, (3, 2))
+    finally:
+        jax.config.update("jax_log_compiles", False)
     compiled = [r.getMessage().split()[4] for r in caplog.records if r.getMessage().startswith("Finished XLA compilation of")]
     assert sorted(compiled) == ["jit(_levels)", "jit(_sample)", "jit(_table)"]
     assert len(traced) == 1
