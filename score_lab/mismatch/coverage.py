@@ -23,7 +23,7 @@ from score_lab.mismatch.bands import BandRecord
 from score_lab.objectives.time_laws import EVERYTHING, TAIL, TimeLaw
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["WIDTH", "Coverage", "coverage", "visited"]
+__all__ = ["WIDTH", "Coverage", "covered", "visited"]
 
 WIDTH = 0.1
 """Nats of log-SNR within which training examples are counted."""
@@ -86,7 +86,7 @@ def visited(record: Any) -> np.ndarray:
     return record.kept().fed.mean(axis=1)
 
 
-def coverage(
+def covered(
     law: TimeLaw, path: GaussianPath, log_snr: np.ndarray, *, log_snr_range: tuple[float, float] = EVERYTHING, examples: int | None = None,
     points: int = 400,
 ) -> Coverage:  # fmt: skip
@@ -101,9 +101,9 @@ def coverage(
     """
     told = np.asarray(log_snr, np.float64)
     if told.ndim != 1 or not len(told) or np.isnan(told).any():
-        refuse("coverage.log_snr", told.tolist(), "the log-SNR of at least one call, none of them NaN")
+        refuse("covered.log_snr", told.tolist(), "the log-SNR of at least one call, none of them NaN")
     if not isinstance(law, TimeLaw):
-        refuse("coverage.law", type(law).__name__, "a TimeLaw of score_lab.objectives")
+        refuse("covered.law", type(law).__name__, "a TimeLaw of score_lab.objectives")
     with jax.enable_x64(True):
         return _coverage(law, path, told, log_snr_range, examples, points)
 

@@ -104,7 +104,7 @@ def _dumbbell(ax: Axes, row: int, before: Estimate, after: Estimate, colour: str
         ax.plot([before.value, after.value], [row, row], color=colour, **style)
     for e, shade, shift, mark in ((before, GREY, -0.12, "o"), (after, colour, 0.12, "D" if colour == _WORSE else "o")):
         if not np.isfinite(e.value):
-            ax.plot(0.5, row + shift, "x", color=shade, markersize=6, transform=ax.get_yaxis_transform())
+            ax.plot(0.02, row + shift, "x", color=shade, markersize=6, transform=ax.get_yaxis_transform())
             continue
         if np.isfinite(e.low) and np.isfinite(e.high):
             ax.plot([e.low, e.high], [row + shift] * 2, color=shade, linewidth=1.0, alpha=0.9)

@@ -39,7 +39,7 @@ def save_layers(file: str | Path, runs: Mapping[str, Layers], title: str = "") -
     band_bar(fig, axes)
     lines = {
         "resolved": Line2D([], [], color=INK, marker="."), "a Gaussian of this spectrum": Line2D([], [], color=INK, linestyle="--"),
-        "half resolved": Line2D([], [], color=INK, marker="o", linewidth=1), "as predicted": Line2D([], [], color=GREY),
+        "half resolved (dotted: interval open)": Line2D([], [], color=INK, marker="o", linewidth=1), "as predicted": Line2D([], [], color=GREY),
     }  # fmt: skip
     told = [(layers.log_snr, c) for layers in runs.values() for c in layers.fraction]
     why = dict.fromkeys(str(f) for layers in runs.values() for f in layers.half.flag if f != "ok")
@@ -80,7 +80,8 @@ def _halves(ax: Axes, layers: Layers) -> None:
             continue
         if half.flag[b] == "ok":
             reach = [max(half.low[b], low - 2 * pad), min(half.high[b], high + 2 * pad)]
-            ax.plot([at, at], reach, color=colour, linewidth=1.4)
+            whole = np.isfinite(half.low[b]) and np.isfinite(half.high[b])
+            ax.plot([at, at], reach, color=colour, linewidth=1.4 if whole else 0.8, linestyle="-" if whole else ":")
             ax.plot(at, half.value[b], "o", color=colour, markersize=4.5)
         else:
             up = half.flag[b] == "never half resolved"

@@ -52,7 +52,7 @@ class Levels:
     @property
     def gap(self) -> float:
         """How far outside the finite levels an infinite one stands."""
-        return 0.07 * (self.high - self.low)
+        return 0.1 * (self.high - self.low)
 
     def x(self, log_snr: np.ndarray) -> np.ndarray:
         """Where levels (K,) are drawn."""
@@ -74,44 +74,47 @@ class Levels:
 
 def draw_curve(
     ax: Axes, levels: Levels, log_snr: np.ndarray, c: Curve, colour: str, *, label: str | None = None, alpha: float = 0.18,
-    foot: int | None = 0, linewidth: float = 1.5, marker: str = ".", linestyle: str = "-", shift: np.ndarray | None = None,
+    foot: int | None = 0, linewidth: float = 1.5, marker: str = ".", circles: bool = True,
 ) -> None:  # fmt: skip
     """A curve over levels (K,): its line through the accepted states, its interval, circles for calls inside a step, ticks where no number.
 
     Args:
+      alpha: of the interval; 0 draws none.
       foot: which row of ticks at the foot of the panel; None draws none.
-      shift: (K,) is added to the values and their interval.
+      circles: whether calls inside a step are drawn.
 
     An interval that is open is drawn to the edge of what is finite; a call alone between two gaps has its interval as a bar.
     """
     log_snr = np.asarray(log_snr, np.float64)
     ok = (c.flag == "ok") & np.isfinite(c.value)
-    value, low, high = (np.where(ok, v, np.nan) + (0.0 if shift is None else shift) for v in (c.value, c.low, c.high))
+    value, low, high = (np.where(ok, v, np.nan) for v in (c.value, c.low, c.high))
     finite = np.concatenate([v[np.isfinite(v)] for v in (value, low, high)])
     if len(finite):
         low, high = (np.clip(v, finite.min(), finite.max()) for v in (low, high))
     x, trial = levels.x(log_snr), inner(log_snr)
     rows = np.flatnonzero(~trial)
     rows = rows[np.argsort(log_snr[rows], kind="stable")]
-    ax.fill_between(x[rows], low[rows], high[rows], color=colour, alpha=alpha, linewidth=0)
     size = 4 if len(rows) < 40 else 2.5
-    ax.plot(x[rows], value[rows], color=colour, linewidth=linewidth, linestyle=linestyle, marker=marker, markersize=size, label=label)
+    ax.plot(x[rows], value[rows], color=colour, linewidth=linewidth, marker=marker, markersize=size, label=label)
     good = np.concatenate([[False], ok[rows], [False]])
     alone = rows[good[1:-1] & ~good[:-2] & ~good[2:]]
-    ax.vlines(x[alone], low[alone], high[alone], color=colour, alpha=min(1.0, 3 * alpha), linewidth=2)
+    if alpha:
+        ax.fill_between(x[rows], low[rows], high[rows], color=colour, alpha=alpha, linewidth=0)
+        ax.vlines(x[alone], low[alone], high[alone], color=colour, alpha=min(1.0, 3 * alpha), linewidth=2)
     seen = np.flatnonzero(trial & ok)
-    ax.plot(x[seen], value[seen], "o", color=colour, fillstyle="none", markersize=3.5, linewidth=0)
+    if circles and len(seen):
+        ax.plot(x[seen], value[seen], "o", color=colour, fillstyle="none", markersize=3.5, linewidth=0)
     blind = np.flatnonzero(~ok)
     if foot is not None and len(blind):
         height = np.full(len(blind), 0.012 + 0.022 * foot)
         ax.plot(x[blind], height, "|", color=colour, markersize=6, transform=ax.get_xaxis_transform(), clip_on=False)
 
 
-def words_of(curves: Sequence[tuple[np.ndarray, Curve]], grey: str) -> str:
+def words_of(curves: Sequence[tuple[np.ndarray, Curve]], grey: str, bands: str = "bands") -> str:
     """The sentence below a picture of (levels, curve): what grey, bands, ticks, circles and infinite levels are, if there are any."""
     together = all(c.simultaneous for _, c in curves)
     found = [f"grey: {grey}"] if grey else []
-    found.append(f"bands: 95 % over trajectories, {'for all levels at once' if together else 'for each level'}")
+    found.append(f"{bands}: 95 % over trajectories, {'for all levels at once' if together else 'for each level'}")
     why = dict.fromkeys(str(f) for _, c in curves for f in c.flag if f != "ok")
     found += [f"ticks at the foot: no number there ({', '.join(why)})"] if why else []
     found += ["circles: calls inside a step"] if any(inner(np.asarray(at)).any() for at, _ in curves) else []

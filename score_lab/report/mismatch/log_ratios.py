@@ -51,7 +51,7 @@ def save_log_ratios(
     band_bar(fig, axes)
     many = any(len(bands) > _FEW for _, bands, *_ in runs.values())
     told = [(at, c) for at, bands, total, *_ in runs.values() for c in [*bands, total]]
-    text = words_of(told, "forward samples, over all bands") + (f" (of all bands together; more than {_FEW} would hide each other)" * many)
+    text = words_of(told, "forward samples, over all bands", "shade around the black line" if many else "shades")
     black = Line2D([], [], color=INK, linewidth=2.2, marker=".")
     footnote(fig, {"all bands together": black, "forward samples (no mismatch)": Patch(color=GREY, alpha=0.35)}, text)
     heading(fig, title or "Variance of a sampler's states by band: below 0 too little, above 0 too much")
@@ -69,7 +69,7 @@ def _panel(ax: Axes, told: np.ndarray, bands: Sequence[Curve], total: Curve, nul
     ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
     for b, (c, colour) in enumerate(zip(bands, shades(len(bands))[0], strict=True)):
         alpha = 0.15 if len(bands) <= _FEW else 0.0
-        draw_curve(ax, levels, told, c, colour, alpha=alpha, linewidth=1.2, marker="", foot=b, label=f"band {b}")
+        draw_curve(ax, levels, told, c, colour, alpha=alpha, linewidth=1.2, marker="", foot=b, label=f"band {b}", circles=False)
     draw_curve(ax, levels, told, total, INK, linewidth=2.2, alpha=0.2, foot=None, label="all bands")
     levels.mark(ax)
 
