@@ -70,7 +70,7 @@ def rows_of(part: Part) -> list[dict[str, Any]]:
 def table_of(parts: Sequence[Part]) -> Table:
     """One row per run and part: ln R in total, and of the coarsest, the middle and the finest band."""
     notes = [
-        "ln R of the last states (0: no mismatch, -0.1: a tenth too little variance); the parts add up to the whole; 95 % over trajectories",
+        "ln R of the last states (0: no mismatch, -0.1: a tenth too little variance); the parts add up; 95 % over trajectories",
         "0 inside an interval: that part cannot be told from nothing",
     ]
     table = Table(notes=notes)
@@ -143,7 +143,8 @@ def write(folder: Path, parts: Sequence[Part], notes: Sequence[str], commands: S
     page.section("What was found", *(line.strip() for lines in said.values() for line in lines))
     page.section("Every part").table(table_of(parts))
     page.section("How to read the pictures", *READ_IT)
-    page.picture(save_decomposition(folder / "parts.png", {p.title: p.found for p in parts}), "The whole and its parts, in total and by band")
+    file = save_decomposition(folder / "parts.png", {p.title: p.found for p in parts})
+    page.picture(file, "The whole and its parts, in total and by band")
     if covered:
         some = next(iter(covered.values()))
         file = save_coverage(folder / "coverage.png", {n: c.log_snr for n, c in covered.items()}, (some.grid, some.density))

@@ -39,7 +39,8 @@ def save_layers(file: str | Path, runs: Mapping[str, Layers], title: str = "") -
     band_bar(fig, axes)
     lines = {
         "resolved": Line2D([], [], color=INK, marker="."), "a Gaussian of this spectrum": Line2D([], [], color=INK, linestyle="--"),
-        "half resolved (dotted: interval open)": Line2D([], [], color=INK, marker="o", linewidth=1), "as predicted": Line2D([], [], color=GREY),
+        "half resolved (dotted: interval open)": Line2D([], [], color=INK, marker="o", linewidth=1),
+        "as predicted": Line2D([], [], color=GREY),
     }  # fmt: skip
     told = [(layers.log_snr, c) for layers in runs.values() for c in layers.fraction]
     why = dict.fromkeys(str(f) for layers in runs.values() for f in layers.half.flag if f != "ok")
