@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.sampling import build_sampling, check_guidance
@@ -111,10 +112,10 @@ def _exact(model, basis, own, guidance, specs, nfe, numbers, folder) -> Setting:
     exact = build(described, "score_lab.analytic", "model.denoiser", needs=("posterior", "sample"), path=path)
     if own["grid"] is None:
         refuse("--grid", "own", "the name of a grid: an exact denoiser has none of its own")
-    x = np.asarray(exact.sample(jax.random.key(numbers["seed"] + 1), np.arange(max(DRAWS, numbers["n"]), dtype=np.int32)))
+    x = np.asarray(exact.sample(jax.random.key(numbers["seed"] + 1), jnp.arange(max(DRAWS, numbers["n"]))))
     spectrum = _spectrum(x, basis)
     wrong = build({"target": "Misspecified", **model.get("wrong", {})}, "score_lab.analytic", "model.wrong", denoiser=exact,
-                  mean=np.asarray(spectrum.mean, np.float32))  # fmt: skip
+                  mean=jnp.asarray(spectrum.mean, jnp.float32))  # fmt: skip
     notes = [f"An exact {model['denoiser']['target']} on {type(path).__name__} in place of a network, wrong by gain {1 + wrong.eta:g} and "
              f"noise of deviation {wrong.tau:g}: the network's part is that, and chance stands for itself."]  # fmt: skip
     stamp = model_digest(wrong, plain(model))
@@ -168,6 +169,8 @@ def taken_apart(setting: Setting, cells: Cells, spec: Mapping[str, Any], budget:
         return count_nfe(*assembled(k, blank), one)
 
     N = fit(counted, budget, 1.0 if setting.section["guidance"] is None else 2.0).steps
+    if setting.numbers["most"] < 4 * N:
+        refuse("--most", setting.numbers["most"], f"at least 4 N = {4 * N}: the limit of many steps is extrapolated from N, 2 N, 4 N ...")
     denoiser, sampler, grid = assembled(N)
     free = assembled(N, guidance=None)[0]
     exact = None if setting.exact is None else setting.exact.on(denoiser.path)

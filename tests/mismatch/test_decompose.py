@@ -86,10 +86,10 @@ def misspecified(k, eta, tau, R_0=1.0):
 
 def test_A9_parts_sum_to_the_whole_and_are_those_of_a_known_gain_and_noise(x64):
     """Gain 1.1 and noise of deviation 0.3: every part, and the interaction, against exact second moments; the prior is (4.8)."""
-    n, eta, tau = 1024, 0.1, 0.3
+    n, eta, tau = 4096, 0.1, 0.3
     exact = SPECTRUM.surrogate(PATH)
     wrong = Misspecified(exact, 0.3, eta, tau)
-    found = decompose(wrong, DDIM(), grid, examples(n), SPECTRUM, KEY, N=N, N_max=N_MAX, exact=exact)
+    found = decompose(wrong, DDIM(), grid, examples(n), SPECTRUM, KEY, N=N, N_max=N_MAX, exact=exact, chunk=n)
     for name in ("whole", *PARTS):
         assert np.isfinite((found.whole if name == "whole" else found.parts[name]).se).all(), name
     np.testing.assert_allclose(sum(found.parts[name].value for name in PARTS), found.whole.value, atol=1e-12)
@@ -115,7 +115,7 @@ def test_A9_parts_sum_to_the_whole_and_are_those_of_a_known_gain_and_noise(x64):
         big = np.abs(value) > 0.05
         assert (half[big] <= 0.2 * np.abs(value[big])).all(), (name, half, value)
     assert (np.abs(expected["model"]) > 0.05).all() and (np.abs(expected["discretisation"]) > 0.05).any()
-    np.testing.assert_allclose(oracle(exact, DDIM(), N), at(N, 0.0, 0.0), atol=1e-12)  # the recursion is the oracle's where both reach
+    np.testing.assert_allclose(oracle(exact, DDIM(), N), at(N, 0.0, 0.0), atol=1e-10)  # the recursion is the oracle's where both reach
 
 
 def test_without_an_exact_denoiser_the_order_is_measured(x64):
