@@ -59,7 +59,7 @@ def _fractions(ax: Axes, name: str, layers: Layers) -> None:
         ax.plot(levels.x(layers.log_snr)[rows], layers.gaussian[rows, b], "--", color=colour, linewidth=1.0)
         draw_curve(ax, levels, layers.log_snr, c, colour, alpha=0.12, foot=b)
     ax.axhline(0.5, color=GREY, linewidth=0.7, zorder=0)
-    highest = np.nanmax([np.nanmax(c.value, initial=0.0) for c in layers.fraction])
+    highest = max(float(np.nan_to_num(c.value).max()) for c in layers.fraction)  # of a band without variance: none
     ax.set_ylim(-0.04, min(max(1.1, 1.08 * highest), _TOP))
     levels.mark(ax)
 
