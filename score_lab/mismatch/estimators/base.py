@@ -44,8 +44,8 @@ FLAGS = (
 class Effective:
     """``log_snr`` the effective one, ``delta`` less the nominal one, in nats (ln kappa is -1/2 of it), with intervals over trajectories;
     ``words`` (K,) a sentence for each flag that is not "ok"; ``needed`` (K,) the trajectories that an unidentifiable level would take
-    (infinite: no number would do, or none is known; NaN: not the question); ``signal_gain`` g_s and ``noise_gain`` g_n where the estimator tells them
-    apart: v_b = g_s^2 alpha^2 s_b^2 + g_n^2 sigma^2."""
+    (infinite: no number would do, or none is known; NaN: not the question); ``signal_gain`` g_s and ``noise_gain`` g_n where the estimator
+    tells them apart: v_b = g_s^2 alpha^2 s_b^2 + g_n^2 sigma^2."""
 
     name: str
     log_snr: Curve

@@ -21,7 +21,16 @@ from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.layers import Layers, layers
 from score_lab.mismatch.measures import denoiser_gap, log_ratio, mean_gain, mean_leak, variances
 from score_lab.mismatch.on_curve import Divergence, Share, divergence, share
-from score_lab.mismatch.readouts import ReadOut, eps_norm, eps_square, pixel_variance, posterior_mean, sliding_window, subband_energies, x0_square
+from score_lab.mismatch.readouts import (
+    ReadOut,
+    eps_norm,
+    eps_square,
+    pixel_variance,
+    posterior_mean,
+    sliding_window,
+    subband_energies,
+    x0_square,
+)
 from score_lab.mismatch.replicates import Curve, curve
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.mismatch.study.named import Setting
@@ -202,7 +211,8 @@ def _extra(name: str, f: Callable, record: BandRecord, null: BandRecord, spectru
         except Exception as error:  # noqa: BLE001 - whatever another's code raises is told with its name
             raise ConfigError(f"measures: {name} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
         if not isinstance(made, Curve) or made.value.shape != record.t.shape:
-            refuse(f"measures: {name}", type(made).__name__, f"a Curve over the {len(record.t)} calls (score_lab.mismatch.replicates.curve)")
+            allowed = f"a Curve over the {len(record.t)} calls (score_lab.mismatch.replicates.curve)"
+            refuse(f"measures: {name}", type(made).__name__, allowed)
         curves.append(made)
     pair = _pair(*curves)
     words = (f.__doc__ or name).strip().split("\n")[0].rstrip(".")
@@ -215,7 +225,7 @@ def _layers(record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Layer
 
 
 def _slope(spectrum: Spectrum, path: GaussianPath, t: np.ndarray) -> np.ndarray:
-    """``d ln V / d ln kappa`` of the total variance at the times (K,), by a difference of 0.02 in log-SNR; 0 where the level is infinite."""
+    """``d ln V / d ln kappa`` of the total variance at the times (K,), from a difference of 0.02 in log-SNR; 0 where it is infinite."""
     level = on_host(path, t)[2]
     fine, ends = np.isfinite(level), on_host(path, np.array([1.0, 0.0]))[2]
     at = np.clip(np.where(fine, level, 0.0), max(ends[0], -30.0) + 0.01, min(ends[1], 30.0) - 0.01)

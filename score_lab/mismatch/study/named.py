@@ -32,7 +32,7 @@ __all__ = [
 
 READ_OUTS = {
     "P1": "norm of the predicted noise", "P3": "sliding window: one label, states of all levels", "P4": "squared norms of predictions",
-    "P5": "energy by subband", "P6": "variance over the pixels of an image", "P7": "posterior of a noise-level probe (with --estimators Probe)",
+    "P5": "energy by subband", "P6": "variance over the pixels of an image", "P7": "posterior of a noise-level probe",
 }  # fmt: skip
 """What can be made of a run and forward samples alone."""
 

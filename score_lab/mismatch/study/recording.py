@@ -37,8 +37,8 @@ _RUN, _NULL, _ORDER, _PREPARE = 1, 2, 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """The data ``x`` (N, *shape) on which the network was trained, or draws of an exact law, their ``label`` (N,) or None; ``what`` words on
-    the preprocessing that the spectrum's digest holds."""
+    """The data ``x`` (N, *shape) on which the network was trained, or draws of an exact law, their ``label`` (N,) or None; ``what`` words
+    on the preprocessing that the spectrum's digest holds."""
 
     x: np.ndarray
     label: np.ndarray | None = None
@@ -111,7 +111,7 @@ class Recording:
     def check(self) -> None:
         """ConfigError for fewer than ``FEWEST`` trajectories or 20 replicates."""
         if self.n < FEWEST:
-            refuse("n", self.n, f"at least {FEWEST} trajectories: no interval says anything with fewer; 1000 or more tell 5 % in the variance")
+            refuse("n", self.n, f"at least {FEWEST} trajectories: no interval says anything with fewer")
         if self.replicates < 20:
             refuse("replicates", self.replicates, "at least 20 of the bootstrap; 200 is usual")
 

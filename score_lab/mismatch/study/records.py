@@ -29,7 +29,7 @@ class Records:
     """The folder of a study; ``made`` counts the records that this process had to make."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self.made, self._lock = Path(folder), 0, threading.Lock()
+        self.folder, self.made, self._lock, self._making = Path(folder), 0, threading.Lock(), {}
         if self.folder.exists() and not self.folder.is_dir():
             refuse("output", str(self.folder), "a folder, or a name that does not exist yet")
         file = self.folder / "counts.json"
@@ -39,7 +39,13 @@ class Records:
         """The arrays recorded for ``what`` (JSON), or those of ``make()``, which are then recorded.  A file that cannot be read is made
         again."""
         text = json.dumps(what, sort_keys=True, separators=(",", ":"))
-        file = self.folder / "records" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:  # two runs that need the same null make it once
+            return self._kept(text, self.folder / "records" / f"{key}.npz", make)
+
+    def _kept(self, text: str, file: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         if file.is_file():
             try:
                 with np.load(file) as stored:
@@ -48,7 +54,7 @@ class Records:
                 pass
         arrays = make()
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
+        part = file.with_suffix(f".{os.getpid()}.part")
         with open(part, "wb") as out:
             np.savez(out, what=text, **arrays)
         os.replace(part, file)
