@@ -33,31 +33,24 @@ def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", 
         refuse("save_found.runs", list(runs), "at least one run")
     chosen = estimator or _teller(runs)
     fig = figure(13.2, 4.7)
-    ratio, level, band = fig.subplots(1, 3)
+    several = max(len(m.bands) for m in runs) > 1
+    ratio, level, *rest = fig.subplots(1, 3 if several else 2)
     tidy(ratio, "Variance of the states, as trained = 1", _TOLD, "variance in sampling / variance in training")
     tidy(level, f"How far off the level is\nby {chosen}", _TOLD, "log-SNR of the states − log-SNR told\n(below 0: noisier than told)")
-    tidy(band, "By band, at the last call", "band of the spectrum (0: coarsest)", "variance in sampling / variance in training")
     null = max(runs, key=lambda m: len(m.log_snr))
     _fill(ratio, null.log_snr, null.total.null, ~null.inner, GREY, 0.35, np.exp)
     ratio.plot([], [], color=GREY, linewidth=5, alpha=0.35, label="noised data (no mismatch)")
-    k = null.last
-    band.fill_between(
-        range(len(null.bands)), *(np.exp([getattr(p.null, end)[k] for p in null.bands]) for end in ("low", "high")), color=GREY, alpha=0.35,
-        linewidth=0,
-    )  # fmt: skip
     for i, m in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]
         _curve(ratio, m.log_snr, m.total.run, ~m.inner, colour, np.exp, m.subject.name)
         if chosen in m.effective:
             delta = m.effective[chosen].delta
             _curve(level, m.log_snr, delta, ~m.inner & (delta.flag == "ok"), colour, lambda v: v)
-        x = np.arange(len(m.bands)) + 0.6 * (i / max(len(runs) - 1, 1) - 0.5) * (len(runs) > 1)
-        value, low, high = (np.exp([getattr(p.run, n)[m.last] for p in m.bands]) for n in ("value", "low", "high"))
-        band.errorbar(x, value, [value - low, high - value], fmt=".", color=colour, markersize=5, elinewidth=1)
-    for ax in (ratio, band):
+    for band in rest:
+        _by_band(band, runs, null)
+    for ax in (ratio, *rest):
         ax.axhline(1, color=GREY, linewidth=0.8)
         _plain_log(ax)
-    band.xaxis.set_major_locator(MaxNLocator(integer=True))
     level.axhline(0, color=GREY, linewidth=0.8)
     if not any(chosen in m.effective and (m.effective[chosen].flag == "ok").any() for m in runs):
         level.text(0.5, 0.5, "no level can be told\nat any call", transform=level.transAxes, ha="center", va="center", color=GREY)
@@ -65,6 +58,18 @@ def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", 
     fig.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=9, frameon=False)
     fig.suptitle(title or "Do the states have the noise level that the network is told?", fontsize=12, color=INK, fontweight="bold")
     return save(fig, file)
+
+
+def _by_band(ax: Axes, runs: Sequence[Measured], null: Measured) -> None:
+    """R of every band at the last call, the runs beside each other."""
+    tidy(ax, "By band, at the last call", "band of the spectrum (0: coarsest)", "variance in sampling / variance in training")
+    low, high = (np.exp([getattr(p.null, end)[null.last] for p in null.bands]) for end in ("low", "high"))
+    ax.fill_between(np.arange(len(low)), low, high, color=GREY, alpha=0.35, linewidth=0)
+    for i, m in enumerate(runs):
+        x = np.arange(len(m.bands)) + 0.6 * (i / max(len(runs) - 1, 1) - 0.5) * (len(runs) > 1)
+        value, low, high = (np.exp([getattr(p.run, n)[m.last] for p in m.bands]) for n in ("value", "low", "high"))
+        ax.errorbar(x, value, [value - low, high - value], fmt=".", color=COLOURS[i % len(COLOURS)], markersize=5, elinewidth=1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _teller(runs: Sequence[Measured]) -> str:

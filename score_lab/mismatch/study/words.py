@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from score_lab.mismatch.estimators import Effective
+from score_lab.mismatch.look import Look
 from score_lab.mismatch.replicates import Curve
 from score_lab.mismatch.study.measuring import Measured
 
 __all__ = [
-    "READ_IT", "bands_of", "cannot", "compared", "disagreements", "findings", "several_models", "unreadable", "variance_verdict",
+    "READ_IT", "bands_of", "cannot", "compared", "disagreements", "findings", "looked", "several_models", "unreadable", "variance_verdict",
 ]  # fmt: skip
 
 READ_IT = (
@@ -193,12 +194,18 @@ def _silent(name: str, e: Effective, level: np.ndarray) -> str:
         none = int((~np.isfinite(needed)).sum())
         words = []
         if len(more):
-            amount = f"{more[0]:.3g}" if len(more) == 1 or more[-1] < 1.05 * more[0] else f"{more[0]:.3g} to {more[-1]:.3g}"
+            ends = list(dict.fromkeys(map(_amount, (more[0], more[-1]))))
+            amount = " to ".join(ends)
             words.append(f"{amount} trajectories would tell {len(more)} of them")
         if none:
             words.append(f"no number of them would tell {none}")
         parts.append(f"{len(rows)} unidentifiable{where} ({'; '.join(words)})")
     return f"No level by {name} at {int((e.flag != 'ok').sum())} of {len(level)} calls: {'; '.join(parts)}." if parts else ""
+
+
+def _amount(n: float) -> str:
+    """Two digits of a number of trajectories: ``5,400``."""
+    return "over a billion" if n > 1e9 else f"{float(f'{n:.2g}'):,.0f}"
 
 
 def _range(levels: np.ndarray) -> str:
@@ -223,6 +230,8 @@ def _mean(m: Measured) -> list[str]:
     k, gain = m.last, m.gain
     if gain.run.flag[k] != "ok" or gain.excess.flag[k] != "ok":
         return []
+    if gain.run.high[k] - gain.run.low[k] > 1:
+        return []  # the mean is too small to be told from its error
     real = _real(gain.excess)[k]
     what = {-1: "too little of the data's mean", 1: "too much of the data's mean", 0: "the data's mean, within its error"}[int(real)]
     interval = f"[{gain.run.low[k]:.3f}, {gain.run.high[k]:.3f}]"
@@ -260,6 +269,21 @@ def _precision(m: Measured) -> str:
     need = int(np.ceil(n * (2 * se / 0.01) ** 2))
     more = f"; 1 % would take about {need}" if need > n else ""
     return f"Precision: {n} trajectories tell R at the last call to {200 * se:.2g} % (two standard errors){more}."
+
+
+def looked(name: str, look: Look) -> str:
+    """The same in short, of a first look: the last call, where R is furthest from 1, and the calls at which it tells no level."""
+    r, null = look.sampler, look.null
+    if not np.isfinite(r.ratio).any():
+        return f"{name}: {len(r.invalid)} of {r.n} trajectories are not finite, the first at index {r.invalid[0]}; no call can be read."
+    centre = np.log(r.ratio[-1])
+    half = np.hypot(*(0.5 * np.log(one.high[-1] / one.low[-1]) for one in (r, null)))  # independent
+    verdict = variance_verdict(name, r.log_snr[-1], r.ratio[-1], *np.exp([centre - half, centre + half]), null.ratio[-1])
+    worst, blind = int(np.nanargmax(np.abs(np.log(r.ratio)))), int((r.flag != "ok").sum())
+    return (
+        f"{verdict} R is furthest from 1 at log-SNR {r.log_snr[worst]:.3g}: {r.ratio[worst]:.3f} "
+        f"[{r.low[worst]:.3f}, {r.high[worst]:.3f}]. Total variance tells no level at {blind} of {len(r.ratio)} calls."
+    )
 
 
 def compared(runs: Sequence[Measured]) -> list[str]:
