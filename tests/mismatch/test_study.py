@@ -9,8 +9,9 @@ import pytest
 
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
-from score_lab.mismatch import BandRecord, Spectrum, TotalVariance
+from score_lab.mismatch import BandRecord, Spectrum
 from score_lab.mismatch.bands import BANDED, PLOTTED
+from score_lab.mismatch.estimators import TotalVariance
 from score_lab.mismatch.measures import band_kl
 from score_lab.mismatch.on_curve import divergence, share
 from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
