@@ -58,7 +58,8 @@ def copy(done, tmp_path, monkeypatch):
     import score_lab.report.mismatch_page as page
 
     shutil.copytree(done, tmp_path / "out")
-    monkeypatch.setattr(page, "save_found", lambda file, *_, **__: shutil.copy(done / "found_0.png", file))
+    for name, picture in (("save_found", "found_0.png"), ("save_run", "run_0.png")):
+        monkeypatch.setattr(page, name, lambda file, *_, picture=picture: shutil.copy(done / picture, file))
     return tmp_path / "out"
 
 
@@ -93,7 +94,7 @@ def test_what_it_leaves_behind(done):
     places = [text.index(f"<h2>{part}</h2>") for part in heads]
     assert places == sorted(places) and "data:image/png" in text and "The denoiser is exact" in text
     assert "Heun: 3 steps" not in text and len(list(done.glob("spectrum_pca.npz"))) == 1
-    assert (done / "found_0.png").read_bytes()[:4] == b"\x89PNG"
+    assert all((done / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("found_0", "run_0", "run_1"))
 
 
 def test_stopped_and_resumed_is_the_same_table(config, done, copy, monkeypatch, capsys):

@@ -23,9 +23,12 @@ from score_lab.mismatch.study import Measured
 from score_lab.mismatch.study.words import READ_IT, cannot, compared, disagreements, findings, several_models
 from score_lab.report.found import save_found
 from score_lab.report.page import Page
+from score_lab.report.run_panels import save_run
 
 __all__ = ["calls_of", "table_of", "write"]
 
+CALLS = ("run", "call", "t", "log_snr", "n", "quantity", "value", "low", "high", "flag", "null", "excess", "excess_low", "excess_high")
+"""The columns of calls.csv."""
 AT_ONCE = 8
 """Runs in one picture."""
 
@@ -87,7 +90,7 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
         quantities |= {f"{word}, {n}": (c, none, none) for word, c in (("signal gain", e.signal_gain), ("noise gain", e.noise_gain)) if c}
     quantities |= {"KL nominal": (m.kl.nominal, m.kl_null.nominal, none), "KL off the curve": (m.kl.off, m.kl_null.off, none)}
     quantities |= {name: (r.value, r.null, r.excess) for name, r in m.extra.items()}
-    quantities |= {f"{r.name}: {r.what}": (r.value, r.null, r.excess) for r in m.read_outs if len(r.value.value) == len(m.log_snr)}
+    quantities |= {f"{r.name}: {r.what}": (r.value, r.null, r.excess) for r in m.read_outs if r.name != "P3"}
     for k in range(len(m.log_snr)):
         head = {"run": m.subject.name, "call": k, "t": float(m.record.t[k]), "log_snr": float(m.log_snr[k]), "n": m.record.n}
         for name, (run, null, excess) in quantities.items():
@@ -95,6 +98,13 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
             own |= {"excess": excess.value[k], "excess_low": excess.low[k], "excess_high": excess.high[k]}
             yield head | {"quantity": name} | {n: v if isinstance(v, str) else float(v) for n, v in own.items()}
         yield head | {"quantity": "mean leak", "value": float(m.leak[k]), "flag": "ok", "null": float(m.leak_null[k])}
+    level = np.unique(m.record.log_snr)
+    for r in m.read_outs:
+        if r.name == "P3":  # of forward samples of these levels, not of a call
+            for k, value in enumerate(r.value.value):
+                own = {"value": float(value), "low": float(r.value.low[k]), "high": float(r.value.high[k]), "flag": str(r.value.flag[k])}
+                head = {"run": m.subject.name, "log_snr": float(level[k]), "n": m.record.n, "quantity": f"P3: {r.what}"}
+                yield head | own | {"null": float(r.null.value[k])}
 
 
 def write(
@@ -107,7 +117,7 @@ def write(
     (folder / "table.csv").write_text(table.csv())
     calls = [row for m in runs for row in calls_of(m)]
     with open(folder / "calls.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(max(calls, key=len)), restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, CALLS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(calls)
     said = {m.subject.name: findings(m) for m in runs}
@@ -123,8 +133,9 @@ def write(
         file = save_found(folder / f"found_{i // AT_ONCE}.png", part)
         which = f"Runs {i + 1} to {i + len(part)}" if len(runs) > AT_ONCE else "All runs"
         page.picture(file, f"{which}: variance of the states, how far off the level is, and where in the spectrum")
-    for m in runs:
+    for i, m in enumerate(runs):
         page.section(m.subject.name, *said[m.subject.name])
+        page.picture(save_run(folder / f"run_{i}.png", m), f"{m.subject.name}: by band, level, layer and read-out")
     page.commands(commands)
     return page.write(folder / "report.html")
 
