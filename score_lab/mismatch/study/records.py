@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Records:
             try:
                 with np.load(file) as stored:
                     return {name: stored[name] for name in stored.files if name != "what"}
-            except (OSError, ValueError, EOFError):
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile):
                 pass
         arrays = make()
         file.parent.mkdir(parents=True, exist_ok=True)
