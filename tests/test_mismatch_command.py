@@ -111,7 +111,7 @@ def test_stopped_and_resumed_is_the_same_table(config, done, copy, monkeypatch, 
         raise AssertionError("something was sampled again")
 
     monkeypatch.setattr(recording.Chunks, "of", nothing)
-    monkeypatch.setattr(recording, "forward", nothing)
+    monkeypatch.setattr(recording, "forward_run", nothing)
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}") == 0
     said = capsys.readouterr().out
     assert "0 records made" in said and (copy / "table.csv").read_bytes() == before

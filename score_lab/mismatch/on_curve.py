@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from score_lab.mismatch.bands import BandRecord
-from score_lab.mismatch.estimators.base import Levels
+from score_lab.mismatch.estimators.levels import Levels
 from score_lab.mismatch.replicates import Curve, curve
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths.base import GaussianPath

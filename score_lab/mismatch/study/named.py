@@ -85,7 +85,7 @@ class DenoiserResidual:
 
         what = {"calibration": dataclasses.asdict(self) | {"tol": 0, "level": 0}, "t": t.tolist(), "n": n}
         kept = setting.kept(what, measured)
-        return Residual(kept["t"], kept["offsets"], kept["squares"], n, self.family, self.tol, self.level)
+        return Residual(kept["t"], kept["offsets"], kept["squares"], n, self.family, tol=self.tol, level=self.level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class MixtureLikelihood:
         if not hasattr(setting.exact, "log_density"):
             name = type(setting.exact).__name__
             refuse("estimators", "MixtureLikelihood", f"MaximumLikelihood (of Gaussian bands): {name} knows no density")
-        return Density(setting.exact, self.window, self.points, self.family, self.tol, self.level)
+        return Density(setting.exact, self.window, self.points, self.family, tol=self.tol, level=self.level)
 
 
 _PROBES: dict[tuple, Any] = {}

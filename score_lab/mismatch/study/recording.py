@@ -20,7 +20,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.mismatch.bands import BandRecord, BandRecorder
 from score_lab.mismatch.estimators.streaming import SumRecord
-from score_lab.mismatch.forward import forward
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.record import Recorders
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.mismatch.study.named import Setting
@@ -193,7 +193,7 @@ class Recording:
             for first in range(0, self.n, size):
                 index = np.arange(first, min(first + size, self.n), dtype=np.int32)
                 x, cond = self._examples(subject, seed, index)
-                result = jax.tree.map(np.asarray, forward(subject.denoiser, x, times, parts, key, cond=cond, index=index))
+                result = jax.tree.map(np.asarray, forward_run(subject.denoiser, x, times, parts, key, cond=cond, index=index))
                 total = result if total is None else parts.merge([total, result])
             return _packed(total)
 
