@@ -34,6 +34,13 @@ QUESTIONS = {
 }
 
 
+SINGULAR = {
+    "--sampler": "--solvers 'DDIM, Heun(variable=T)'", "--steps": "--nfe 5,10,20, budgets of network evaluations", "--path": "--paths own,VP",
+    "--grid": "--grids Karras", "--seed": "--seeds 0,1,2",
+}  # fmt: skip
+"""What experiments.sample takes one of, and this command a list."""
+
+
 def define(values: flags.FlagValues) -> None:
     """The flags of this launcher."""
     flags.DEFINE_string("workdir", None, "a run of experiments.train, or several with commas", flag_values=values)
@@ -51,6 +58,9 @@ def define(values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Parses, plans, records, measures, says and writes."""
+    for word in sys.argv[1:]:
+        if (name := word.partition("=")[0].partition(".")[0]) in SINGULAR:
+            refuse("command line", word, f"{SINGULAR[name]}, as of experiments.ablate_samplers")
     values = parse(__doc__, sys.argv, define)
     config = read_config(f"{mismatch.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 

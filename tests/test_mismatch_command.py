@@ -20,7 +20,7 @@ def get_config():
     return ConfigDict({
         "models": {"two": {"denoiser": {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)),
                                         "variances": (0.05, 0.1)}, "path": {"target": "VP"}}},
-        "solvers": ("DDIM", "Heun"), "grids": ("UniformLogSNR(end=6)",), "nfe": (6,), "seeds": (0,), "n": 64, "chunk": 64,
+        "solvers": ("DDIM", "Heun"), "grids": ("UniformLogSNR(end=6)",), "nfe": (5,), "seeds": (0,), "n": 64, "chunk": 64,
         "estimators": ("TotalVariance", "SpectralRegression", "elsewhere.mine:Half(nats=0.25)"), "basis": "pca", "read_outs": ("P1",),
         "measures": ("elsewhere.mine:mean_square",), "replicates": 40,
     })
@@ -74,13 +74,13 @@ def names(folder):
 
 def test_what_it_leaves_behind(done):
     table = rows(done)
-    assert [(r["solver"], r["NFE"], r["n"], r["not finite"]) for r in table] == [("DDIM", "6", "64", "0"), ("Heun", "6", "64", "0")]
+    assert [(r["solver"], r["NFE"], r["n"], r["not finite"]) for r in table] == [("DDIM", "5", "64", "0"), ("Heun", "5", "64", "0")]
     for row in table:
         assert float(row["R last_low"]) < float(row["R last"]) < float(row["R last_high"]) and row["R last_n"] == "64"
         assert float(row["half"]) == pytest.approx(0.25, abs=0.05)
     calls = rows(done, "calls")
     ours = [c for c in calls if c["quantity"] == "ln R"]
-    assert [c["run"] for c in ours] == ["DDIM, 6 NFE"] * 6 + ["Heun, 6 NFE"] * 6
+    assert [c["run"] for c in ours] == ["DDIM, 5 NFE"] * 5 + ["Heun, 5 NFE"] * 5
     for c in ours:
         assert float(c["low"]) <= float(c["value"]) <= float(c["high"])
         assert float(c["excess"]) == pytest.approx(float(c["value"]) - float(c["null"]))
@@ -88,9 +88,9 @@ def test_what_it_leaves_behind(done):
     assert {"ln R band 0", "ln R band 1", "mean leak", "mean gain", "ln eps2 gap", "KL off the curve", "mean_square", "delta log-SNR, half",
             "P1: norm of the predicted noise"} <= kinds  # fmt: skip
     found = json.loads((done / "table.json").read_text())
-    assert set(found["findings"]["runs"]) == {"DDIM, 6 NFE", "Heun, 6 NFE"} and len(found["calls"]) == len(calls)
+    assert set(found["findings"]["runs"]) == {"DDIM, 5 NFE", "Heun, 5 NFE"} and len(found["calls"]) == len(calls)
     text = (done / "report.html").read_text()
-    heads = ("What was found", "What cannot be concluded", "Every run", "How to read the pictures", "DDIM, 6 NFE", "See it again")
+    heads = ("What was found", "What cannot be concluded", "Every run", "How to read the pictures", "DDIM, 5 NFE", "See it again")
     places = [text.index(f"<h2>{part}</h2>") for part in heads]
     assert places == sorted(places) and "data:image/png" in text and "The denoiser is exact" in text
     assert "Heun: 3 steps" not in text and len(list(done.glob("spectrum_pca.npz"))) == 1
@@ -133,7 +133,7 @@ def test_a_solver_more_adds_its_own_and_one_that_fails_is_told(config, done, cop
 
 def test_with_nothing_but_the_axes(config, done, copy, capsys):
     """No estimator, no read-out: the ratios alone; a budget that Heun does not divide into whole steps is noted."""
-    words = ("--estimators=", "--read_outs=", "--measures=", "--solvers=Heun", "--nfe=5")
+    words = ("--estimators=", "--read_outs=", "--measures=", "--solvers=Heun", "--nfe=6")
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}", *words) == 0
     said = capsys.readouterr().out
     assert "estimators" in said and "steps cost" in said
@@ -151,8 +151,10 @@ REFUSED = [
     ("--basis=dtc", "basis: 'dtc'", "did you mean 'dct'?"),
     ("--basis=dct", "Spectrum.of.basis: 'dct'", "identity or pca"),
     ("--replicates=5", "replicates: 5", "at least 20"),
-    ("--sampler=DDIM", "command line: '--sampler=DDIM'", "did you mean '--"),
-    ("--steps=5", "command line: '--steps=5'", "--FLAG=VALUE"),
+    ("--sampler=DDIM", "command line: '--sampler=DDIM'", "--solvers 'DDIM"),
+    ("--sampler.eta=1", "command line: '--sampler.eta=1'", "--solvers 'DDIM"),
+    ("--steps=5", "command line: '--steps=5'", "--nfe 5,10,20"),
+    ("--solver=DDIM", "command line: Unknown command line flag 'solver'", "Did you mean: solvers"),
     ("--solvers=DDMI", "solvers.target: 'DDMI'", "did you mean"),
     ("--nfe=0", "nfe: 0", "whole numbers from 1"),
 ]
@@ -171,4 +173,4 @@ def test_another_spectrum_and_another_measure_are_refused(config, copy, capsys):
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}", "--config.models.two.denoiser.variances=(0.2,0.1)") == 2
     assert "spectrum_pca.npz" in (said := capsys.readouterr().err) and "or another --output" in said
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}", "--measures=elsewhere.mine:too_short") == 2
-    assert "measures: too_short" in (said := capsys.readouterr().err) and "a Curve over the 6 calls" in said
+    assert "measures: too_short" in (said := capsys.readouterr().err) and "a Curve over the 5 calls" in said
