@@ -35,8 +35,8 @@ QUESTIONS = {
 
 
 SINGULAR = {
-    "--sampler": "--solvers 'DDIM, Heun(variable=T)'", "--steps": "--nfe 5,10,20, budgets of network evaluations", "--path": "--paths own,VP",
-    "--grid": "--grids Karras", "--seed": "--seeds 0,1,2",
+    "--sampler": "--solvers 'DDIM, Heun(variable=T)'", "--steps": "--nfe 5,10,20, budgets of network evaluations",
+    "--path": "--paths own,VP", "--grid": "--grids Karras", "--seed": "--seeds 0,1,2",
 }  # fmt: skip
 """What experiments.sample takes one of, and this command a list."""
 
