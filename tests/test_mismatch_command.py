@@ -27,6 +27,9 @@ def get_config():
 '''
 
 
+PICTURES = ("found_0", "effective_0", "effective_1", "effective_2", "log_ratios", "layers", "read_outs")
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """A configuration, in a folder that also holds a package of an estimator, measures and samplers."""
@@ -58,8 +61,8 @@ def copy(done, tmp_path, monkeypatch):
     import score_lab.report.mismatch_page as page
 
     shutil.copytree(done, tmp_path / "out")
-    for name, picture in (("save_found", "found_0.png"), ("save_run", "run_0.png")):
-        monkeypatch.setattr(page, name, lambda file, *_, picture=picture: shutil.copy(done / picture, file))
+    for name in ("save_found", "save_effective", "save_log_ratios", "save_layers", "save_read_outs"):
+        monkeypatch.setattr(page, name, lambda file, *_: shutil.copy(done / "found_0.png", file))
     return tmp_path / "out"
 
 
@@ -94,7 +97,7 @@ def test_what_it_leaves_behind(done):
     places = [text.index(f"<h2>{part}</h2>") for part in heads]
     assert places == sorted(places) and "data:image/png" in text and "The denoiser is exact" in text
     assert "Heun: 3 steps" not in text and len(list(done.glob("spectrum_pca.npz"))) == 1
-    assert all((done / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("found_0", "run_0", "run_1"))
+    assert all((done / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in PICTURES)
 
 
 def test_stopped_and_resumed_is_the_same_table(config, done, copy, monkeypatch, capsys):

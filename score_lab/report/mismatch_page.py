@@ -22,8 +22,8 @@ from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
 from score_lab.mismatch.study.words import READ_IT, cannot, compared, disagreements, findings, several_models
 from score_lab.report.found import save_found
+from score_lab.report.mismatch import save_effective, save_layers, save_log_ratios, save_read_outs
 from score_lab.report.page import Page
-from score_lab.report.run_panels import save_run
 
 __all__ = ["calls_of", "table_of", "write"]
 
@@ -128,16 +128,44 @@ def write(
     page.section("What cannot be concluded", *cannot(runs, trained))
     page.section("Every run").table(table)
     page.section("How to read the pictures", *READ_IT)
-    for i in range(0, len(runs), AT_ONCE):
-        part = runs[i : i + AT_ONCE]
-        file = save_found(folder / f"found_{i // AT_ONCE}.png", part)
-        which = f"Runs {i + 1} to {i + len(part)}" if len(runs) > AT_ONCE else "All runs"
-        page.picture(file, f"{which}: variance of the states, how far off the level is, and where in the spectrum")
-    for i, m in enumerate(runs):
+    for file, caption in pictures(folder, runs):
+        page.picture(file, caption)
+    for m in runs:
         page.section(m.subject.name, *said[m.subject.name])
-        page.picture(save_run(folder / f"run_{i}.png", m), f"{m.subject.name}: by band, level, layer and read-out")
     page.commands(commands)
     return page.write(folder / "report.html")
+
+
+def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
+    """File and caption of every picture: all runs together, then level by estimator, bands, layers, and papers' read-outs."""
+    for i in range(0, len(runs), AT_ONCE):
+        part = runs[i : i + AT_ONCE]
+        which = f"Runs {i + 1} to {i + len(part)}" if len(runs) > AT_ONCE else "All runs"
+        words = f"{which}: variance of the states, how far off the level is, and where in the spectrum"
+        yield save_found(folder / f"found_{i // AT_ONCE}.png", part), words
+    for i, name in enumerate(dict.fromkeys(name for m in runs for name in m.effective)):
+        told = {m.subject.name: (m.log_snr, m.effective[name], m.effective_null[name]) for m in runs if name in m.effective}
+        yield save_effective(folder / f"effective_{i}.png", told), f"The level that the states are of, by {name}"
+    if max(len(m.bands) for m in runs) > 1:
+        bands = {m.subject.name: (m.log_snr, *_runs_and_nulls(m)) for m in runs}
+        yield save_log_ratios(folder / "log_ratios.png", bands), "ln R of every band over the levels: where in the spectrum, and when"
+        yield from _layers(folder, runs)
+    read = {m.subject.name: [*m.read_outs, *m.extra.values()] for m in runs if m.read_outs or m.extra}
+    if read:
+        yield save_read_outs(folder / "read_outs.png", read), "What papers plot, beside what a perfect sampler would show"
+
+
+def _runs_and_nulls(m: Measured) -> tuple[list[Curve], Curve, list[Curve], Curve]:
+    return [p.run for p in m.bands], m.total.run, [p.null for p in m.bands], m.total.null
+
+
+def _layers(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
+    """Of forward samples (what the network resolves), and of the run that has the most calls (what its states do)."""
+    with_layers = [m for m in runs if m.layers is not None and m.layers_null is not None]
+    if with_layers:
+        m = max(with_layers, key=lambda m: len(m.log_snr))
+        found = {"forward samples": m.layers_null, m.subject.name: m.layers}
+        yield save_layers(folder / "layers.png", found), "Coarse to fine: when each band of the spectrum is resolved"
 
 
 def _json(value: Any) -> str:

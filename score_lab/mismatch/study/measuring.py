@@ -198,7 +198,8 @@ def _windows(setting: Setting, path: GaussianPath, n: int = 512) -> list[ReadOut
 
         kept = setting.kept({"window": label, "t": setting.t.tolist(), "n": len(x)}, made)
         what = f"squared norm of the predicted noise under the label of log-SNR {level[row]:.3g}"
-        found.append(ReadOut("P3", what, *(curve(d) for d in (kept["value"], kept["null"], kept["value"] - kept["null"]))))
+        curves = [curve(d) for d in (kept["value"], kept["null"], kept["value"] - kept["null"])]
+        found.append(ReadOut("P3", what, *curves, log_snr=level))
     return found
 
 
@@ -216,7 +217,7 @@ def _extra(name: str, f: Callable, record: BandRecord, null: BandRecord, spectru
         curves.append(made)
     pair = _pair(*curves)
     words = (f.__doc__ or name).strip().split("\n")[0].rstrip(".")
-    return ReadOut(name, words, pair.run, pair.null, pair.excess)
+    return ReadOut(name, words, pair.run, pair.null, pair.excess, log_snr=on_host(path, record.t)[2])
 
 
 def _layers(record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Layers | None:
