@@ -184,20 +184,21 @@ def _read_outs(names: Sequence[str], setting: Setting, done: Recorded, path: Gau
 
 
 def _windows(setting: Setting, path: GaussianPath, n: int = 512) -> list[ReadOut]:
-    """P3 of the levels of this run under two labels, those of ``LABELS`` that the calls come nearest to; kept."""
+    """P3 of the levels of this run under the labels of ``LABELS`` that are among them; kept."""
     level, x = on_host(path, setting.t)[2], setting.x0[:n]
-    fine = np.flatnonzero(np.isfinite(level))
-    labels = sorted({int(fine[np.argmin(np.abs(level[fine] - wanted))]) for wanted in LABELS}) if len(fine) else []
+    fine = level[np.isfinite(level)]
+    labels = [wanted for wanted in LABELS if len(fine) and fine.min() <= wanted <= fine.max()]
+    with jax.enable_x64(True):
+        times = np.asarray(path.time_of(jax.numpy.asarray(np.array(labels, np.float64))), np.float64)
     cond, found = jax.tree.map(lambda v: v[:n], setting.cond), []
-    for row in labels:
-        label = float(setting.t[row])
+    for wanted, label in zip(labels, times.tolist(), strict=True):
 
         def made(label=label) -> dict[str, np.ndarray]:
             r = sliding_window(setting.denoiser, x, label, setting.t, setting.key, cond=cond, replicates=setting.replicates)
             return {name: np.concatenate([c.value[:, None], c.draws], axis=1) for name, c in (("value", r.value), ("null", r.null))}
 
         kept = setting.kept({"window": label, "t": setting.t.tolist(), "n": len(x)}, made)
-        what = f"squared norm of the predicted noise under the label of log-SNR {level[row]:.3g}"
+        what = f"squared norm of the predicted noise under the label of log-SNR {wanted:g}"
         curves = [curve(d) for d in (kept["value"], kept["null"], kept["value"] - kept["null"])]
         found.append(ReadOut("P3", what, *curves, log_snr=level))
     return found
