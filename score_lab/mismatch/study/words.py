@@ -331,7 +331,7 @@ def cannot(runs: Sequence[Measured], trained: int) -> list[str]:
             "There are fewer examples than trajectories: forward samples use examples again with other noise, so the null's interval "
             "leaves out some of what another data set of this size would change."
         )
-    lines.append("Which cause (prior, steps, network, guidance) is not told here: that is score_lab.mismatch.decompose.")
+    lines.append("Which cause (prior, steps, network, guidance) is not told here: experiments.decompose_mismatch takes them apart.")
     return lines
 
 
