@@ -164,8 +164,9 @@ def _effective(done: Recorded, i: int, estimator: Any, spectrum: Spectrum, path:
 
 
 def _read_outs(names: Sequence[str], setting: Setting, done: Recorded, path: GaussianPath) -> list[ReadOut]:
-    """In the order asked for."""
+    """In the order asked for, at the same float64 levels as every other curve of the run."""
     record, null, found = done.record, done.null, []
+    level = on_host(path, record.t)[2]
     for name in names:
         if name == "P1":
             found.append(eps_norm(record, null))
@@ -180,7 +181,7 @@ def _read_outs(names: Sequence[str], setting: Setting, done: Recorded, path: Gau
         elif name == "P7":
             probes = [i for i, e in enumerate(done.estimators) if i in done.sums and hasattr(e, "posterior")]
             found += [posterior_mean(done.estimators[i], done.sums[i], done.null_sums[i]) for i in probes]
-    return found
+    return [r if r.name == "P3" else dataclasses.replace(r, log_snr=level) for r in found]
 
 
 def _windows(setting: Setting, path: GaussianPath, n: int = 512) -> list[ReadOut]:
