@@ -86,7 +86,9 @@ def main() -> None:
     trained = sum("workdir" in m for m in study.models.values())
     notes = list(parts.notes_of(study, models, by, todo))
     page = write(records.folder, found, failed, notes, trained, [f"python -m experiments.snr_mismatch {shlex.join(sys.argv[1:])}"])
-    print(f"\n{table_of(found).text()}\n")
+    table = table_of(found)
+    table.notes = [*table.notes, *notes]
+    print(f"\n{table.text()}\n")
     print("\n".join([*compared(found), *(f"failed  {line}" for line in failed), "", *cannot(found, trained)]))
     print(f"\n{time.time() - start:.0f} s, {records.made} records made, the others were there.  Open {page}")
 
