@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.overrides import NESTED, PARTS
@@ -16,6 +17,7 @@ from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest
 from score_lab.build import build, refuse
+from score_lab.mismatch.study import Examples
 from score_lab.specs import literal, plain, split
 from score_lab.training import load
 
@@ -60,25 +62,23 @@ def _varied(text: str) -> dict[str, tuple]:
     return found
 
 
-def open_models(study: Study) -> dict[str, Model]:
-    """Every model of the study, with its data; ConfigError names what is missing."""
+def open_models(study: Study, ranked: bool = True) -> dict[str, Model]:
+    """Every model of the study; ConfigError names what is missing.  ``truth`` of a model is what its samples are ranked by, or its
+    ``Examples`` alone (of an exact law: draws of it)."""
     opened = {}
     for name, spec in study.models.items():
         if not isinstance(spec, Mapping) or ("workdir" in spec) == ("denoiser" in spec):
             refuse(f"models.{name}", spec, "{'workdir': ...}, or {'denoiser': an exact denoiser, 'path': ...}")
-        opened[name] = _trained(name, spec, study) if "workdir" in spec else _exact(name, spec, study)
+        opened[name] = _trained(name, spec, study, ranked) if "workdir" in spec else _exact(name, spec, study, ranked)
     return opened
 
 
-def _trained(name: str, spec: Mapping[str, Any], study: Study) -> Model:
+def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Model:
     loaded = load(spec["workdir"], ema=spec.get("ema", 0), step=spec.get("step"))
     base, config = sampling_of(loaded), loaded.config
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes) or 0
-    (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
-    images = len(loaded.spec.shape) == 3
-    if not images and study.features != "PCA":
-        refuse("features", study.features, f"nothing: {name} draws points of shape {loaded.spec.shape}, which have no feature space")
-    truth = Images.of(x, label, x_test, label_test, study.features) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
+    x, label = examples(loaded, "train")
+    truth = _against(name, loaded, study, x, label) if ranked else Examples(x, label, loaded.spec.fingerprint)
     described = {key: config.get(key) for key in ("network", "target", "path", "denoiser", "objective")}
 
     def assemble(section: Mapping[str, Any], denoiser: Any):
@@ -91,6 +91,15 @@ def _trained(name: str, spec: Mapping[str, Any], study: Study) -> Model:
     note = f"{spec['workdir']}: {config['network']['target']} trained on {config['path']['target']}, checkpoint {loaded.step}."
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
     return Model(name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command)
+
+
+def _against(name: str, loaded: Any, study: Study, x: np.ndarray, label: np.ndarray | None) -> Images | Points:
+    """What samples of a trained network are ranked by: its data."""
+    x_test, label_test = examples(loaded, "test")
+    images = len(loaded.spec.shape) == 3
+    if not images and study.features != "PCA":
+        refuse("features", study.features, f"nothing: {name} draws points of shape {loaded.spec.shape}, which have no feature space")
+    return Images.of(x, label, x_test, label_test, study.features) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
 
 
 def command_of(spec: Mapping[str, Any], base: Mapping[str, Any], section: Mapping[str, Any]) -> str:
@@ -119,7 +128,11 @@ def _flags(name: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _exact(name: str, spec: Mapping[str, Any], study: Study) -> Model:
+DRAWS = 10_000
+"""Of an exact law, in place of examples."""
+
+
+def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Model:
     path = build(spec.get("path", {"target": "VP"}), "score_lab.paths", f"models.{name}.path", needs=("alpha", "sigma", "time_of"))
     described = dict(spec["denoiser"])
     arrays = {key: np.asarray(value, np.float32) for key, value in described.items() if isinstance(value, list | tuple) and key != "labels"}
@@ -128,16 +141,27 @@ def _exact(name: str, spec: Mapping[str, Any], study: Study) -> Model:
     denoiser = build({**described, **arrays}, "score_lab.analytic", f"models.{name}.denoiser", needs=("posterior", "sample"), path=path)
     classes = int(arrays["labels"].max()) + 1 if "labels" in arrays else 0
     base: dict[str, Any] = {"path": None, "guidance": None}
-    n = study.n * len(study.seeds)
-    cond = {"label": np.concatenate([np.resize(np.arange(classes), study.n)] * len(study.seeds)).astype(np.int32)} if classes else None
-    truth = Points.exact(denoiser, n, cond)
-    shape = tuple(np.shape(truth.data)[1:])
+    truth = _known(denoiser, study, classes) if ranked else _drawn(denoiser, classes)
+    shape = tuple(np.shape(truth.data if ranked else truth.x)[1:])
     note = f"{name}: exact {described['target']} on {type(path).__name__}: no network, so that every error is the sampler's."
 
     def assemble(section: Mapping[str, Any], denoiser: Any):
         return build_sampling(base | section, denoiser)
 
     return Model(name, denoiser, shape, model_digest(denoiser, plain(spec)), truth, assemble, classes, None, note)
+
+
+def _known(denoiser: Any, study: Study, classes: int) -> Points:
+    """As many draws of the law as are sampled, to be ranked by."""
+    cond = {"label": np.concatenate([np.resize(np.arange(classes), study.n)] * len(study.seeds)).astype(np.int32)} if classes else None
+    return Points.exact(denoiser, study.n * len(study.seeds), cond)
+
+
+def _drawn(denoiser: Any, classes: int) -> Examples:
+    """``DRAWS`` draws of the law, of all classes in turn."""
+    label = np.resize(np.arange(classes, dtype=np.int32), DRAWS) if classes else None
+    x = denoiser.sample(jax.random.key(1_000_003), jax.numpy.arange(DRAWS, dtype=jax.numpy.int32), {"label": label} if classes else None)
+    return Examples(np.asarray(x), label)
 
 
 class Progress:

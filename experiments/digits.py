@@ -75,7 +75,7 @@ def main() -> int:
     gallery.write()
     print(f"\n{time.time() - start:.0f} s.  Open {workdir / 'report.html'} (or the pictures beside it).  Then try:")
     print(f"  python -m experiments.sample --workdir {workdir} --labels 3 --guidance.scale=2 --sampler=DDIM --sampler.eta=1 --steps 100")
-    print(f"  python -m experiments.snr_mismatch --workdir {workdir} --path=VP --sampler=DDIM --steps 5,10,20,50")
+    print(f"  python -m experiments.snr_mismatch --workdir {workdir} --paths=VP --solvers=DDIM --nfe 5,10,20,50")
     if not args.short and not gallery.table.passed():
         return fail("the table: some cells, marked x, do not meet their criterion", FAILED)
     return 0

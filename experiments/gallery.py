@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.snr_mismatch import summary
 from experiments.system import System, examples, labels_of, sampling_of, system
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table
 from score_lab.mismatch import DataMoments, Look, NormRecorder, first_look
+from score_lab.mismatch.study.words import READ_IT, looked
 from score_lab.report import Page, save_film, save_loss, save_mismatch, save_overview, save_samples
 from score_lab.samplers import StateRecorder, sample, sample_chunked
 from score_lab.training import Loaded, Parts, load
@@ -29,12 +29,6 @@ AT_ONCE = 2
 """Cells that are sampled side by side: one compiles while another runs."""
 FILM = 4
 """Samples on the film."""
-READ_IT = (
-    "R is the variance of the sampler's states over the variance that the path has at the level that the network is told: 1 is what it was "
-    "trained on. Below 1 the states have lost variance, above 1 they have too much. The effective log-SNR is the level at which "
-    "forward samples have that variance, where total variance can tell a level at all.",
-    "The grey band is the same read-out on as many forward samples of the training data: what a sampler without any mismatch would show.",
-)
 
 
 def check_labelled(parts: Parts) -> None:
@@ -122,16 +116,16 @@ class Gallery:
             "(R: variance of the states over the path's)"
         )
 
-        def looked(name: str, steps: int) -> tuple[int, Look]:
+        def look(name: str, steps: int) -> tuple[int, Look]:
             run = self.system(None, samplers[name][0], grid, steps)
             samples = self.draw(run, n, NormRecorder(self.moments.mean))
             return round(float(np.mean(samples.nfe))), first_look(samples.record, run.denoiser.path, self.moments, self.train[0])
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             film = pool.submit(lambda: self.draw(self.system(None, samplers["DDIM"][0], grid, 50), FILM, StateRecorder(FILM)))
-            for (name, _), (nfe, found) in zip(looks, pool.map(looked, *zip(*looks, strict=True)), strict=True):
+            for (name, _), (nfe, found) in zip(looks, pool.map(look, *zip(*looks, strict=True)), strict=True):
                 self.looks[f"{name}, {nfe} NFE"] = found
-                print("  " + summary(f"{name} {nfe}", found), flush=True)
+                print("  " + looked(f"{name}, {nfe} NFE", found), flush=True)
             self.film = film.result()
 
     def write(self) -> Path:
@@ -157,14 +151,15 @@ class Gallery:
         page.section("Samples").picture(samples, "Samples by class, the same network on every path")
         page.section("From noise to digit").picture(film, "DDIM, 50 steps: the state above, the network's prediction of the digit below")
         page.section("What they are worth").table(self.table)
-        page.section("Do the states have the noise level that the network is told?", *READ_IT).picture(
+        words = [looked(name, found) for name, found in self.looks.items()]
+        page.section("Do the states have the noise level that the network is told?", *READ_IT, *words).picture(
             looks, "The SNR mismatch, call by call"
         )
         page.section("Loss").picture(loss, "Training and held-out loss")
         page.commands(
             [
                 f"python -m experiments.digits --workdir {at}",
-                f"python -m experiments.snr_mismatch --workdir {at} --sampler=DDIM --steps 5,10,50",
+                f"python -m experiments.snr_mismatch --workdir {at} --solvers DDIM --nfe 5,10,50",
             ]
         )
         return page.write(at / "report.html")

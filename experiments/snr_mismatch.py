@@ -1,85 +1,96 @@
-"""A first look at the train-versus-inference SNR mismatch of a trained workdir, call by call, beside the null that forward samples show.
+"""Do a sampler's states have the noise level that the network is told?  How far off, where, and what of it is real.
 
-    python -m experiments.snr_mismatch --workdir runs/flow
-    python -m experiments.snr_mismatch --workdir runs/flow --path=VP --sampler=DDIM --steps 5,10,50 --n 1000
+    python -m experiments.snr_mismatch --workdir runs/digits
+    python -m experiments.snr_mismatch --workdir runs/digits --solvers 'Euler(variable=T), DDIM, Heun' --nfe 5,10,20,50 --n 2048
+    python -m experiments.snr_mismatch --workdir runs/digits --paths own,VP --guidance 1,2 --seeds 0,1,2 --read_outs P1,P3,P4 --basis haar
+    python -m experiments.snr_mismatch --config configs/mismatch.py:mixture --output runs/mixture
+    python -m experiments.snr_mismatch --workdir runs/digits --estimators 'TotalVariance, my_pkg.mod:Mine' --measures my_pkg.mod:f
 
-For every network call: the variance of the sampler's states over the path's own (1: what the network was trained on), and the log-SNR that
-this variance amounts to where it can be told.  Intervals are over trajectories.  Writes snr_mismatch.csv and snr_mismatch.png into the
-workdir.
+The axes are those of experiments.ablate_samplers: all combinations at equal counted evaluations, from the same noise.  Every run is read
+beside its null, as many forward samples at the same calls, with intervals over trajectories.  table.csv, calls.csv, table.json, pictures
+and report.html in --output (WORKDIR/mismatch by default), whose first lines say what was found and what cannot be concluded.  Stopped or
+killed, the same command goes on where it was; more solvers, budgets or seeds add theirs only.  Every field of the configuration:
+--config.FIELD=VALUE.
 """
 
 from __future__ import annotations
 
-import csv
+import shlex
 import sys
-from pathlib import Path
+import time
 
-import jax
-import numpy as np
+from absl import flags
 
-from experiments import overrides
-from experiments.launcher import launch
-from experiments.system import System, add_options, examples, open_system, open_workdir
-from score_lab.mismatch import DataMoments, Look, NormRecorder, first_look
-from score_lab.report import save_mismatch
-from score_lab.samplers import sample
+from configs import mismatch
+from experiments.ablate_samplers import ABOUT, LISTS
+from experiments.launcher import launch, parse, read_config
+from score_lab.build import refuse
 
-FEWEST = 32
-
-
-def look(run: System, moments: DataMoments, x0: np.ndarray) -> tuple[str, Look]:
-    """The name and the reading of one run, beside its null on as many forward samples."""
-    samples = sample(
-        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed),
-        cond=run.cond, recorder=NormRecorder(moments.mean),
-    )  # fmt: skip
-    return f"{type(run.sampler).__name__} {round(float(np.mean(samples.nfe)))}", first_look(samples.record, run.denoiser.path, moments, x0)
+QUESTIONS = {
+    "estimators": "of the effective level, with commas: SpectralRegression, TotalVariance, DenoiserResidual, MaximumLikelihood, "
+    "MixtureLikelihood (exact mixtures), Probe (is trained first), my_package.my_module:Mine",
+    "read_outs": "of papers, beside their null: P1, P3, P4, P5, P6, P7",
+    "measures": "of one's own: my_package.my_module:function of (record, spectrum, path)",
+}
 
 
-def summary(name: str, found: Look) -> str:
-    """One line: the last call's ratio, the worst one, and how many calls cannot tell a level."""
-    r, null = found.sampler, found.null
-    if not np.isfinite(r.ratio).any():
-        return f"{name:18s} no call can be read: {len(r.invalid)} of {r.n} trajectories are not finite, the first at index {r.invalid[0]}"
-    worst = int(np.nanargmax(np.abs(np.log(r.ratio))))
-    blind = int((r.flag != "ok").sum())
-    return (
-        f"{name:18s} last call: R = {r.ratio[-1]:.3f} [{r.low[-1]:.3f}, {r.high[-1]:.3f}], null {null.ratio[-1]:.3f}; largest at log-SNR "
-        f"{r.log_snr[worst]:6.2f}: R = {r.ratio[worst]:.3f} [{r.low[worst]:.3f}, {r.high[worst]:.3f}]; "
-        f"level unreadable at {blind} of {len(r.ratio)} calls"
-    )
+SINGULAR = {
+    "--sampler": "--solvers 'DDIM, Heun(variable=T)'", "--steps": "--nfe 5,10,20, budgets of network evaluations",
+    "--path": "--paths own,VP", "--grid": "--grids Karras", "--seed": "--seeds 0,1,2",
+}  # fmt: skip
+"""What experiments.sample takes one of, and this command a list."""
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of this launcher."""
+    flags.DEFINE_string("workdir", None, "a run of experiments.train, or several with commas", flag_values=values)
+    for name in LISTS:
+        flags.DEFINE_string(name, None, f"with commas: {ABOUT[name]}", flag_values=values)
+    flags.DEFINE_string("vary", None, "fields of solvers or grids: 'solver.eta=0|0.5|1, grid.s_churn=0|20'", flag_values=values)
+    for name, about in QUESTIONS.items():
+        flags.DEFINE_string(name, None, about, flag_values=values)
+    flags.DEFINE_string("basis", None, "of the bands: dct (images), pca (points), fft, haar, identity", flag_values=values)
+    flags.DEFINE_integer("n", None, "trajectories of each seed", flag_values=values)
+    flags.DEFINE_integer("replicates", None, "of the bootstrap", flag_values=values)
+    flags.DEFINE_integer("chunk", None, "trajectories at once", flag_values=values)
+    flags.DEFINE_string("output", None, "where to write", flag_values=values)
 
 
 def main() -> None:
-    """Parses the command line, samples with the recorder, reads, prints and writes."""
-    parser = overrides.Parser("snr_mismatch", __doc__)
-    add_options(parser)
-    args, changes = overrides.parse(parser, sys.argv[1:])
-    args.n = 512 if args.n is None else args.n
-    several, runs = (args.steps or "10,50").split(","), []
-    for steps in several:
-        args.steps = steps
-        runs.append(open_system(args, changes))
-    x, _ = examples(open_workdir(args), "train")
-    if not FEWEST <= args.n <= len(x):
-        raise overrides.ConfigError(
-            f"--n: {args.n} is refused; allowed: {FEWEST} to {len(x)}, the training examples that make as many forward samples"
-        )
+    """Parses, plans, records, measures, says and writes."""
+    for word in sys.argv[1:]:
+        if (name := word.partition("=")[0].partition(".")[0]) in SINGULAR:
+            refuse("command line", word, f"{SINGULAR[name]}, as of experiments.ablate_samplers")
+    values = parse(__doc__, sys.argv, define)
+    config = read_config(f"{mismatch.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
-    moments, found, rows = DataMoments.of(x), {}, []
-    for run in runs:
-        name, reading = look(run, moments, x)
-        found[name] = reading
-        print(summary(name, reading), flush=True)
-        for kind in ("sampler", "null"):
-            rows += [{"run": name, "of": kind} | record for record in getattr(reading, kind).records()]
-    output = Path(args.workdir)
-    with open(output / "snr_mismatch.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    save_mismatch(output / "snr_mismatch.png", found, path=type(runs[0].denoiser.path).__name__)
-    print(f"wrote {output / 'snr_mismatch.csv'} and {output / 'snr_mismatch.png'}")
+    from experiments import mismatch_parts as parts
+    from experiments.ablation_parts import open_models
+    from score_lab.ablation import runs_of
+    from score_lab.mismatch.study import Records
+    from score_lab.mismatch.study.words import cannot, compared
+    from score_lab.report.mismatch_page import table_of, write
+
+    start = time.time()
+    names = (*LISTS, *QUESTIONS, "vary", "basis", "n", "replicates", "chunk", "output", "workdir")
+    study, questions = parts.asked(config, {name: values[name].value for name in names})
+    models = open_models(study, ranked=False)
+    records = Records(parts.folder_of(study))
+    runs = runs_of(study, models, records)
+    todo = parts.subjects(study, models, runs)
+    by = parts.recordings(study, questions, models, records)
+    records.save_counts()
+    found, failed = parts.measure_all(todo, by, [run.system.model for run in runs], questions)
+    if not found:
+        refuse("snr_mismatch", "every run failed", f"systems that run; the first reason: {failed[0]}")
+    trained = sum("workdir" in m for m in study.models.values())
+    notes = list(parts.notes_of(study, models, by, todo))
+    page = write(records.folder, found, failed, notes, trained, [f"python -m experiments.snr_mismatch {shlex.join(sys.argv[1:])}"])
+    table = table_of(found)
+    table.notes = [*table.notes, *notes]
+    print(f"\n{table.text()}\n")
+    print("\n".join([*compared(found), *(f"failed  {line}" for line in failed), "", *cannot(found, trained)]))
+    print(f"\n{time.time() - start:.0f} s, {records.made} records made, the others were there.  Open {page}")
 
 
 if __name__ == "__main__":

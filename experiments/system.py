@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, help="samples")
     parser.add_argument("--seed", type=int, help="of the samples")
     parser.add_argument("--labels", help="all (default), one, or some as 3,8; -1 is no label")
-    parser.add_argument("--steps", help="num_steps of the grid (snr_mismatch takes several: 10,50)")
+    parser.add_argument("--steps", help="num_steps of the grid")
     parser.add_argument("--clip", action="store_true", help="outside the trained log-SNR range, tell the network the nearest trained level")
     parser.add_argument("--extrapolate", action="store_true", help="outside the trained log-SNR range, tell the network the true level")
     parser.add_argument("--chunk", type=literal, help="samples in one compiled call, or the memory that it may take: 2GiB")

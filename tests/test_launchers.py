@@ -126,13 +126,16 @@ def test_evaluate_writes_its_table(workdir, capsys):
 
 def test_snr_mismatch_reads_every_call(workdir, capsys):
     """One row for each network call of each run, beside the same read-out on forward samples."""
-    assert run("snr_mismatch", f"--workdir={workdir}", "--n=40", "--sampler=DDIM", "--grid=UniformLogSNR", "--steps=3,5") == 0
-    rows = list(csv.DictReader((workdir / "snr_mismatch.csv").open()))
-    counts = collections.Counter((r["run"], r["of"]) for r in rows)
-    assert counts == {("DDIM 3", "sampler"): 3, ("DDIM 3", "null"): 3, ("DDIM 5", "sampler"): 5, ("DDIM 5", "null"): 5}
-    levels = [float(r["log_snr"]) for r in rows if (r["run"], r["of"]) == ("DDIM 5", "sampler")]
+    words = ("--n=40", "--solvers=DDIM", "--grids=UniformLogSNR", "--nfe=3,5", "--estimators=TotalVariance")
+    assert run("snr_mismatch", f"--workdir={workdir}", *words) == 0
+    at = workdir / "mismatch"
+    rows = [r for r in csv.DictReader((at / "calls.csv").open()) if r["quantity"] == "ln R"]
+    assert collections.Counter(r["run"] for r in rows) == {"DDIM, 3 NFE": 3, "DDIM, 5 NFE": 5}
+    assert all(np.isfinite([float(r["value"]), float(r["null"]), float(r["excess"])]).all() for r in rows)
+    levels = [float(r["log_snr"]) for r in rows if r["run"] == "DDIM, 5 NFE"]
     np.testing.assert_allclose(levels, np.linspace(-10, 10, 5), atol=1e-3)
-    assert (workdir / "snr_mismatch.png").read_bytes()[:4] == b"\x89PNG" and "R = " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (at / "found_0.png").read_bytes()[:4] == b"\x89PNG" and "R at the last call" in said and "says nothing of the method" in said
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)

@@ -292,8 +292,8 @@ WORDS = [
     ("evaluate", "--workdir=HOME/run --n=3 --clip", "--n: 3", "at least 4, two samples of every class"),
     ("evaluate", "--workdir=HOME/run --n=-5", "--n: -5", "at least 1"),
     ("evaluate", "--workdir=HOME/run --grid=Karras", "the network was trained on", "clip=True"),
-    ("snr_mismatch", "--workdir=HOME/run --n=5 --clip", "--n: 5", "32 to 100"),
-    ("snr_mismatch", "--workdir=HOME/run --steps=5,x --clip", "--steps: 'x'", "a whole number"),
+    ("snr_mismatch", "--workdir=HOME/run --n=5", "--n: 5", "at least 32"),
+    ("snr_mismatch", "--workdir=HOME/run --nfe=5,x", "nfe: 'x'", "whole numbers"),
     ("digits", "--n=5 --workdir=NEW", "--n: 5", "at least 100"),
     ("digits", "--config=configs/none.py --workdir=NEW", "--config: 'configs/none.py'", "can be read"),
     ("digits", "--guidance.scale=2 --workdir=NEW", "--guidance.scale", "--help"),
@@ -332,7 +332,7 @@ PROCESSES = [
     ("train", "--config=configs/toy.py:moons --workdir=HOME/run", "config.data", "or another workdir"),
     ("sample", "--workdir=HOME/run --grid=Karras", "the network was trained on", "clip=True"),
     ("evaluate", "--workdir=HOME/pictures", "workdir: 'HOME/pictures'", "a directory that a training run has made"),
-    ("snr_mismatch", "--workdir=HOME/run --n few", "--n: 'few'", "a whole number"),
+    ("snr_mismatch", "--workdir=HOME/run --nfe few", "nfe: 'few'", "whole numbers"),
 ]
 
 

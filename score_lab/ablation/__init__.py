@@ -2,7 +2,7 @@
 
 from score_lab.ablation.keys import key_of, model_digest
 from score_lab.ablation.page import write
-from score_lab.ablation.plan import Plan, Run, planned
+from score_lab.ablation.plan import Plan, Run, planned, runs_of
 from score_lab.ablation.results import Results, collected
 from score_lab.ablation.running import run_cells
 from score_lab.ablation.store import Cell, Store
@@ -12,5 +12,5 @@ from score_lab.ablation.truth import Images, Points
 
 __all__ = [
     "Cell", "Images", "Model", "Plan", "Points", "Results", "Run", "Store", "Study", "System", "collected", "full_table", "key_of",
-    "model_digest", "planned", "run_cells", "write",
+    "model_digest", "planned", "run_cells", "runs_of", "write",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from score_lab.samplers.grids.base import ending
 from score_lab.samplers.steps import Steps
 from score_lab.specs import counted, stepped
 
-__all__ = ["Plan", "Run", "planned"]
+__all__ = ["Plan", "Run", "planned", "runs_of"]
 
 REFERENCE = {"target": "UniPC", "k": 3}
 REACH = 12.0
@@ -66,7 +66,7 @@ class Plan:
 class _Planner:
     """Counts through the store, so that a second run counts nothing."""
 
-    def __init__(self, study: Study, models: Mapping[str, Model], store: Store):
+    def __init__(self, study: Study, models: Mapping[str, Model], store: Any):
         self.study, self.models, self.store = study, models, store
 
     def section(self, system: System, steps: int | None) -> dict[str, Any]:
@@ -130,6 +130,14 @@ class _Planner:
         drawn = bool(solved.stochastic or steps.renoises)
         return Run(system, budget, section, keys, "", what | {"n": n}, not drawn, ending(steps, denoiser.path), family_of(solved))
 
+    def runs(self) -> list[Run]:
+        """Every system at every budget; ConfigError where nothing at all can be run."""
+        runs = [self.run(system, nfe) for nfe in self.study.nfe for system in self.study.systems()]
+        if all(run.reason for run in runs):
+            words = runs[0].system.names()
+            raise ConfigError(f"{words['solver']} on {words['grid']}: {runs[0].reason}")
+        return runs
+
     def reference(self, run: Run) -> tuple[Run, Run]:
         """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""
         model = self.models[run.system.model]
@@ -173,10 +181,7 @@ def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
     for model in models.values():
         study.ranked_by(model)
     planner = _Planner(study, models, store)
-    runs = [planner.run(system, nfe) for nfe in study.nfe for system in study.systems()]
-    if all(run.reason for run in runs):
-        words = runs[0].system.names()
-        raise ConfigError(f"{words['solver']} on {words['grid']}: {runs[0].reason}")
+    runs = planner.runs()
     if not study.fine_steps():
         return Plan(tuple(runs), ())
     found: dict[tuple, tuple[Run, Run]] = {}
@@ -186,3 +191,10 @@ def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
             pair = found.setdefault(pair[0].keys, pair)
             runs[i] = dataclasses.replace(run, reference=pair[0].keys)
     return Plan(tuple(runs), tuple(found.values()))
+
+
+def runs_of(study: Study, models: Mapping[str, Model], counts: Any) -> list[Run]:
+    """The runs alone, without references or a measure that ranks; ``counts`` remembers evaluations, with ``count(key)`` and
+    ``put_count(key, nfe, reason)`` as of ``Store``.  ConfigError where nothing at all can be run: a budget that a solver does not fit is
+    its run's."""
+    return _Planner(study, models, counts).runs()

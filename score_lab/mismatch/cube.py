@@ -87,6 +87,7 @@ def decompose(
     denoiser: Denoiser, sampler: Any, grid: Callable[[int], Any], x0: np.ndarray, spectrum: Spectrum, key: Array, *, N: int,
     N_max: int = 128, plain: Denoiser | None = None, exact: Denoiser | None = None, cond: Any = None, order: float | None = None,
     replicates: int = 200, chunk: int = 512, progress: Callable[[int, int], None] | None = None,
+    kept: Callable[[tuple[str, str, int], Callable[[], np.ndarray]], np.ndarray] | None = None,
 ) -> Decomposition:  # fmt: skip
     """The parts of ln R of a run of ``N`` steps.
 
@@ -97,6 +98,8 @@ def decompose(
       exact: the exact denoiser of the same data, where there is one.
       N_max: at least 4 N; N, 2 N, ..., are doubled up to it.
       order: of convergence of ln R; None: the sampler's declared order.
+      progress: is told (cells done, cells in all).
+      kept: (cell, how to make it) -> its array: whoever stores cells gives back what is there and makes what is not.
 
     Raises ConfigError for grids of several ends, N_max < 4 N, or too few trajectories to resample (20).
     """
@@ -119,7 +122,8 @@ def decompose(
     cells = {cell: part for cell, part in cells.items() if not (cell[0] == "run" and plain is denoiser)}
     found = {}
     for done, (cell, part) in enumerate(cells.items()):
-        found[cell] = _cell(part, sampler, grids[cell[2]], x0, spectrum, key, cell[1], cond, replicates, chunk)
+        make = partial(_cell, part, sampler, grids[cell[2]], x0, spectrum, key, cell[1], cond, replicates, chunk)
+        found[cell] = make() if kept is None else kept(cell, make)
         if progress is not None:
             progress(done + 1, len(cells))
     if plain is denoiser:

@@ -50,7 +50,7 @@ __all__ = [
 @dataclasses.dataclass(frozen=True)
 class ReadOut:
     """``name`` P1 to P8 and ``what`` in words; ``value``, ``null`` and ``excess`` = value - null, curves over calls; ``paper`` (K,): what
-    the paper holds it against, where that is not the null."""
+    the paper holds it against, where that is not the null; ``log_snr`` (K,): the level of each call (of P3, of the forward samples)."""
 
     name: str
     what: str
@@ -58,14 +58,16 @@ class ReadOut:
     null: Curve
     excess: Curve
     paper: np.ndarray | None = None
+    log_snr: np.ndarray | None = None
 
 
-def _read(name: str, what: str, value: np.ndarray, null: np.ndarray, paper: np.ndarray | None = None, **options) -> ReadOut:
-    """From draws (K, R + 1) of the run and of the null; a null (K,) is exact.  Independent replicates are paired: their variances add."""
+def _read(record: Any, name: str, what: str, value: np.ndarray, null: np.ndarray, paper: np.ndarray | None = None, **options) -> ReadOut:
+    """At the first K calls of ``record``, from draws (K, R + 1) of the run and of the null; a null (K,) is exact.  Independent replicates
+    are paired: their variances add."""
     null = np.broadcast_to(null[:, None], value.shape) if null.ndim == 1 else null
     r = min(value.shape[1], null.shape[1])
     value, null = value[:, :r], null[:, :r]
-    return ReadOut(name, what, *(curve(draws, **options) for draws in (value, null, value - null)), paper)
+    return ReadOut(name, what, *(curve(draws, **options) for draws in (value, null, value - null)), paper, record.log_snr[: len(value)])
 
 
 def _same_calls(record: Any, null: Any) -> None:
@@ -79,13 +81,13 @@ def eps_norm(record: BandRecord, null: BandRecord, scaler: np.ndarray | float = 
     the run is divided, as the paper plots it."""
     _same_calls(record, null)
     scaled = record.means("eps_norm") / np.broadcast_to(scaler, record.t.shape)[:, None]
-    return _read("P1", "norm of the predicted noise", scaled, null.means("eps_norm"), **options)
+    return _read(record, "P1", "norm of the predicted noise", scaled, null.means("eps_norm"), **options)
 
 
 def eps_square(record: BandRecord, null: BandRecord, **options) -> ReadOut:
     """P4: ``E ||eps||^2``."""
     _same_calls(record, null)
-    return _read("P4", "squared norm of the predicted noise", record.means("eps_square"), null.means("eps_square"), **options)
+    return _read(record, "P4", "squared norm of the predicted noise", record.means("eps_square"), null.means("eps_square"), **options)
 
 
 def x0_square(record: BandRecord, null: BandRecord, spectrum: Spectrum, **options) -> ReadOut:
@@ -93,14 +95,14 @@ def x0_square(record: BandRecord, null: BandRecord, spectrum: Spectrum, **option
     _same_calls(record, null)
     data = spectrum.count @ spectrum.variance + np.square(spectrum.mean).sum()
     values = record.means("x0_square"), null.means("x0_square")
-    return _read("P4", "squared norm of the predicted image", *values, np.full(len(record.t), data), **options)
+    return _read(record, "P4", "squared norm of the predicted image", *values, np.full(len(record.t), data), **options)
 
 
 def subband_energies(record: BandRecord, null: BandRecord, **options) -> list[ReadOut]:
     """P5: ``E sum_{i in b} c_i^2`` about the mean, one for each band of the record's spectrum."""
     _same_calls(record, null)
     ours, theirs = record.means("state"), null.means("state")
-    return [_read("P5", f"energy of subband {b}", ours[..., b], theirs[..., b], **options) for b in range(ours.shape[-1])]
+    return [_read(record, "P5", f"energy of subband {b}", ours[..., b], theirs[..., b], **options) for b in range(ours.shape[-1])]
 
 
 def pixel_variance(record: BandRecord, null: BandRecord, path: GaussianPath, **options) -> ReadOut:
@@ -108,7 +110,7 @@ def pixel_variance(record: BandRecord, null: BandRecord, path: GaussianPath, **o
     _same_calls(record, null)
     sigma = on_host(path, record.t)[1]
     values = record.means("pixel_variance"), null.means("pixel_variance")
-    return _read("P6", "variance over the pixels of an image", *values, sigma**2, **options)
+    return _read(record, "P6", "variance over the pixels of an image", *values, sigma**2, **options)
 
 
 def sliding_window(
@@ -123,7 +125,7 @@ def sliding_window(
     record = recorder.collect(forward_run(denoiser, np.asarray(x0), shown, recorder, noise, cond=cond, fed=fed))
     values = record.means("eps_square")
     null = np.broadcast_to(values[-1:], values[:-1].shape)
-    return _read("P3", f"squared norm of the predicted noise under the label t = {float(label):.4g}", values[:-1], null, **options)
+    return _read(record, "P3", f"squared norm of the predicted noise under the label t = {float(label):.4g}", values[:-1], null, **options)
 
 
 @pytree_dataclass
@@ -155,7 +157,7 @@ def paired_delta(record: SumRecord, path: GaussianPath, null: SumRecord | np.nda
     if isinstance(null, SumRecord):
         _same_calls(record, null)
     expected = _delta(null, sigma) if isinstance(null, SumRecord) else np.asarray(null, np.float64)
-    return _read("P2", "spread about the datum that was noised", _delta(record, sigma), expected, np.zeros(len(sigma)), **options)
+    return _read(record, "P2", "spread about the datum that was noised", _delta(record, sigma), expected, np.zeros(len(sigma)), **options)
 
 
 def paired_null(spectrum: Spectrum, path: GaussianPath, t: np.ndarray, start: float = 1.0, stochastic: bool = True) -> np.ndarray:
@@ -203,7 +205,7 @@ def nearest(record: SumRecord, path: GaussianPath, null: SumRecord | np.ndarray,
     if isinstance(null, SumRecord):
         _same_calls(record, null)
     expected = pooled(null) if isinstance(null, SumRecord) else np.asarray(null, np.float64)
-    return _read("P8", "nearest interpolation of noise and datum", pooled(record), expected, alpha / (alpha + sigma), **options)
+    return _read(record, "P8", "nearest interpolation of noise and datum", pooled(record), expected, alpha / (alpha + sigma), **options)
 
 
 def nearest_null(spectrum: Spectrum, path: GaussianPath, t: np.ndarray, own: bool = False) -> np.ndarray:
@@ -228,4 +230,4 @@ def posterior_mean(probe: Probe, record: SumRecord, null: SumRecord, **options) 
         density = r.means()[..., probe.outputs.members :]
         return density @ grid / density.sum(axis=-1)
 
-    return _read("P7", "mean of the probe's posterior log-SNR", mean(record), mean(null), record.log_snr, **options)
+    return _read(record, "P7", "mean of the probe's posterior log-SNR", mean(record), mean(null), record.log_snr, **options)

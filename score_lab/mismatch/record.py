@@ -98,3 +98,11 @@ class Recorders:
     def result(self, record: PyTree) -> tuple:
         """The tuple of results."""
         return tuple(part.result(r) for part, r in zip(self.parts, record, strict=True))
+
+    def merge(self, records: list[tuple]) -> tuple:
+        """The results of all chunks of one run, part by part; every part has a ``merge``."""
+        return tuple(part.merge([r[i] for r in records]) for i, part in enumerate(self.parts))
+
+    def collect(self, result: tuple) -> tuple:
+        """``Samples.record`` on the host, part by part; every part has a ``collect``."""
+        return tuple(part.collect(r) for part, r in zip(self.parts, result, strict=True))

@@ -27,7 +27,7 @@ from score_lab.mismatch.inversion import on_host
 from score_lab.paths.base import GaussianPath
 from score_lab.types import Array
 
-__all__ = ["BASES", "Spectrum", "by_band"]
+__all__ = ["BASES", "Spectrum", "by_band", "digest_of"]
 
 BLOCKS = 20
 """Of the jackknife that gives the spectrum's own uncertainty."""
@@ -108,14 +108,14 @@ class Spectrum:
             refuse("Spectrum.of.basis", basis, ", ".join(BASES), tuple(BASES))
         name, found = (basis, BASES[basis](whole)) if isinstance(basis, str) else (type(basis).__name__.lower(), basis)
         sums: Any = None
-        seen, taken = 0, hashlib.sha256(f"{what} {name}".encode())
+        seen, taken = 0, _begun(name, what)
         for x in [whole] if whole is not None else data:
             x = np.asarray(x)
             if not np.isfinite(x).all():
                 refuse("Spectrum.of.data", "not finite", "finite values")
             if x.ndim <= max(getattr(found, "axes", (0,))):
                 refuse("Spectrum.of.basis", name, f"identity or pca for states {x.shape[1:]}, which have no such axes: {name} is of images")
-            taken.update(np.ascontiguousarray(x, np.float32).tobytes())
+            _take(taken, x)
             for first in range(0, len(x), 4096):
                 c = np.asarray(_coefficients(found, jnp.asarray(x[first : first + 4096], jnp.float32)), np.float64)
                 if sums is None:
@@ -194,6 +194,21 @@ class Spectrum:
 def by_band(c: Array, membership: Array) -> Array:
     """``sum_{i in b} c_i`` (n, B) of ``c`` (n, *shape), in full precision: an accelerator's default has 11 bits."""
     return jnp.matmul(c.reshape(len(c), -1), membership, precision="highest")
+
+
+def digest_of(x: np.ndarray, basis: str = "dct", what: str = "") -> str:
+    """The ``digest`` that ``Spectrum.of`` would give to data ``x`` (n, *shape), without measuring anything."""
+    taken = _begun(basis, what)
+    _take(taken, np.asarray(x))
+    return taken.hexdigest()[:16]
+
+
+def _begun(name: str, what: str) -> Any:
+    return hashlib.sha256(f"{what} {name}".encode())
+
+
+def _take(taken: Any, x: np.ndarray) -> None:
+    taken.update(np.ascontiguousarray(x, np.float32).tobytes())
 
 
 @jax.jit

@@ -64,7 +64,7 @@ class TimeLaw:
         """``P`` below ``low`` and up to ``high``, both times included in what lies between."""
         return self.probability(low, path), self.probability(high, path)
 
-    def _ends(self, path: GaussianPath, log_snr_range: tuple[float, float]) -> tuple[Time, Time]:
+    def ends(self, path: GaussianPath, log_snr_range: tuple[float, float]) -> tuple[Time, Time]:
         """The times [low, high] that the law is conditioned to; an unbounded law keeps its tails."""
         low, high = log_snr_range if self.bounded else EVERYTHING
         dtype = jnp.result_type(float)
@@ -72,14 +72,14 @@ class TimeLaw:
 
     def sample(self, key: Array, index: Array, n: int, path: GaussianPath, log_snr_range: tuple[float, float] = EVERYTHING) -> Time:
         """Times (batch,) for the examples ``index`` of a global batch of ``n``."""
-        t_low, t_high = self._ends(path, log_snr_range)
+        t_low, t_high = self.ends(path, log_snr_range)
         p_low, p_high = self.probabilities(t_low, t_high, path)
         p = p_low + (p_high - p_low) * uniforms(key, index, n, self.low_discrepancy)
         return jnp.clip(self.quantile(p, path), t_low, t_high)
 
     def log_density(self, log_snr: Time, path: GaussianPath, log_snr_range: tuple[float, float] = EVERYTHING) -> Time:
         """``ln p(log_snr)`` on the levels that ``sample`` draws; beyond them the formula goes on: rounding at an end makes no -inf."""
-        p_low, p_high = self.probabilities(*self._ends(path, log_snr_range), path)
+        p_low, p_high = self.probabilities(*self.ends(path, log_snr_range), path)
         return self.log_slope(log_snr, path) - jnp.log(p_high - p_low)
 
     def log_snr_range(self, path: GaussianPath) -> tuple[float, float]:

@@ -3,12 +3,23 @@
 from score_lab.report.ablation import save_quality, save_same_noise
 from score_lab.report.curves import save_loss, save_scatter
 from score_lab.report.film import draw_film, save_film
-from score_lab.report.mismatch import save_mismatch
+from score_lab.report.mismatch import (
+    Corrected,
+    save_corrections,
+    save_coverage,
+    save_decomposition,
+    save_effective,
+    save_layers,
+    save_log_ratios,
+    save_mismatch,
+    save_read_outs,
+)
 from score_lab.report.overview import save_overview
 from score_lab.report.page import Page, versions
 from score_lab.report.samples import draw_samples, save_samples
 
 __all__ = [
-    "Page", "draw_film", "draw_samples", "save_film", "save_loss", "save_mismatch", "save_overview", "save_quality", "save_same_noise",
-    "save_samples", "save_scatter", "versions",
+    "Corrected", "Page", "draw_film", "draw_samples", "save_corrections", "save_coverage", "save_decomposition", "save_effective",
+    "save_film", "save_layers", "save_log_ratios", "save_loss", "save_mismatch", "save_overview", "save_quality", "save_read_outs",
+    "save_same_noise", "save_samples", "save_scatter", "versions",
 ]  # fmt: skip

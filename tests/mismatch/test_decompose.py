@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_lab.analytic import TwoSpectra
+from score_lab.analytic import Misspecified, TwoSpectra
 from score_lab.build import ConfigError
 from score_lab.denoiser import Prediction
 from score_lab.guidance import CFG
 from score_lab.mismatch.cube import PARTS, decompose, fitted_order, richardson
 from score_lab.mismatch.gain_and_noise import local_error
+from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import VP, LinearFlow
@@ -66,6 +67,55 @@ def test_every_part_is_the_oracles(x64, sampler):
     assert found.parts["draws"].low[-1] < 0 < found.parts["draws"].high[-1]
     np.testing.assert_allclose(sum(found.parts[name].value for name in PARTS), found.whole.value, atol=1e-12)
     assert len(found.rows()) == (1 + len(PARTS)) * 3 and found.exact
+
+
+def misspecified(k, eta, tau, R_0=1.0):
+    """ln R_b of DDIM after k steps with D = (1 + eta) D* + e, E e^2 = tau^2, e independent: v' = m^2 v + c^2 tau^2 in closed form,
+    c = alpha' - sigma' alpha / sigma, m = sigma' / sigma + c (1 + eta) alpha s^2 / V (the same law as (4.6) and (4.7))."""
+    steps = grid(k).steps(PATH)
+    alpha, sigma, _ = on_host(PATH, np.append(np.asarray(steps.t), np.asarray(steps.s)[-1]))
+    s2 = SPECTRUM.variance
+    V = alpha[:, None] ** 2 * s2 + sigma[:, None] ** 2
+    v = R_0 * V[0]
+    for i in range(k):
+        c = alpha[i + 1] - sigma[i + 1] * alpha[i] / sigma[i]
+        m = sigma[i + 1] / sigma[i] + c * (1 + eta) * alpha[i] * s2 / V[i]
+        v = m**2 * v + c**2 * tau**2
+    return np.log(v / V[-1])
+
+
+def test_A9_parts_sum_to_the_whole_and_are_those_of_a_known_gain_and_noise(x64):
+    """Gain 1.1 and noise of deviation 0.3: every part, and the interaction, against exact second moments; the prior is (4.8)."""
+    n, eta, tau = 4096, 0.1, 0.3
+    exact = SPECTRUM.surrogate(PATH)
+    wrong = Misspecified(exact, 0.3, eta, tau)
+    found = decompose(wrong, DDIM(), grid, examples(n), SPECTRUM, KEY, N=N, N_max=N_MAX, exact=exact, chunk=n)
+    for name in ("whole", *PARTS):
+        assert np.isfinite((found.whole if name == "whole" else found.parts[name]).se).all(), name
+    np.testing.assert_allclose(sum(found.parts[name].value for name in PARTS), found.whole.value, atol=1e-12)
+
+    def at(k, eta=eta, tau=tau, R_0=1.0):
+        return misspecified(k, eta, tau, R_0)
+
+    def far(**wrongness):
+        return richardson(at(N_MAX // 2, **wrongness), at(N_MAX, **wrongness), N_MAX // 2, N_MAX, 1)
+
+    start = grid(N).steps(PATH).start
+    alpha, sigma, _ = on_host(PATH, np.asarray([float(start)]))
+    R_0 = (1.0 + (0.3 * alpha) ** 2) / (alpha**2 * SPECTRUM.variance + sigma**2)  # (4.8) on VP, with the square of its mean leak
+    expected = {
+        "prior": at(N, R_0=R_0) - at(N), "discretisation": at(N) - far(), "model": far() - far(eta=0.0, tau=0.0), "draws": 0.0 * R_0,
+        "guidance": 0.0 * R_0,
+    }  # fmt: skip
+    expected["interaction"] = at(N, R_0=R_0) - sum(expected.values())
+    for name, value in expected.items():
+        part = found.parts[name]
+        half = 0.5 * (part.high - part.low)[:-1]
+        assert (np.abs(part.value[:-1] - value) <= half + 1e-9).all(), (name, part.value, value, half)
+        big = np.abs(value) > 0.05
+        assert (half[big] <= 0.2 * np.abs(value[big])).all(), (name, half, value)
+    assert (np.abs(expected["model"]) > 0.05).all() and (np.abs(expected["discretisation"]) > 0.05).any()
+    np.testing.assert_allclose(oracle(exact, DDIM(), N), at(N, 0.0, 0.0), atol=1e-10)  # the recursion is the oracle's where both reach
 
 
 def test_without_an_exact_denoiser_the_order_is_measured(x64):

@@ -43,8 +43,9 @@ FLAGS = (
 @dataclasses.dataclass(frozen=True)
 class Effective:
     """``log_snr`` the effective one, ``delta`` less the nominal one, in nats (ln kappa is -1/2 of it), with intervals over trajectories;
-    ``words`` (K,) a sentence for each flag that is not "ok"; ``signal_gain`` g_s and ``noise_gain`` g_n where the estimator tells them
-    apart: v_b = g_s^2 alpha^2 s_b^2 + g_n^2 sigma^2."""
+    ``words`` (K,) a sentence for each flag that is not "ok"; ``needed`` (K,) the trajectories that an unidentifiable level would take
+    (infinite: no number would do, or none is known; NaN: not the question); ``signal_gain`` g_s and ``noise_gain`` g_n where the estimator
+    tells them apart: v_b = g_s^2 alpha^2 s_b^2 + g_n^2 sigma^2."""
 
     name: str
     log_snr: Curve
@@ -52,6 +53,7 @@ class Effective:
     words: np.ndarray
     signal_gain: Curve | None = None
     noise_gain: Curve | None = None
+    needed: np.ndarray | None = None
 
     @property
     def flag(self) -> np.ndarray:
@@ -113,7 +115,8 @@ class Resolution:
         parts = [self.curve(g, flag) for g in gains] if gains else [None, None]
         curves = self.curve(found, flag), self.curve(delta, flag)
         words = np.array([_words(f, record.n, m, s, tol) for f, m, s in zip(curves[1].flag, needed, spread, strict=True)], dtype=object)
-        return Effective(name, *curves, words, *parts)
+        more = np.array([_more(f, record.n, m, s, tol) for f, m, s in zip(curves[1].flag, needed, spread, strict=True)])
+        return Effective(name, *curves, words, *parts, needed=more)
 
     def curve(self, draws: np.ndarray, flag: np.ndarray) -> Curve:
         """``replicates.curve`` of ``draws`` (K, R + 1) with these intervals."""
@@ -135,7 +138,15 @@ def _words(flag: str, n: int, needed: float, spread: float, tol: float) -> str:
         return _SENTENCES.get(flag, "")
     if not np.isfinite(needed):
         return "no number of trajectories resolves the level: the read-out does not depend on it here"
-    if needed <= n and np.isfinite(spread):
-        needed = np.ceil(n * (spread / tol) ** 2)
-    more = f"about {max(needed, n + 1):.0f} would" if np.isfinite(spread) or needed > n else "some replicates have no level at all"
+    needed = _more(flag, n, needed, spread, tol)
+    more = f"about {needed:.0f} would" if np.isfinite(needed) else "some replicates have no level at all"
     return f"too few trajectories: {n} do not resolve ln kappa to {tol:g} at two standard errors, {more}"
+
+
+def _more(flag: str, n: int, needed: float, spread: float, tol: float) -> float:
+    """The trajectories that an unidentifiable level would take: what the information asks for, or the spread found."""
+    if flag != "unidentifiable":
+        return float("nan")
+    if needed <= n:
+        needed = np.ceil(n * (spread / tol) ** 2)
+    return float(max(needed, n + 1))

@@ -19,11 +19,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from score_lab.build import refuse
 from score_lab.mismatch import Look, Reading
+from score_lab.report.mismatch.levels import TOLD, inner
 from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
 
 __all__ = ["save_mismatch"]
-
-_TOLD = "log-SNR that the network is told\n(left: noise, right: data)"
 
 
 def save_mismatch(file: str | Path, looks: Mapping[str, Look], path: str = "", title: str = "") -> Path:
@@ -52,14 +51,9 @@ def _footnote(looks: Mapping[str, Look]) -> str:
     kind = "for all calls at once" if some.simultaneous else "for each call"
     broken = sum(len(look.sampler.invalid) for look in looks.values())
     text = f"{' or '.join(map(str, counts))} trajectories; bands: 95 % {kind}; ticks at the foot: calls whose variance tells no level"
-    inner = any(_inner(look.sampler).any() for look in looks.values())
-    text += "; circles: calls inside a step" if inner else ""
+    trial = any(inner(look.sampler.log_snr).any() for look in looks.values())
+    text += "; circles: calls inside a step" if trial else ""
     return text + (f"; {broken} trajectories not finite" if broken else "")
-
-
-def _inner(r: Reading) -> np.ndarray:
-    """Calls (K,) whose level the network sees again: a step's trial state (Heun's corrector), not a state that was accepted."""
-    return np.append(r.log_snr[:-1] == r.log_snr[1:], False)
 
 
 def _sorted(r: Reading) -> tuple[np.ndarray, np.ndarray]:
@@ -72,16 +66,16 @@ def _sorted(r: Reading) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ratio_panel(ax: Axes, looks: Mapping[str, Look], null: Reading) -> None:
-    tidy(ax, "Variance of the states, as trained = 1", _TOLD, "variance in sampling / variance in training")
+    tidy(ax, "Variance of the states, as trained = 1", TOLD, "variance in sampling / variance in training")
     order, x = _sorted(null)
     ax.fill_between(x, null.low[order], null.high[order], color=GREY, alpha=0.35, linewidth=0, label="noised data (no mismatch)")
     ax.axhline(1, color=GREY, linewidth=0.8)
     for k, (name, look) in enumerate(looks.items()):
         r, colour = look.sampler, COLOURS[k % len(COLOURS)]
         order, x = _sorted(r)
-        inner = _inner(r)[order]
-        ax.plot(x[inner], r.ratio[order][inner], "o", color=colour, fillstyle="none", markersize=3.5, linewidth=0)
-        order, x = order[~inner], x[~inner]
+        trial = inner(r.log_snr)[order]
+        ax.plot(x[trial], r.ratio[order][trial], "o", color=colour, fillstyle="none", markersize=3.5, linewidth=0)
+        order, x = order[~trial], x[~trial]
         ax.fill_between(x, r.low[order], r.high[order], color=colour, alpha=0.18, linewidth=0)
         ax.plot(x, r.ratio[order], color=colour, linewidth=1.5, marker=".", markersize=4 if len(x) < 40 else 2.5, label=name)
     ax.set_yscale("log")
@@ -94,10 +88,10 @@ def _ratio_panel(ax: Axes, looks: Mapping[str, Look], null: Reading) -> None:
 
 def _level_panel(ax: Axes, looks: Mapping[str, Look], null: Reading, difference: bool) -> None:
     if difference:
-        tidy(ax, "How far off the level is", _TOLD, "log-SNR of the states − log-SNR told\n(below 0: noisier than told)")
+        tidy(ax, "How far off the level is", TOLD, "log-SNR of the states − log-SNR told\n(below 0: noisier than told)")
         ax.axhline(0, color=GREY, linewidth=0.8)
     else:
-        tidy(ax, "Noise level, read from the variance", _TOLD, "log-SNR that the states' variance amounts to")
+        tidy(ax, "Noise level, read from the variance", TOLD, "log-SNR that the states' variance amounts to")
     readable = [(r.log_snr[r.flag == "ok"]) for r in [null, *(look.sampler for look in looks.values())]]
     if not any(len(v) for v in readable):
         text = "the variance tells no level\nanywhere on this path"
@@ -108,9 +102,9 @@ def _level_panel(ax: Axes, looks: Mapping[str, Look], null: Reading, difference:
     for k, look in enumerate(looks.values()):
         r, colour = look.sampler, COLOURS[k % len(COLOURS)]
         _level_band(ax, r, colour, difference, alpha=0.18)
-        ok, inner = r.flag == "ok", _inner(r)
+        ok, twice = r.flag == "ok", inner(r.log_snr)
         y = r.effective - difference * np.where(ok, r.log_snr, 0.0)
-        trial, x = ok & inner, _by_level(r, ok & ~inner)
+        trial, x = ok & twice, _by_level(r, ok & ~twice)
         ax.plot(r.log_snr[trial], y[trial], "o", color=colour, fillstyle="none", markersize=3.5, linewidth=0)
         ax.plot(r.log_snr[x], y[x], color=colour, linewidth=1.5, marker=".", markersize=4 if len(x) < 40 else 2.5)
         blind = r.log_snr[~ok & np.isfinite(r.log_snr)]
@@ -137,7 +131,7 @@ def _reach(looks: Mapping[str, Look]) -> tuple[float, float]:
 
 def _level_band(ax: Axes, r: Reading, colour: str, difference: bool, alpha: float) -> None:
     """The interval of the effective level; an open end is drawn to the edge of what is finite."""
-    ok = _by_level(r, (r.flag == "ok") & ~_inner(r))
+    ok = _by_level(r, (r.flag == "ok") & ~inner(r.log_snr))
     finite = np.concatenate([r.effective[ok], r.effective_low[ok], r.effective_high[ok]])
     finite = finite[np.isfinite(finite)]
     if not len(ok):

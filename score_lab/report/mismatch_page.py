@@ -1,0 +1,179 @@
+"""What a study of the mismatch leaves behind: a table, every call's numbers, pictures, and one page that says first what was found.
+
+    table.csv      one row per run
+    calls.csv      one row per run, call and quantity, of the run, of forward samples, and the difference
+    table.json     the table, the findings, and the calls
+    *.png          pictures        report.html   all of it, in words
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_lab.evaluation import Estimate, Table
+from score_lab.mismatch import Curve
+from score_lab.mismatch.study import Measured
+from score_lab.mismatch.study.words import READ_IT, cannot, compared, disagreements, findings, several_models
+from score_lab.report.found import save_found
+from score_lab.report.mismatch import save_effective, save_layers, save_log_ratios, save_read_outs
+from score_lab.report.page import Page
+
+__all__ = ["calls_of", "table_of", "write"]
+
+CALLS = ("run", "call", "t", "log_snr", "n", "quantity", "value", "low", "high", "flag", "null", "excess", "excess_low", "excess_high")
+"""The columns of calls.csv."""
+AT_ONCE = 8
+"""Runs in one picture."""
+
+
+def table_of(runs: Sequence[Measured]) -> Table:
+    """One row per run; levels in nats of log-SNR, effective less told (below 0: noisier than told)."""
+    estimators = list(dict.fromkeys(name for m in runs for name in m.effective))
+    table = Table(notes=_legend(estimators))
+    for m in runs:
+        n, real = m.record.n, m.total.excess
+        apart = (real.flag == "ok") & ((real.low > 0) | (real.high < 0))
+        name = {**m.subject.axes, "n": n, "not finite": len(m.recorded.invalid), "real": f"{int(apart.sum())}/{len(apart)}"}
+        invalid = tuple(i for _, i in m.recorded.invalid)
+        measures = {"R last": _at(m, m.total.run, m.last, np.exp, invalid), "eps2": _furthest(m, m.gap, np.exp, invalid)}
+        for column in estimators:
+            if column in m.effective:
+                measures[column] = _furthest(m, m.effective[column].delta, lambda v: v, invalid)
+        measures["on curve"] = Estimate(m.share.value, m.share.low, m.share.high, n, invalid, m.share.words)
+        for column, read in m.extra.items():
+            measures[column] = _furthest(m, read.value, lambda v: v, invalid)
+        table.add(name | {"disagree": "yes" if disagreements(m) else "-"}, measures)
+    return table
+
+
+def _legend(estimators: Sequence[str]) -> list[str]:
+    return [
+        "R last: variance of the states over that of training at the last call (1: no mismatch); real: calls at which the interval of R "
+        "excludes what forward samples read; eps2: energy of the predicted noise over that of forward samples, where it is furthest from 1",
+        f"{', '.join(estimators) or 'estimators'}: effective less nominal log-SNR in nats where it is furthest from 0 (below 0: noisier "
+        "than told; nan: no level can be told at any call); on curve: share of the mismatch that is a wrong level, which re-timing could "
+        "repair",
+        "disagree: two estimators of the same states say opposite things; intervals are over trajectories, for all calls at once",
+    ]  # fmt: skip
+
+
+def _at(m: Measured, c: Curve, k: int, scale: Any, invalid: tuple[int, ...]) -> Estimate:
+    if c.flag[k] != "ok":
+        return Estimate.missing(m.record.n, invalid, str(c.flag[k]))
+    where = f"at log-SNR {m.log_snr[k]:.3g}"
+    return Estimate(*(float(scale(v[k])) for v in (c.value, c.low, c.high)), m.record.n, invalid, where)
+
+
+def _furthest(m: Measured, c: Curve, scale: Any, invalid: tuple[int, ...]) -> Estimate:
+    ok = (c.flag == "ok") & np.isfinite(c.value)
+    if not ok.any():
+        return Estimate.missing(m.record.n, invalid, "; ".join(dict.fromkeys(map(str, c.flag))))
+    return _at(m, c, int(np.argmax(np.where(ok, np.abs(c.value), -1.0))), scale, invalid)
+
+
+def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
+    """One flat dict per call and quantity: ``value``, ``low``, ``high``, ``flag`` of the run, ``null`` of forward samples, and the excess
+    with its interval where there is one."""
+    none = Curve(*(np.full(len(m.log_snr), np.nan) for _ in range(4)), np.full(len(m.log_snr), "-", object), np.zeros((len(m.log_snr), 0)))
+    quantities = {"ln R": (m.total.run, m.total.null, m.total.excess)}
+    quantities |= {f"ln R band {b}": (p.run, p.null, p.excess) for b, p in enumerate(m.bands)} if len(m.bands) > 1 else {}
+    quantities |= {"mean gain": (m.gain.run, m.gain.null, m.gain.excess), "ln eps2 gap": (m.gap, none, m.gap)}
+    quantities |= {f"delta log-SNR, {n}": (e.delta, m.effective_null[n].delta, none) for n, e in m.effective.items()}
+    for n, e in m.effective.items():
+        quantities |= {f"{word}, {n}": (c, none, none) for word, c in (("signal gain", e.signal_gain), ("noise gain", e.noise_gain)) if c}
+    quantities |= {"KL nominal": (m.kl.nominal, m.kl_null.nominal, none), "KL off the curve": (m.kl.off, m.kl_null.off, none)}
+    quantities |= {name: (r.value, r.null, r.excess) for name, r in m.extra.items()}
+    quantities |= {f"{r.name}: {r.what}": (r.value, r.null, r.excess) for r in m.read_outs if r.name != "P3"}
+    for k in range(len(m.log_snr)):
+        head = {"run": m.subject.name, "call": k, "t": float(m.record.t[k]), "log_snr": float(m.log_snr[k]), "n": m.record.n}
+        for name, (run, null, excess) in quantities.items():
+            own = {"value": run.value[k], "low": run.low[k], "high": run.high[k], "flag": str(run.flag[k]), "null": null.value[k]}
+            own |= {"excess": excess.value[k], "excess_low": excess.low[k], "excess_high": excess.high[k]}
+            yield head | {"quantity": name} | {n: v if isinstance(v, str) else float(v) for n, v in own.items()}
+        yield head | {"quantity": "mean leak", "value": float(m.leak[k]), "flag": "ok", "null": float(m.leak_null[k])}
+    level = np.unique(m.record.log_snr)
+    for r in m.read_outs:
+        if r.name == "P3":  # of forward samples of these levels, not of a call
+            for k, value in enumerate(r.value.value):
+                own = {"value": float(value), "low": float(r.value.low[k]), "high": float(r.value.high[k]), "flag": str(r.value.flag[k])}
+                head = {"run": m.subject.name, "log_snr": float(level[k]), "n": m.record.n, "quantity": f"P3: {r.what}"}
+                yield head | own | {"null": float(r.null.value[k])}
+
+
+def write(
+    folder: Path, runs: Sequence[Measured], failed: Sequence[str], notes: Sequence[str], trained: int, commands: Sequence[str]
+) -> Path:  # fmt: skip
+    """Everything above into ``folder``; returns the page's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = table_of(runs)
+    table.notes = [*table.notes, *notes]
+    (folder / "table.csv").write_text(table.csv())
+    calls = [row for m in runs for row in calls_of(m)]
+    with open(folder / "calls.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, CALLS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(calls)
+    said = {m.subject.name: findings(m) for m in runs}
+    words = {"found": compared(runs), "cannot be concluded": cannot(runs, trained), "failed": list(failed), "runs": said}
+    (folder / "table.json").write_text(_json(json.loads(table.json()) | {"findings": words, "calls": calls}))
+    page = Page("Do a sampler's states have the noise level that the network is told?", " ".join(notes[:1]))
+    page.section("What was found", *compared(runs), *several_models(runs), *(f"Failed: {line}" for line in failed))
+    page.section("What cannot be concluded", *cannot(runs, trained))
+    page.section("Every run").table(table)
+    page.section("How to read the pictures", *READ_IT)
+    for file, caption in pictures(folder, runs):
+        page.picture(file, caption)
+    for m in runs:
+        page.section(m.subject.name, *said[m.subject.name])
+    page.commands(commands)
+    return page.write(folder / "report.html")
+
+
+def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
+    """File and caption of every picture: all runs together, then level by estimator, bands, layers, and papers' read-outs."""
+    for i in range(0, len(runs), AT_ONCE):
+        part = runs[i : i + AT_ONCE]
+        which = f"Runs {i + 1} to {i + len(part)}" if len(runs) > AT_ONCE else "All runs"
+        words = f"{which}: variance of the states, how far off the level is, and where in the spectrum"
+        yield save_found(folder / f"found_{i // AT_ONCE}.png", part), words
+    for i, name in enumerate(dict.fromkeys(name for m in runs for name in m.effective)):
+        told = {m.subject.name: (m.log_snr, m.effective[name], m.effective_null[name]) for m in runs if name in m.effective}
+        yield save_effective(folder / f"effective_{i}.png", told), f"The level that the states are of, by {name}"
+    if max(len(m.bands) for m in runs) > 1:
+        bands = {m.subject.name: (m.log_snr, *_runs_and_nulls(m)) for m in runs}
+        yield save_log_ratios(folder / "log_ratios.png", bands), "ln R of every band over the levels: where in the spectrum, and when"
+        yield from _layers(folder, runs)
+    read = {m.subject.name: [*m.read_outs, *m.extra.values()] for m in runs if m.read_outs or m.extra}
+    if read:
+        yield save_read_outs(folder / "read_outs.png", read), "What papers plot, beside what a perfect sampler would show"
+
+
+def _runs_and_nulls(m: Measured) -> tuple[list[Curve], Curve, list[Curve], Curve]:
+    return [p.run for p in m.bands], m.total.run, [p.null for p in m.bands], m.total.null
+
+
+def _layers(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
+    """Of forward samples (what the network resolves), and of the run that has the most calls (what its states do)."""
+    with_layers = [m for m in runs if m.layers is not None and m.layers_null is not None]
+    if with_layers:
+        m = max(with_layers, key=lambda m: len(m.log_snr))
+        found = {"forward samples": m.layers_null, m.subject.name: m.layers}
+        yield save_layers(folder / "layers.png", found), "Coarse to fine: when each band of the spectrum is resolved"
+
+
+def _json(value: Any) -> str:
+    def strict(v: Any) -> Any:
+        if isinstance(v, dict):
+            return {k: strict(x) for k, x in v.items()}
+        if isinstance(v, list):
+            return [strict(x) for x in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(strict(value), indent=1, allow_nan=False)
