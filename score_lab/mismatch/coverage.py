@@ -87,7 +87,7 @@ def visited(record: Any) -> np.ndarray:
 
 
 def covered(
-    law: TimeLaw, path: GaussianPath, log_snr: np.ndarray, *, log_snr_range: tuple[float, float] = EVERYTHING, examples: int | None = None,
+    law: Any, path: GaussianPath, log_snr: np.ndarray, *, log_snr_range: tuple[float, float] = EVERYTHING, examples: int | None = None,
     points: int = 400,
 ) -> Coverage:  # fmt: skip
     """How the training law covers the calls at ``log_snr`` (K,).
@@ -114,7 +114,8 @@ def _coverage(
     """The same, in float64."""
     times = law.ends(path, log_snr_range)
     p_low, p_high = (float(p) for p in law.probabilities(*times, path))
-    end_high, end_low = (float(v) for v in path.log_snr(jnp.stack(times)))
+    ends = jnp.clip(law.quantile(jnp.asarray([p_low, p_high]), path), *times)
+    end_high, end_low = (float(v) for v in path.log_snr(ends))  # ``log_density`` goes on beyond them
 
     def above(level: np.ndarray) -> np.ndarray:
         """The conditional probability of a log-SNR of at least ``level``."""

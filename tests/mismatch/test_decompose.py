@@ -104,8 +104,8 @@ def test_A9_parts_sum_to_the_whole_and_are_those_of_a_known_gain_and_noise(x64):
     alpha, sigma, _ = on_host(PATH, np.asarray([float(start)]))
     R_0 = (1.0 + (0.3 * alpha) ** 2) / (alpha**2 * SPECTRUM.variance + sigma**2)  # (4.8) on VP, with the square of its mean leak
     expected = {
-        "prior": at(N, R_0=R_0) - at(N), "discretisation": at(N) - far(), "model": far() - far(eta=0.0, tau=0.0), "draws": 0.0 * R_0,
-        "guidance": 0.0 * R_0,
+        "prior": at(N, R_0=R_0) - at(N), "discretisation": at(N) - far(), "model": far() - far(eta=0.0, tau=0.0),
+        "draws": far(eta=0.0, tau=0.0), "guidance": 0.0 * R_0,
     }  # fmt: skip
     expected["interaction"] = at(N, R_0=R_0) - sum(expected.values())
     for name, value in expected.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -73,7 +74,7 @@ class Levels:
 
 
 def draw_curve(
-    ax: Axes, levels: Levels, log_snr: np.ndarray, c: Curve, colour: str, *, label: str | None = None, alpha: float = 0.18,
+    ax: Axes, levels: Levels, log_snr: np.ndarray, c: Curve, colour: Any, *, label: str | None = None, alpha: float = 0.18,
     foot: int | None = 0, linewidth: float = 1.5, marker: str = ".", circles: bool = True,
 ) -> None:  # fmt: skip
     """A curve over levels (K,): its line through the accepted states, its interval, circles for calls inside a step, ticks where no number.
