@@ -29,7 +29,7 @@ sqrt(g) over it, which is ``trend``.  Where g comes from:
                 the network over data, no sampling, nothing tuned
 
 With noise (DDIM's eta): the part that is not drawn afresh goes to the angle of kappa' = sqrt(sigma_s^2 - eta^2 beta_tilde) / alpha_s in
-this way, and eta sqrt(beta_tilde) z is added, so that the variance is V_b again.  The angle of one band is TrigFlow's time (Lu & Song 2025).
+this way, and eta sqrt(beta_tilde) z is added: the variance is V_b again.  The angle of one band is TrigFlow's time (Lu & Song 2025).
 """
 
 from __future__ import annotations
