@@ -25,9 +25,10 @@ import numpy as np
 from score_lab.ablation.counting import blank_of
 from score_lab.ablation.keys import code_of_modules, key_of
 from score_lab.build import build, find, refuse
-from score_lab.mismatch import BandRecorder, Spectrum, forward
+from score_lab.mismatch import BandRecorder, Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, Corrected, Setting
 from score_lab.mismatch.estimators import SpectralRegression
+from score_lab.mismatch.forward import forward_run
 from score_lab.samplers import sample
 from score_lab.specs import spec_of
 
@@ -161,7 +162,7 @@ def measured(model: Any, parts: Parts, seed: int, n: int) -> dict[str, Any]:
         t = np.concatenate([t[:1] + 0.25 * (t[1] - t[0]) if t[0] == 0 else t[:1], t[1:]])
         keep = np.unique(np.linspace(0, len(x0) - 1, min(FORWARD, len(x0))).astype(int))
         given = None if cond is None else {name: jnp.asarray(v[keep]) for name, v in cond.items()}
-        seen = forward(denoiser, x0[keep], t[::-1], recorder, jax.random.key(seed + 1), cond=given)
+        seen = forward_run(denoiser, x0[keep], t[::-1], recorder, jax.random.key(seed + 1), cond=given)
         found["forward"] = recorder.collect(seen)
     return found
 

@@ -164,7 +164,7 @@ class AngleStep:
             return jnp.ones((), v.dtype), delta[band][None]
         if self.kind == "own":
             member = (band.reshape(-1)[:, None] == jnp.arange(len(delta))[None]).astype(v.dtype)
-            g = (jnp.square(v).reshape(len(v), -1) @ member) / member.sum(axis=0)
+            g = (jnp.square(v).reshape(len(v), -1) @ member) / member.sum(axis=0)[None]
             root = jnp.sqrt(jnp.minimum(g, 1.0))
             angle = delta[None] * root
         else:
