@@ -192,6 +192,9 @@ def _mismatch(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
         model = results.models[row.run.system.model]
         spectrum = model.spectrum
         arrays = [store.arrays(key) for key in row.run.keys]
+        if not all(bands_of(a) for a in arrays):  # cells of an ablation without corrections, which keeps no bands
+            nothing = Estimate.missing(0, (), "sampled by ablate_samplers, without a record of bands")
+            return Mismatch(nothing, np.full(len(spectrum.variance), np.nan), np.full(len(spectrum.variance), np.nan), nothing)
         recorder = BandRecorder.of(spectrum, jax.random.key(0), REPLICATES)
         record = recorder.collect(recorder.merge([bands_of(a) for a in arrays]))
         denoiser, _, grid = model.assemble({k: v for k, v in row.run.section.items() if k != "correction"}, model.denoiser)

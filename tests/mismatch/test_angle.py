@@ -63,7 +63,7 @@ def test_g_is_what_the_denoiser_beats_the_wiener_filter_by(known):
     """g = 1 - MMSE / (s^2 sin^2 phi), with the MMSE from x0 itself and not from the energies that g is read from."""
     x0, spectrum, record = known
     phi, root = resolved_excess(record, spectrum, VP())
-    for k in (6, 12, 18):
+    for k in (6, 10, 14):
         t = float(record.t[k])
         alpha, sigma = float(VP().alpha(t)), float(VP().sigma(t))
         eps = np.random.default_rng(k).standard_normal(x0.shape)
@@ -72,7 +72,7 @@ def test_g_is_what_the_denoiser_beats_the_wiener_filter_by(known):
         at = spectrum.phi(VP(), np.array([t]))[0]
         g = 1 - mmse / (spectrum.variance * np.sin(at) ** 2)
         found = [np.interp(at[b], phi[:, b], root[:, b]) ** 2 for b in range(2)]
-        np.testing.assert_allclose(found, np.clip(g, 0, 1), atol=0.02)
+        assert (np.abs(found - np.clip(g, 0, 1)) < 0.012 / np.sin(at) ** 2).all()  # what 40 000 draws say of a difference near 0
     assert 0.2 < root[:, 0].max() <= 1.0
 
 
