@@ -113,7 +113,7 @@ def test_the_verdicts_are_those_of_the_intervals(done):
 def test_again_it_samples_nothing_and_a_new_correction_its_own_cells_only(config, done, monkeypatch):
     drawn, real = [], running.draw_cell
     monkeypatch.setattr(running, "draw_cell", lambda *args: drawn.append(args[2]) or real(*args))
-    monkeypatch.setattr("score_lab.ablation.corrections_page.save_corrections", lambda file, *_: file)
+    monkeypatch.setattr("score_lab.ablation.corrections_page.save_shares", lambda file, *_: file)
     before = {name: (done / name).read_text() for name in ("table.csv", "outcomes.csv")}
     words = (f"--config={config}", f"--output={done}")
     assert run("compare_corrections", *words, f"--corrections={WORDS}") == 0 and not drawn
