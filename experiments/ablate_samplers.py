@@ -24,6 +24,7 @@ from experiments.launcher import launch, parse, read_config
 from score_lab.build import build, refuse
 
 LISTS = ("solvers", "grids", "paths", "guidance", "nfe", "seeds")
+ONCE = ("corrections", "calibrate", "basis", "vary", "n", "rank_by", "features", "least_difference", "output", "workdir")
 ABOUT = {
     "solvers": "DDIM, DDIM(eta=0.5), Heun(variable=T), my_package.my_module:Mine",
     "grids": "own (the workdir's), UniformLogSNR(end=8), Karras",
@@ -41,6 +42,9 @@ def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string(name, None, f"with commas: {ABOUT[name]}", flag_values=values)
     flags.DEFINE_alias("steps", "nfe", flag_values=values)
     flags.DEFINE_alias("samplers", "solvers", flag_values=values)
+    flags.DEFINE_string("corrections", None, "with semicolons: none; epsilon scaling, by band; my_pkg.mod:Mine; all", flag_values=values)
+    flags.DEFINE_string("calibrate", None, "of corrections: gaussian (spectrum), measured (a run), a number", flag_values=values)
+    flags.DEFINE_string("basis", None, "of the spectrum: dct, pca", flag_values=values)
     flags.DEFINE_string("vary", None, "fields of solvers or grids: 'solver.eta=0|0.5|1, grid.s_churn=0|20'", flag_values=values)
     flags.DEFINE_integer("n", None, "samples of each seed", flag_values=values)
     flags.DEFINE_string("rank_by", None, "the column that ranks", flag_values=values)
@@ -59,7 +63,7 @@ def main() -> None:
     from score_lab.ablation.tables import budgets, failures
 
     start = time.time()
-    given = {name: values[name].value for name in (*LISTS, "vary", "n", "rank_by", "features", "least_difference", "output", "workdir")}
+    given = {name: values[name].value for name in (*LISTS, *ONCE)}
     study = build({"target": "score_lab.ablation.study:Study", **study_fields(config, given)}, field="config")
     models = open_models(study)
     store = Store(study.output or next(Path(m["workdir"]) / "ablation" for m in study.models.values()))

@@ -17,6 +17,8 @@ from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest
 from score_lab.build import build, refuse
+from score_lab.mismatch import Spectrum
+from score_lab.mismatch.corrections import CATALOGUE
 from score_lab.mismatch.study import Examples
 from score_lab.specs import literal, plain, split
 from score_lab.training import load
@@ -24,7 +26,10 @@ from score_lab.training import load
 __all__ = ["Progress", "command_of", "open_models", "study_fields"]
 
 FIELDS = ("solvers", "grids", "paths")
+SINGLE = ("n", "rank_by", "features", "least_difference", "basis", "output")
 NUMBERS = ("guidance", "nfe", "seeds")
+SPECTRUM_N, SPECTRUM_SEED = 20_000, 2_000_003
+"""Draws of an exact law of which its spectrum is measured, and their seed."""
 
 
 def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,9 +44,13 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in NUMBERS:
         if given.get(name) is not None:
             fields[name] = [literal(word) for word in split(given[name])]
+    if given.get("corrections") is not None:
+        fields["corrections"] = corrections_of(given["corrections"])
+    if isinstance(given.get("calibrate"), str):
+        fields["calibrate"] = literal(given["calibrate"])
     if given.get("vary") is not None:
         fields["vary"] = _varied(given["vary"])
-    fields |= {name: given[name] for name in ("n", "rank_by", "features", "least_difference", "output") if given.get(name) is not None}
+    fields |= {name: given[name] for name in SINGLE if given.get(name) is not None}
     if given.get("workdir") is not None:
         workdirs = split(given["workdir"])
         names = [Path(w).name for w in workdirs]
@@ -49,6 +58,13 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if not fields.get("output") and not any("workdir" in m for m in fields.get("models", {}).values()):
         refuse("--output", None, "--output=FOLDER: there is no workdir to write into")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def corrections_of(text: str) -> list[str]:
+    """``none; epsilon scaling, by band; DCW + my_pkg.mod:Mine``: between semicolons, for names have commas; ``all``: every one there is."""
+    words = [word for part in text.split(";") if (word := part.strip())]
+    every = [name for name, entry in CATALOGUE.items() if entry.make is not None]
+    return list(dict.fromkeys(name for word in words for name in (every if word == "all" else [word])))
 
 
 def _varied(text: str) -> dict[str, tuple]:
@@ -78,7 +94,8 @@ def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> 
     base, config = sampling_of(loaded), loaded.config
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes) or 0
     x, label = examples(loaded, "train")
-    truth = _against(name, loaded, study, x, label) if ranked else Examples(x, label, loaded.spec.fingerprint)
+    spectrum = _spectrum(study, x, len(loaded.spec.shape) == 3) if ranked and study.corrected() else None
+    truth = _against(name, loaded, study, x, label, spectrum) if ranked else Examples(x, label, loaded.spec.fingerprint)
     described = {key: config.get(key) for key in ("network", "target", "path", "denoiser", "objective")}
 
     def assemble(section: Mapping[str, Any], denoiser: Any):
@@ -90,16 +107,29 @@ def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> 
 
     note = f"{spec['workdir']}: {config['network']['target']} trained on {config['path']['target']}, checkpoint {loaded.step}."
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
-    return Model(name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command)
+    data = None if spectrum is None else (x, {"label": label} if classes and label is not None else None)
+    return Model(
+        name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command, spectrum, data
+    )
 
 
-def _against(name: str, loaded: Any, study: Study, x: np.ndarray, label: np.ndarray | None) -> Images | Points:
+def _spectrum(study: Study, x: np.ndarray, images: bool) -> Spectrum:
+    """Of training data: radial bands of the DCT for images, every principal axis its own band for points."""
+    basis = study.basis or ("dct" if images else "pca")
+    if basis == "dct" and not images:
+        refuse("basis", basis, f"pca for points {x.shape[1:]}: dct is of images")
+    return Spectrum.of(np.asarray(x, np.float32), basis, "each" if basis == "pca" else "radial")
+
+
+def _against(name: str, loaded: Any, study: Study, x: np.ndarray, label: np.ndarray | None, spectrum: Spectrum | None) -> Images | Points:
     """What samples of a trained network are ranked by: its data."""
     x_test, label_test = examples(loaded, "test")
     images = len(loaded.spec.shape) == 3
     if not images and study.features != "PCA":
         refuse("features", study.features, f"nothing: {name} draws points of shape {loaded.spec.shape}, which have no feature space")
-    return Images.of(x, label, x_test, label_test, study.features) if images else Points.of(x_test, x[: len(x_test)], None, known=False)
+    if images:
+        return Images.of(x, label, x_test, label_test, study.features, spectrum)
+    return Points.of(x_test, x[: len(x_test)], None, known=False, spectrum=spectrum)
 
 
 def command_of(spec: Mapping[str, Any], base: Mapping[str, Any], section: Mapping[str, Any]) -> str:
@@ -141,20 +171,27 @@ def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Mo
     denoiser = build({**described, **arrays}, "score_lab.analytic", f"models.{name}.denoiser", needs=("posterior", "sample"), path=path)
     classes = int(arrays["labels"].max()) + 1 if "labels" in arrays else 0
     base: dict[str, Any] = {"path": None, "guidance": None}
-    truth = _known(denoiser, study, classes) if ranked else _drawn(denoiser, classes)
+    spectrum = data = None
+    if ranked and study.corrected():  # of draws of the law, as many as a data set has
+        labels = {"label": np.resize(np.arange(classes, dtype=np.int32), SPECTRUM_N)} if classes else None
+        index = jax.numpy.arange(SPECTRUM_N, dtype=jax.numpy.int32)
+        drawn = np.asarray(denoiser.sample(jax.random.key(SPECTRUM_SEED), index, labels))
+        spectrum, data = _spectrum(study, drawn, drawn.ndim == 4), (drawn, labels)
+    truth = _known(denoiser, study, classes, spectrum) if ranked else _drawn(denoiser, classes)
     shape = tuple(np.shape(truth.data if ranked else truth.x)[1:])
     note = f"{name}: exact {described['target']} on {type(path).__name__}: no network, so that every error is the sampler's."
 
     def assemble(section: Mapping[str, Any], denoiser: Any):
         return build_sampling(base | section, denoiser)
 
-    return Model(name, denoiser, shape, model_digest(denoiser, plain(spec)), truth, assemble, classes, None, note)
+    stamp = model_digest(denoiser, plain(spec))
+    return Model(name, denoiser, shape, stamp, truth, assemble, classes, None, note, spectrum=spectrum, forward_data=data)
 
 
-def _known(denoiser: Any, study: Study, classes: int) -> Points:
+def _known(denoiser: Any, study: Study, classes: int, spectrum: Spectrum | None) -> Points:
     """As many draws of the law as are sampled, to be ranked by."""
     cond = {"label": np.concatenate([np.resize(np.arange(classes), study.n)] * len(study.seeds)).astype(np.int32)} if classes else None
-    return Points.exact(denoiser, study.n * len(study.seeds), cond)
+    return Points.exact(denoiser, study.n * len(study.seeds), cond, spectrum=spectrum)
 
 
 def _drawn(denoiser: Any, classes: int) -> Examples:

@@ -25,7 +25,7 @@ from score_lab.training.state import abstract_state
 from score_lab.training.step import make_step
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("toy", "digits", "cifar10", "imagenet64")
+FILES = ("toy", "digits", "patches", "cifar10", "imagenet64")
 MOCKED = ("cifar10", "imagenet64")
 MODULES = {name: importlib.import_module(f"configs.{name}") for name in FILES}
 CONFIGS = [(name, variant) for name in FILES for variant in MODULES[name].VARIANTS]

@@ -1,5 +1,7 @@
 """Which sampler, at how many network evaluations: systems compared on common noise, with intervals, and an answer in words."""
 
+from score_lab.ablation.corrections import Comparison, Outcome, comparison
+from score_lab.ablation.corrections_page import answer, write_corrections
 from score_lab.ablation.keys import key_of, model_digest
 from score_lab.ablation.page import write
 from score_lab.ablation.plan import Plan, Run, planned, runs_of
@@ -11,6 +13,6 @@ from score_lab.ablation.tables import full_table
 from score_lab.ablation.truth import Images, Points
 
 __all__ = [
-    "Cell", "Images", "Model", "Plan", "Points", "Results", "Run", "Store", "Study", "System", "collected", "full_table", "key_of",
-    "model_digest", "planned", "run_cells", "runs_of", "write",
+    "Cell", "Comparison", "Images", "Model", "Outcome", "Plan", "Points", "Results", "Run", "Store", "Study", "System", "answer",
+    "collected", "comparison", "full_table", "key_of", "model_digest", "planned", "run_cells", "runs_of", "write", "write_corrections",
 ]  # fmt: skip

@@ -59,12 +59,12 @@ def blank_of(denoiser: Any) -> Blank:
     return Blank(denoiser.path, tuple(levels), target, clip, extrapolate)
 
 
-def count_nfe(denoiser: Any, sampler: Any, grid: Any, cond: Mapping[str, Any] | None = None) -> float:
+def count_nfe(denoiser: Any, sampler: Any, grid: Any, cond: Mapping[str, Any] | None = None, shape: tuple[int, ...] = (1,)) -> float:
     """Network evaluations per sample of ``sampler`` on ``grid`` around the blank ``denoiser`` (guided or not); what the run refuses is
-    refused."""
+    refused.  ``shape`` of one state, where a part cares."""
     denoiser, sampler = (part.specialise() if hasattr(part, "specialise") else part for part in (denoiser, sampler))
     steps = grid.steps(denoiser.path)
-    counter = jax.jit(lambda d, m, g, c: sample(d, m, g, (1, 1), cond=c).nfe)
+    counter = jax.jit(lambda d, m, g, c: sample(d, m, g, (1, *shape), cond=c).nfe)
     nfe = counter.lower(denoiser, sampler, steps, cond).compile(CHEAP)(denoiser, sampler, steps, cond)
     return float(jnp.mean(nfe))
 

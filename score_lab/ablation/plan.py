@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from score_lab.ablation.correcting import NONE, assembled, correction_section
 from score_lab.ablation.counting import Budget, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, key_of, levels_of, versions
 from score_lab.ablation.store import Store
@@ -75,6 +76,8 @@ class _Planner:
         if grid is None:
             raise ConfigError(f"grids: 'own' is refused; allowed: the name of a grid, {system.model} has none of its own")
         section = {"path": system.path, "guidance": system.guidance, "sampler": system.solver, "grid": stepped(grid, steps)}
+        if system.correction != NONE:
+            section["correction"] = correction_section(system.correction, self.study.calibrate, self.study.seeds, self.study.n)
         return section | {name: v for name in ("clip", "extrapolate") if (v := getattr(self.study, name)) is not None}
 
     def count(self, system: System, steps: int | None) -> float:
@@ -83,11 +86,13 @@ class _Planner:
         blank = blank_of(model.denoiser)
         section = self.section(system, steps)
         code = code_of(*(find(section[part]["target"], "score_lab.samplers", part) for part in ("sampler", "grid")))
-        key = key_of({"count": section, "blank": repr(blank), "code": code, "versions": versions()})
+        shape = model.shape if "correction" in section else (1,)  # corrections know bands, or pixels
+        key = key_of({"count": section, "blank": repr(blank), "code": code, "shape": list(shape), "versions": versions()})
         known = self.store.count(key)
         if known is None:
             try:
-                known = (count_nfe(*model.assemble(section, blank), model.cond(1)), "")
+                parts = assembled(model, section, blank=True)
+                known = (count_nfe(parts.denoiser, parts.sampler, parts.grid, model.cond(1), shape), "")
             except ConfigError as error:
                 known = (None, str(error))
             self.store.put_count(key, *known)
@@ -113,7 +118,8 @@ class _Planner:
         """With its keys: the parts are built once to see their levels and their code."""
         model, n = self.models[system.model], self.study.n if n is None else n
         section = self.section(system, budget.steps) | ({} if grid is None else {"grid": dict(grid)})
-        denoiser, sampler, built = model.assemble(section, model.denoiser)
+        parts = assembled(model, section)
+        denoiser, sampler, built = parts.denoiser, parts.sampler, parts.grid
         steps = built.steps(denoiser.path)
         solved = sampler.specialise() if hasattr(sampler, "specialise") else sampler  # what is run: eta = 0 draws nothing
         what = {
@@ -125,7 +131,10 @@ class _Planner:
             "classes": model.classes,
             "shape": list(model.shape),
             "versions": versions(),
-        }  # not n: sample i depends on (seed, i) alone, so that a cell is extended
+        }
+        if "correction" in section:
+            what |= {"spectrum": model.spectrum.digest, "start": "" if parts.start is None else code_of(parts.start)}
+        # not n: sample i depends on (seed, i) alone, so that a cell is extended
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
         drawn = bool(solved.stochastic or steps.renoises)
         return Run(system, budget, section, keys, "", what | {"n": n}, not drawn, ending(steps, denoiser.path), family_of(solved))
@@ -141,13 +150,13 @@ class _Planner:
     def reference(self, run: Run) -> tuple[Run, Run]:
         """The same noise's solution in ``Study.fine_steps`` steps, and in half of them for one chunk of the first seed."""
         model = self.models[run.system.model]
-        denoiser, _, built = model.assemble(run.section, model.denoiser)
-        steps, pair = built.steps(denoiser.path), []
+        parts = assembled(model, run.section)
+        denoiser, steps, pair = parts.denoiser, parts.grid.steps(parts.denoiser.path), []
         whole = self.study.fine_steps()
         for count, n in ((whole, None), (whole // 2, min(self.study.chunk, self.study.n))):
             times = levels(steps, denoiser, count)
             grid = {"target": "Times", "values": times}
-            system = dataclasses.replace(run.system, solver=REFERENCE, grid=grid)
+            system = dataclasses.replace(run.system, solver=REFERENCE, grid=grid, correction=NONE)
             pair.append(self.keyed(system, Budget(len(times) - 1, None, float("nan")), grid, n))
         return pair[0], pair[1]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from score_lab.ablation import truth
+from score_lab.ablation.correcting import NONE, plain_section
 from score_lab.ablation.keys import code_of_modules, key_of
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
@@ -87,7 +88,8 @@ class Results:
         """What a run is called among those it competes with."""
         names, varying = run.system.names(), self.varying()
         extra = [names[axis] for axis in ("grid", "path") if axis in varying]
-        return names["solver"] + (f" on {', '.join(extra)}" if extra else "")
+        words = names["solver"] + (f" on {', '.join(extra)}" if extra else "")
+        return words if names["correction"] == NONE else f"{words} with {names['correction']}"
 
     def advice(self) -> list[str]:
         """The answer, one line per contest: which sampler, and from which others it is not distinguishable."""
@@ -96,6 +98,7 @@ class Results:
     def commands(self, contest: Contest) -> list[str]:
         """The lines to type that draw from what the advice of ``contest`` names."""
         runs = [contest.rows[name].run for name in recommended(self, contest)]
+        runs = [run for run in runs if "correction" not in run.section]  # experiments.sample has none
         return [line for run in runs if (line := self.models[contest.model].command(run.section))]
 
 
@@ -147,7 +150,7 @@ def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
         x, cond = np.concatenate([a["x"][:n] for a in arrays]), model.cond(n)
         labels = None if cond is None else np.concatenate([cond["label"]] * len(arrays))
         measured = model.truth.measure(x, labels, study.repeats)
-        path = model.assemble(run.section, model.denoiser)[0].path
+        path = model.assemble(plain_section(run.section), model.denoiser)[0].path
         square = np.concatenate([a["square"][:, :n] for a in arrays], axis=1)
         measured.estimates |= snr_gap(arrays[0]["t"], square, path, model.truth.moments, model.truth.data)
         if ready:

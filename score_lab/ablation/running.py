@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_lab.ablation.correcting import assembled
 from score_lab.ablation.plan import Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model
-from score_lab.mismatch import NormRecorder
+from score_lab.mismatch import BandRecorder, NormRecorder, Recorders
 from score_lab.samplers import sample
 from score_lab.samplers.loop import check_run
 
@@ -27,37 +28,47 @@ __all__ = ["Program", "run_cells"]
 
 CALLS = 24
 """Network calls of which the states' norms are kept."""
+REPLICATES = 40
+"""Of the bands' record, which is kept where the data's spectrum is known."""
+BAND = "band_"
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled run: ``call(key, index, cond)`` -> (x, nfe, and of every call slot: t (K,), whether it was made (K,), squared norms
-    (K, chunk))."""
+    (K, chunk), and of ``bands``, where the spectrum is known, its sums)."""
 
     call: Callable
     chunk: int
     steps: int
     compile_s: float
     memory: float
+    bands: Any = None
 
     @classmethod
     def of(cls, model: Model, section: Mapping[str, Any], chunk: int) -> Program:
         """Builds the parts, checks them and compiles."""
-        denoiser, sampler, grid = model.assemble(section, model.denoiser)
-        steps = grid.steps(denoiser.path)
+        made = assembled(model, section)
+        denoiser, sampler, steps, start = made.denoiser, made.sampler, made.grid.steps(made.denoiser.path), made.start
         check_run(denoiser, sampler, steps, denoiser.path)
         denoiser, sampler = (part.specialise() if hasattr(part, "specialise") else part for part in (denoiser, sampler))
-        recorder = NormRecorder(jnp.asarray(model.truth.moments.mean, jnp.result_type(float)))
+        norms = NormRecorder(jnp.asarray(model.truth.moments.mean, jnp.result_type(float)))
+        bands = None if model.spectrum is None else BandRecorder.of(model.spectrum, jax.random.key(0), REPLICATES)
 
-        def draw(denoiser, sampler, steps, key, index, cond):
-            done = sample(denoiser, sampler, steps, (chunk, *model.shape), key, index=index, cond=cond, recorder=recorder)
-            return done.x, jnp.mean(done.nfe), done.record.t, done.record.made, done.record.square
+        def draw(denoiser, sampler, steps, bands, key, index, cond):
+            if bands is not None:  # the seeds' weights are independent, as their trajectories are
+                bands = dataclasses.replace(bands, key=jax.random.fold_in(key, 1))
+            shape, x_T = ((chunk, *model.shape), None) if start is None else (None, start.x_T(denoiser.path, steps, key, index=index))
+            recorder = Recorders((norms,) if bands is None else (norms, bands))
+            done = sample(denoiser, sampler, steps, shape, key, x_T=x_T, index=index, cond=cond, recorder=recorder)
+            seen = done.record[0]
+            return done.x, jnp.mean(done.nfe), seen.t, seen.made, seen.square, None if bands is None else done.record[1]
 
-        parts = jax.device_put((denoiser, sampler, steps))
-        start, seen = time.perf_counter(), (jax.random.key(0), jnp.arange(chunk, dtype=jnp.int32), model.cond(chunk))
+        parts = jax.device_put((denoiser, sampler, steps, bands))
+        begun, seen = time.perf_counter(), (jax.random.key(0), jnp.arange(chunk, dtype=jnp.int32), model.cond(chunk))
         compiled = jax.jit(draw).lower(*parts, *seen).compile()
-        seconds = time.perf_counter() - start
-        return cls(lambda *batch: compiled(*parts, *batch), chunk, int(steps.t.shape[0]), seconds, _memory(compiled))
+        seconds = time.perf_counter() - begun
+        return cls(lambda *batch: compiled(*parts, *batch), chunk, int(steps.t.shape[0]), seconds, _memory(compiled), bands)
 
 
 def _memory(compiled: Any) -> float:
@@ -75,7 +86,10 @@ def draw_cell(
     """The samples 0..n-1 of ``seed``, chunk by chunk, with their indices as everywhere; the first of them are taken from ``before``."""
     n, chunk, key = int(run.what["n"]), program.chunk, jax.random.key(seed)
     cond, fastest = model.cond(n), np.inf
+    if program.bands is not None and before is not None and ((n - len(before["x"])) % chunk or f"{BAND}n" not in before):
+        before = None  # sums over bands take whole chunks
     x, square = ([], []) if before is None else ([before["x"]], [before["square"]])
+    sums = [] if before is None or program.bands is None else [bands_of(before)]
     for first in range(sum(map(len, x)), n, chunk):
         rows = np.minimum(np.arange(first, first + chunk), n - 1)
         batch = jnp.asarray(rows, jnp.int32), None if cond is None else {name: jnp.asarray(v[rows]) for name, v in cond.items()}
@@ -85,6 +99,8 @@ def draw_cell(
         x.append(np.asarray(out[0])[: n - first])
         kept = _some(np.asarray(out[3]))
         square.append(np.asarray(out[4])[kept, : n - first])
+        if program.bands is not None:
+            sums.append(jax.tree.map(np.asarray, out[5]))
     drawn = np.concatenate(x)
     invalid = tuple(int(i) for i in np.flatnonzero(~np.isfinite(drawn.reshape(n, -1)).all(axis=1)))
     what = {**run.what, "seed": seed}
@@ -92,7 +108,15 @@ def draw_cell(
         what=what, key=run.keys[0], status="done", nfe=float(out[1]), steps=program.steps, invalid=invalid, seconds=fastest / chunk,
         compile_s=program.compile_s, memory=program.memory,
     )  # fmt: skip
-    return cell, {"x": drawn, "t": np.asarray(out[2])[kept], "square": np.concatenate(square, axis=1)}
+    arrays = {"x": drawn, "t": np.asarray(out[2])[kept], "square": np.concatenate(square, axis=1)}
+    if program.bands is not None:
+        arrays |= {f"{BAND}{name}": np.asarray(value) for name, value in program.bands.merge(sums).items()}
+    return cell, arrays
+
+
+def bands_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The bands' sums among a cell's arrays, for ``BandRecorder.merge`` and ``collect``."""
+    return {name.removeprefix(BAND): value for name, value in arrays.items() if name.startswith(BAND)}
 
 
 def _some(made: np.ndarray) -> np.ndarray:
@@ -144,7 +168,11 @@ def _done(store: Store, run: Run, key: str) -> bool:
 def _compile(model: Model, run: Run, chunk: int) -> Program:
     if run.reason:
         raise Refused(run.reason)
-    return Program.of(model, run.section, min(chunk, int(run.what["n"])))
+    n = int(run.what["n"])
+    chunk = min(chunk, n)
+    if model.spectrum is not None:
+        chunk = max(k for k in range(1, chunk + 1) if n % k == 0)  # whole chunks, so that no trajectory is summed twice
+    return Program.of(model, run.section, chunk)
 
 
 class Refused(Exception):

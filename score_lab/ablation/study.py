@@ -1,6 +1,6 @@
 """What is to be compared: the axes, checked, and the systems that they span.
 
-    systems = models x paths x guidance x grids x solvers (each with every varied field);   cells = systems x nfe x seeds
+    systems = models x paths x guidance x grids x solvers (each with every varied field) x corrections;   cells = systems x nfe x seeds
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from score_lab import guidance
+from score_lab.ablation.correcting import NONE, check_correction
 from score_lab.ablation.spaces import check_features
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
@@ -45,6 +46,9 @@ class Model:
       grid: its own grid's specification, None if it has none.
       note: one line for the page.
       command: sampling section -> the line to type that draws from it, "" where there is none (an exact denoiser has no workdir).
+      spectrum: of the training data, where there are corrections; None: none can be applied.
+      forward_data: x0 (n, *shape) and its labels' dict or None, of which a measured calibration makes forward samples.
+      made: what was corrected already, by the key of its section.
     """
 
     name: str
@@ -57,6 +61,9 @@ class Model:
     grid: Mapping[str, Any] | None = None
     note: str = ""
     command: Callable[[Mapping[str, Any]], str] = lambda section: ""
+    spectrum: Any = None
+    forward_data: tuple[np.ndarray, Any] | None = None
+    made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def cond(self, n: int) -> dict[str, np.ndarray] | None:
         """The labels of samples 0..n-1: all classes in turn."""
@@ -66,7 +73,8 @@ class Model:
 @dataclasses.dataclass(frozen=True)
 class System:
     """One combination of the axes; specifications, and None for what is the model's own (path, grid) or absent (guidance).  ``whole``: the
-    axes on which another part of the study has the same short name, so that this one is named with its module."""
+    axes on which another part of the study has the same short name, so that this one is named with its module.  ``correction``: the words
+    of ``correcting``."""
 
     model: str
     path: Mapping[str, Any] | None
@@ -74,6 +82,7 @@ class System:
     grid: Mapping[str, Any] | None
     solver: Mapping[str, Any]
     whole: tuple[str, ...] = ()
+    correction: str = NONE
 
     def names(self) -> dict[str, str]:
         """The words for each axis."""
@@ -83,6 +92,7 @@ class System:
             "guidance": _scale(self.guidance, whole="guidance" in self.whole),
             "grid": name_of(self.grid, whole="grid" in self.whole),
             "solver": name_of(self.solver, whole="solver" in self.whole),
+            "correction": self.correction,
         }
 
 
@@ -100,6 +110,9 @@ class Study:
       models: name -> {"workdir": ...} or {"denoiser": exact denoiser, "path": ...}.
       solvers, grids, paths: "own" is the model's own grid or path.
       guidance: scales (1: none), or guidance parts.
+      corrections: words of ``correcting``: none, names of the catalogue of corrections, import paths; "A + B" is both.
+      calibrate: what their constants come from: "gaussian" (the spectrum), "measured" (one run of another seed), or a number.
+      basis: of the spectrum; empty: dct for images, pca (every axis a band) for points.
       vary: "solver.FIELD" or "grid.FIELD" -> values; parts without the field appear once.
       nfe: budgets of network evaluations per sample, counted.
       seeds: of noise; sample i of seed s starts from the same noise in every cell.
@@ -125,6 +138,9 @@ class Study:
     grids: tuple = ("own",)
     paths: tuple = ("own",)
     guidance: tuple = (1.0,)
+    corrections: tuple = (NONE,)
+    calibrate: Any = "gaussian"
+    basis: str = ""
     vary: dict = dataclasses.field(default_factory=dict)
     nfe: tuple = (5, 10, 20, 35, 50)
     seeds: tuple = (0, 1, 2)
@@ -142,7 +158,7 @@ class Study:
 
     def check(self) -> None:
         """Raises ConfigError for an empty axis, a number out of range, and a part that does not exist."""
-        for axis in ("models", "solvers", "grids", "paths", "guidance", "nfe", "seeds"):
+        for axis in ("models", "solvers", "grids", "paths", "guidance", "corrections", "nfe", "seeds"):
             if not getattr(self, axis):
                 refuse(axis, getattr(self, axis), "at least one")
         for axis, least in (("nfe", 1), ("seeds", 0)):
@@ -153,6 +169,10 @@ class Study:
             if getattr(self, name) < least:
                 refuse(name, getattr(self, name), f"a whole number, at least {least}")
         check_features(self.features)
+        for word in self.corrections:
+            check_correction(word, self.calibrate)
+        if self.basis not in ("", "dct", "pca"):
+            refuse("basis", self.basis, "dct, pca, or nothing: dct for images, pca for points", ("dct", "pca"))
         if not 0 < self.alpha < 1:
             refuse("alpha", self.alpha, "between 0 and 1")
         if not 0 <= self.least_difference < 1:
@@ -176,6 +196,10 @@ class Study:
                 find(spec["target"], "score_lab.guidance", "guidance")
         for spec in filter(None, self.path_specs()):
             build(spec, "score_lab.paths", "paths", needs=("alpha", "sigma", "time_of"))
+
+    def corrected(self) -> bool:
+        """Whether there is a correction on the axis, so that spectra are needed."""
+        return any(word != NONE for word in self.corrections)
 
     def fine_steps(self) -> int:
         """Steps of the reference solution; 0: none."""
@@ -213,7 +237,8 @@ class Study:
     def systems(self) -> list[System]:
         """Every combination, each once, in the order of the axes."""
         axes = (self.models, self.path_specs(), [_guidance(g) for g in self.guidance], self.grid_specs(), self.solver_specs())
-        systems = [System(*parts) for parts in itertools.product(*axes)]
+        words = tuple(dict.fromkeys(self.corrections))
+        systems = [System(*parts, correction=word) for parts in itertools.product(*axes) for word in words]
         short: dict[tuple[str, str], list[Any]] = {}
         for system in systems:
             for axis, name in system.names().items():

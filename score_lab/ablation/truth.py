@@ -31,7 +31,8 @@ from score_lab.evaluation import (
     weighted_variance,
 )
 from score_lab.evaluation.estimate import finite_rows
-from score_lab.mismatch import DataMoments, NormRecord, first_look
+from score_lab.mismatch import DataMoments, NormRecord, Spectrum, first_look
+from score_lab.mismatch.measures import band_kl
 from score_lab.paths.base import GaussianPath
 
 __all__ = ["COLUMNS", "Images", "Measured", "Points", "snr_gap", "solver_error"]
@@ -41,6 +42,7 @@ COLUMNS = {
     "kid": "KID",
     "agreement": "label agreement",
     "variance": "within-class variance ratio",
+    "band_kl": "KL of the bands' variances, in nats a value",
     "energy": "energy distance",
     "mmd": "MMD^2",
     "w2": "W2",
@@ -50,7 +52,7 @@ COLUMNS = {
 }
 HIGHER = ("agreement",)
 """Columns in which more is better."""
-RANKABLE = ("frechet", "kid", "agreement", "energy", "mmd", "w2", "solver_error")
+RANKABLE = ("frechet", "kid", "agreement", "energy", "mmd", "w2", "band_kl", "solver_error")
 MOST_KID, MOST_POINTS = 2000, 4000
 """Reference examples that enter a kernel's sums."""
 
@@ -77,14 +79,21 @@ class Images:
     moments: DataMoments
     data: np.ndarray
     digest: str
-    columns = ("frechet", "kid", "agreement", "variance")
+    energy: Discrepancy | None = None
+    spectrum: Spectrum | None = None
     floor_name = "held-out data"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What can be measured, the default to rank by first; energy distance and the bands' KL where the ``spectrum`` is given."""
+        return ("frechet", "kid", "agreement", "variance", *(() if self.spectrum is None else ("energy", "band_kl")))
 
     @classmethod
     def of(
-        cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None, features: Any = "PCA"
+        cls, train: np.ndarray, labels: np.ndarray | None, test: np.ndarray, test_labels: np.ndarray | None, features: Any = "PCA",
+        spectrum: Spectrum | None = None,
     ) -> Images:  # fmt: skip
-        """From the two splits of a data set, (n, *shape) and (n,); ``features``: see ``spaces``."""
+        """From the two splits of a data set, (n, *shape) and (n,); ``features``: see ``spaces``; ``spectrum`` of the training data."""
         reference = Reference.fit(train, labels, test, test_labels)
         space = feature_space(features, np.asarray(train))
         if space.digest != reference.frechet.extractor.digest:
@@ -92,7 +101,12 @@ class Images:
         features = reference.frechet.extractor(train)
         rows = np.unique(np.linspace(0, len(features) - 1, min(MOST_KID, len(features))).astype(int))
         stamp = digest(np.asarray(train), np.asarray(test), reference.frechet.extractor.digest)
-        return cls(reference, Discrepancy.kid(features[rows]), (test, test_labels), DataMoments.of(train), train, stamp)
+        energy = None
+        if spectrum is not None:
+            stamp = digest(stamp, spectrum.digest, spectrum.band)
+            energy = Discrepancy.energy(np.asarray(train, np.float64).reshape(len(train), -1)[rows])
+        kid = Discrepancy.kid(features[rows])
+        return cls(reference, kid, (test, test_labels), DataMoments.of(train), train, stamp, energy, spectrum)
 
     def measure(self, x: np.ndarray, labels: np.ndarray | None, repeats: int) -> Measured:
         """The columns for ``x`` (n, *shape) that were asked to show ``labels`` (n,)."""
@@ -102,7 +116,7 @@ class Images:
         if conditional:
             found.estimates["agreement"] = r.classifier.agreement(x, labels)
         if bad:
-            for column in ("frechet", "kid", "variance"):
+            for column in (c for c in self.columns if c != "agreement"):
                 found.estimates[column] = Estimate.missing(len(rows), bad, "samples not finite")
             return found
         W = resampling(len(rows), repeats, labels)
@@ -116,6 +130,9 @@ class Images:
         everything = np.asarray(r.train, np.float64).reshape(len(r.train), -1)
         within = weighted_variance(everything, data, np.ones((1, len(data))))[0]
         found.add("variance", weighted_variance(rows, own, W) / within, len(rows))
+        if self.spectrum is not None:
+            found.add("energy", self.energy(rows, W), len(rows), "of the values themselves", least=-np.inf)
+            found.add("band_kl", bands_kl(x, self.spectrum, W), len(rows))
         return found
 
     def describe(self) -> list[str]:
@@ -144,7 +161,12 @@ class Points:
     data: np.ndarray
     digest: str
     known: bool
-    columns = ("energy", "mmd", "w2")
+    spectrum: Spectrum | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What can be measured, the default to rank by first; the bands' KL where the ``spectrum`` is given."""
+        return ("energy", "mmd", "w2", *(() if self.spectrum is None else ("band_kl",)))
 
     @property
     def floor_name(self) -> str:
@@ -152,22 +174,27 @@ class Points:
         return "exact samples" if self.known else "training data"
 
     @classmethod
-    def of(cls, reference: np.ndarray, floor: np.ndarray, labels: np.ndarray | None, *, known: bool, block: int = 250) -> Points:
+    def of(
+        cls, reference: np.ndarray, floor: np.ndarray, labels: np.ndarray | None, *, known: bool, block: int = 250,
+        spectrum: Spectrum | None = None,
+    ) -> Points:  # fmt: skip
         """``reference``: exact draws or held-out data; ``floor``: other exact draws, or training data: what the law itself reads."""
         rows = np.asarray(reference, np.float64).reshape(len(reference), -1)
         part, block = rows[:MOST_POINTS], max(10, min(block, len(floor) // 8))
         stamp = digest(rows, np.asarray(floor), block)
         return cls(
             Discrepancy.energy(part), Discrepancy.mmd(part), Wasserstein(rows, block), (floor, labels), DataMoments.of(reference),
-            np.asarray(reference), stamp, known,
+            np.asarray(reference), stamp if spectrum is None else digest(stamp, spectrum.digest), known, spectrum,
         )  # fmt: skip
 
     @classmethod
-    def exact(cls, denoiser: Any, n: int, cond: Mapping[str, np.ndarray] | None, seed: int = 1_000_003) -> Points:
+    def exact(
+        cls, denoiser: Any, n: int, cond: Mapping[str, np.ndarray] | None, seed: int = 1_000_003, spectrum: Spectrum | None = None
+    ) -> Points:
         """Two independent sets of n draws of the law that ``denoiser.sample(key, index, cond)`` knows."""
         index = jax.numpy.arange(n, dtype=jax.numpy.int32)
         sets = [np.asarray(denoiser.sample(jax.random.key(seed + k), index, cond)) for k in range(2)]
-        return cls.of(sets[0], sets[1], None if cond is None else cond["label"], known=True)
+        return cls.of(sets[0], sets[1], None if cond is None else cond["label"], known=True, spectrum=spectrum)
 
     def measure(self, x: np.ndarray, labels: np.ndarray | None, repeats: int) -> Measured:
         """The columns for ``x`` (n, *shape)."""
@@ -182,6 +209,8 @@ class Points:
         blocks = self.wasserstein.blocks(len(rows))
         if blocks >= 2:
             found.add("w2", self.wasserstein(rows, repeats), len(rows), f"exact, on {blocks} blocks of {self.wasserstein.block}")
+        if self.spectrum is not None:
+            found.add("band_kl", bands_kl(x, self.spectrum, W), len(rows))
         return found
 
     def describe(self) -> list[str]:
@@ -192,6 +221,15 @@ class Points:
             f"w2: exact assignment on blocks of {self.wasserstein.block} samples and as many {law}; equal laws read what the row "
             f"'{self.floor_name}' reads, not 0",
         ]
+
+
+def bands_kl(x: np.ndarray, spectrum: Spectrum, W: np.ndarray) -> np.ndarray:
+    """``1 / (2 d) sum_b n_b (q_b - 1 - ln q_b)``, q_b the mean square of the samples x (n, *shape) about the data's mean over s_b^2, for
+    every row of W (B + 1, n): a moment, and about B / (n d) for samples of the data's own spectrum."""
+    c = spectrum.basis.analyse(jax.numpy.asarray(np.asarray(x) - spectrum.mean, jax.numpy.float32))
+    v = W @ np.asarray(spectrum.energies(c), np.float64) / (W.sum(axis=1)[:, None] * spectrum.count)
+    alive = spectrum.variance > 0
+    return band_kl(v[:, alive], spectrum.variance[alive], spectrum.count[alive]) / spectrum.d
 
 
 def solver_error(x: np.ndarray, reference: np.ndarray, seeds: int, repeats: int) -> Measured:

@@ -7,7 +7,7 @@ from score_lab.evaluation.estimate import Estimate, bootstrap, proportion, wilso
 from score_lab.evaluation.features import PCA, Pixels, digest
 from score_lab.evaluation.frechet import Frechet, Statistics, frechet_distance
 from score_lab.evaluation.quality import Criterion, Reference
-from score_lab.evaluation.ranking import Pair, Ranking
+from score_lab.evaluation.ranking import Pair, Ranking, compared
 from score_lab.evaluation.resampled import (
     Discrepancy,
     Wasserstein,
@@ -21,6 +21,6 @@ from score_lab.evaluation.table import Row, Table
 
 __all__ = [
     "PCA", "Classifier", "Criterion", "Discrepancy", "Estimate", "Frechet", "Pair", "Pixels", "Ranking", "Reference", "Row", "Statistics",
-    "Table", "Wasserstein", "bootstrap", "digest", "energy_distance", "estimate_of", "frechet_distance", "nearest_distances",
+    "Table", "Wasserstein", "bootstrap", "compared", "digest", "energy_distance", "estimate_of", "frechet_distance", "nearest_distances",
     "nearest_ratio", "proportion", "resampling", "variance_ratio", "weighted_frechet", "weighted_mean", "weighted_variance", "wilson",
 ]  # fmt: skip

@@ -12,14 +12,14 @@ does not differ is *not distinguishable*: that is not a proof that the two are e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
 
 from score_lab.build import refuse
 
-__all__ = ["Pair", "Ranking"]
+__all__ = ["Pair", "Ranking", "compared"]
 
 DRAWS = 10_000
 """Of the largest |Z|."""
@@ -114,3 +114,29 @@ def _largest(drawn: np.ndarray, i: np.ndarray, j: np.ndarray, spread: np.ndarray
         g /= np.sqrt(rng.chisquare(freedom, (1000, 1)) / freedom)  # the s_ij are known from B draws only
         found.append((np.abs(g[:, i] - g[:, j]) * scale).max(axis=1))
     return np.concatenate(found)
+
+
+def compared(
+    values: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], *, alpha: float = 0.05,
+    least: Callable[[float], float] = lambda value: 0.0,
+) -> list[Pair]:  # fmt: skip
+    """``difference`` = value of the first minus value of the second name of every pair, in their order, with intervals that hold for all of
+    ``pairs`` at once; ``better`` and ``worse`` are the first and the second, whichever is better.  ``values`` as of ``Ranking.of``."""
+    if not 0 < alpha < 1:
+        refuse("compared.alpha", alpha, "between 0 and 1")
+    if not pairs:
+        return []
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    drawn = np.stack([np.asarray(values[name], np.float64) for name in names])
+    i, j = (np.array([names.index(pair[k]) for pair in pairs]) for k in range(2))
+    change = drawn[i] - drawn[j]
+    spread = np.std(change[:, 1:], axis=1, ddof=1)
+    z = np.divide(np.abs(change[:, 0]), spread, out=np.where(change[:, 0] == 0, 0.0, np.inf), where=spread > 0)
+    p = np.array([2 * NormalDist().cdf(-value) for value in z])
+    largest = _largest(drawn[:, 1:], i, j, spread)
+    c = min(float(np.quantile(largest, 1 - alpha)), NormalDist().inv_cdf(1 - alpha / (2 * len(pairs))))
+    beyond = 1 - np.searchsorted(np.sort(largest), z) / len(largest)
+    adjusted = np.minimum(np.maximum(beyond, p), np.minimum(len(pairs) * p, 1.0))
+    rows = zip(pairs, change[:, 0], spread, p, adjusted, strict=True)
+    value = lambda name: float(drawn[names.index(name), 0])  # noqa: E731
+    return [Pair(a, b, float(d), float(d - c * s), float(d + c * s), float(q), float(r), least(value(b))) for (a, b), d, s, q, r in rows]

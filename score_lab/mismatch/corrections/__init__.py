@@ -5,6 +5,7 @@ of ``mismatch`` because calibrated corrections stand on spectra and records, abo
 those that live in other rooms too (churn, Restart, analytic variance, CFG rescale, shifts, spectrum-aware grids, training).
 """
 
+from score_lab.mismatch.corrections.angle import AngleStep, resolved_excess
 from score_lab.mismatch.corrections.around import Around
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
 from score_lab.mismatch.corrections.calibration import Calibration, Corrected, calibrate, corrected
@@ -22,8 +23,8 @@ from score_lab.mismatch.corrections.start import SignalLeakStart
 from score_lab.mismatch.corrections.time_shift import TimeShift
 
 __all__ = [
-    "CATALOGUE", "DCW", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling", "FreshNoise",
+    "CATALOGUE", "DCW", "AngleStep", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling", "FreshNoise",
     "NoiseAwareness", "NoiseLevelCorrection", "Recondition", "Relabel", "Setting", "SignalGain", "SignalLeakStart", "SpectralClamp",
     "StateGain", "StepLevels", "TimeShift", "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels",
-    "linear_scales", "measured_ratios", "signal_and_noise",
+    "linear_scales", "measured_ratios", "resolved_excess", "signal_and_noise",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.guidance import CFG
 from score_lab.mismatch.bands import BandRecord
+from score_lab.mismatch.corrections.angle import AngleStep
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
 from score_lab.mismatch.corrections.calibration import Corrected, corrected
 from score_lab.mismatch.corrections.clamp import SpectralClamp
@@ -31,7 +32,7 @@ from score_lab.mismatch.corrections.start import SignalLeakStart
 from score_lab.mismatch.corrections.time_shift import TimeShift
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.objectives import blind
-from score_lab.samplers import AnalyticDPM, Churn, ResolutionShift, Restart, SpectrumAware
+from score_lab.samplers import DDIM, AnalyticDPM, Churn, EulerMaruyama, ResolutionShift, Restart, SpectrumAware
 from score_lab.samplers.steps import steps_of
 
 __all__ = ["CATALOGUE", "CorrectionEntry", "Setting"]
@@ -41,7 +42,7 @@ __all__ = ["CATALOGUE", "CorrectionEntry", "Setting"]
 class Setting:
     """What is to be corrected: ``denoiser``, ``sampler``, ``grid``, the data's ``spectrum``; and what some corrections are made of: a
     ``record`` of an uncorrected run and the ``last`` ln R_b of its samples, an estimator's ``effective`` reading of it at the times ``t``,
-    a noise-level ``probe``, a ``forward`` record."""
+    a noise-level ``probe``, a ``forward`` record; ``number``: the constant of those that have one, in place of a calibration."""
 
     denoiser: Any
     sampler: Any
@@ -53,6 +54,7 @@ class Setting:
     t: np.ndarray | None = None
     probe: Any = None
     forward: BandRecord | None = None
+    number: float | None = None
 
     @property
     def path(self) -> Any:
@@ -80,6 +82,8 @@ def _knob(kind: Any, per_band: bool, **fields: Any) -> Callable[[Setting], Corre
     """Calibrated: measured where the setting has a record, else from its spectrum."""
 
     def make(to: Setting) -> Corrected:
+        if to.number is not None:
+            return corrected(kind, to.denoiser, to.sampler, to.grid, calibrate=to.number, **fields)
         how = {"calibrate": "gaussian"} if to.record is None else {"calibrate": "measured", "record": to.record, "last": to.last}
         centre = {"mean": to.spectrum.mean} if kind in (SignalGain, StateGain) else {}
         return corrected(kind, to.denoiser, to.sampler, to.grid, spectrum=to.spectrum, per_band=per_band, **how, **centre, **fields)
@@ -161,8 +165,27 @@ def _analytic(to: Setting) -> Corrected:
     return to.with_(sampler=AnalyticDPM(jnp.asarray(-2.0 * np.log(kappa)), jnp.asarray(gamma)))
 
 
+def _angle(kind: str, trend: bool = False) -> Callable[[Setting], Corrected]:
+    """In place of DDIM(eta), of Euler in kappa, which is DDIM, and of Euler-Maruyama, whose process is that of eta = 1."""
+
+    def make(to: Setting) -> Corrected:
+        sampler = to.sampler
+        if isinstance(sampler, DDIM) and sampler.stride is None:
+            eta = float(sampler.eta)
+        elif isinstance(sampler, EulerMaruyama) and isinstance(sampler.multiplier, int | float) and sampler.multiplier == 1:
+            eta = 1.0
+        else:
+            refuse("angle step", type(sampler).__name__, "in place of DDIM(eta), or of EulerMaruyama with multiplier 1")
+        if kind == "forward" and to.forward is None:
+            refuse("Setting.forward", None, "a record of forward samples (calibrate=measured makes one), which g is read from")
+        return to.with_(sampler=AngleStep.of(to.spectrum, eta, kind, to.forward, to.path, to.grid, trend))
+
+    return make
+
+
 HERE, GRIDS, TRAINING = "score_lab.mismatch.corrections", "score_lab.samplers", "score_lab.objectives"
 NING, YU, LI = "Ning et al. 2024, eq. 13", "Yu et al. 2026, eq. 17-21", "Li et al. 2024, algorithm 1"
+FIRST = "in place of DDIM(eta) or EulerMaruyama, every path"
 ALL = "every path; samplers that go on from the state they are handed"
 
 CATALOGUE: dict[str, CorrectionEntry] = {
@@ -191,6 +214,14 @@ CATALOGUE: dict[str, CorrectionEntry] = {
     "fresh noise, by band": CorrectionEntry(
         f"{HERE}:FreshNoise", "sampler", "Karras et al. 2022, S_noise; Bao et al. 2022, theorem 1, by band", "stochastic samplers",
         _knob(FreshNoise, True),
+    ),
+    "angle step": CorrectionEntry(f"{HERE}:AngleStep", "sampler", "this library, g = 0", FIRST, _angle("gaussian")),
+    "angle step, own": CorrectionEntry(f"{HERE}:AngleStep", "sampler", "this library, g of the sample", FIRST, _angle("own")),
+    "angle step, forward": CorrectionEntry(
+        f"{HERE}:AngleStep", "sampler", "this library, g of forward samples", f"{FIRST}; a forward record", _angle("forward")
+    ),
+    "angle step, trend": CorrectionEntry(
+        f"{HERE}:AngleStep", "sampler", "this library, the integral of sqrt(g)", f"{FIRST}; a forward record", _angle("forward", True)
     ),
     "Time-Shift": CorrectionEntry(f"{HERE}:TimeShift", "sampler", LI, "one-step samplers of one call", _time_shift("paper")),
     "Time-Shift, released": CorrectionEntry(

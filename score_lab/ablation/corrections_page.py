@@ -1,0 +1,92 @@
+"""What a comparison of corrections leaves behind: table.csv, table.json, outcomes.csv, corrections.png and report.html."""
+
+from __future__ import annotations
+
+import csv
+import html
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from score_lab.ablation.correcting import NONE
+from score_lab.ablation.corrections import MOMENTS, Comparison, Outcome, outcomes_table, rows_table
+from score_lab.ablation.truth import COLUMNS
+from score_lab.report import Page, save_shares
+
+__all__ = ["answer", "write_corrections"]
+
+AS_GOOD = ("better", "reached")
+
+
+def judged(found: Comparison, *, moments: bool) -> list[Outcome]:
+    """The outcomes by columns that are moments, or by those that are not; solver error is apart from both."""
+    return [o for o in found.outcomes if o.column != "solver_error" and (o.column in MOMENTS) == moments]
+
+
+def answer(found: Comparison) -> list[str]:
+    """One line for every correction and sampler: at which N it has the quality of 2N, by which columns that are no moments; and one line
+    for the whole question."""
+    lines, rows = [], judged(found, moments=False)
+    columns = list(dict.fromkeys(o.column for o in rows))
+    everywhere = []
+    for solver, correction in dict.fromkeys((o.solver, o.correction) for o in rows):
+        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction)]
+        budgets = sorted({o.budget for o in mine})
+        good = [b for b in budgets if all(o.verdict in AS_GOOD for o in mine if o.budget == b)]
+        some = [f"{o.column} at {o.budget}" for o in mine if o.verdict in AS_GOOD and o.budget not in good]
+        worse = [f"{o.column} at {o.budget}" for o in mine if o.verdict == "worse"]
+        words = [f"twice the steps by all of {', '.join(columns)} at N = {', '.join(map(str, good))}"] if good else []
+        words += [f"by {', '.join(some)}"] if some else []
+        words += [f"worse than without by {', '.join(worse)}"] if worse else []
+        lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nowhere'}.")
+        if budgets and good == budgets:
+            everywhere.append(f"{correction} around {solver}")
+    calibrated = f"Calibrated by {found.results.study.calibrate}"
+    head = f"{calibrated}: {'; '.join(everywhere)} has the quality of 2N steps at every N." if everywhere else (
+        f"{calibrated}: no correction has the quality of 2N steps at every N by all of {', '.join(columns)}.")
+    return [head, *lines]
+
+
+def counts(found: Comparison) -> list[str]:
+    """How often each word fell, by columns that are moments and by those that are not."""
+    lines = []
+    for moments, name in ((False, "columns that are no moments"), (True, "columns that are moments")):
+        seen = Counter(o.verdict for o in judged(found, moments=moments))
+        lines.append(f"{name}: " + ", ".join(f"{word} {n}" for word, n in seen.most_common()))
+    return lines
+
+
+def write_corrections(found: Comparison, folder: Path, title: str, commands: Sequence[str]) -> Path:
+    """Everything of the module's list into ``folder``; the page's file."""
+    table = rows_table(found)
+    (folder / "table.csv").write_text(table.csv())
+    (folder / "table.json").write_text(table.json())
+    fields = ("solver", "correction", "budget", "column", "verdict")
+    with open(folder / "outcomes.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*fields, *(f"{p}_{v}" for p in ("minus_N", "minus_2N", "share") for v in ("value", "low", "high"))])
+        for o in found.outcomes:
+            pairs = [v for p in (o.gain, o.twice) for v in (p.difference, p.low, p.high)]
+            writer.writerow([*(getattr(o, f) for f in fields), *pairs, o.share.value, o.share.low, o.share.high])
+    shares: dict = {}
+    for o in found.outcomes:
+        if o.column != "solver_error":
+            shares.setdefault(COLUMNS[o.column], {}).setdefault(o.solver, {}).setdefault(o.correction, {})[o.budget] = o.share
+    left: dict = {}
+    for (solver, correction, budget), m in found.mismatch.items():
+        if budget in found.results.study.nfe:
+            left.setdefault(solver, {}).setdefault(correction, {})[budget] = m.total
+    page = Page(title, " ".join(model.note for model in found.results.models.values()))
+    page.section("Does one of them give N steps the quality of 2N?")
+    for line in (*answer(found), *counts(found)):
+        page.parts.append(f"<p>{html.escape(line)}</p>")
+    if shares:
+        picture = save_shares(folder / "corrections.png", shares, left)
+        page.section("How far each goes", "0: no gain; 1, the dashed line: what twice the steps give without correction. Bars: 95 %.")
+        page.picture(picture, "Share of the way from N to 2N, by measure and sampler; below, what is left of the mismatch")
+    for budget in found.results.study.nfe:
+        for column in dict.fromkeys(o.column for o in found.outcomes if o.budget == budget):
+            page.section(f"{COLUMNS[column]} at {budget} evaluations").table(outcomes_table(found, column, budget))
+    page.section("Everything that was measured", f"Correction '{NONE}' at 2N is what the others are held against.").table(table)
+    page.commands(commands)
+    return page.write(folder / "report.html")

@@ -1,0 +1,207 @@
+"""experiments.compare_corrections on an exact mixture: what it finds, what it refuses, a correction from outside, and resumption."""
+
+import csv
+import re
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from test_launchers import run
+
+from experiments.ablation_parts import corrections_of
+from score_lab.ablation import corrections, running
+from score_lab.ablation.correcting import assembled, check_correction, correction_section
+from score_lab.ablation.corrections import verdict
+from score_lab.analytic import GaussianMixture
+from score_lab.build import ConfigError
+from score_lab.evaluation import Pair, Ranking, compared
+from score_lab.mismatch import Spectrum
+from score_lab.mismatch.corrections import CATALOGUE, AngleStep, StateGain
+from score_lab.paths import VP
+from score_lab.samplers import DDIM, UniformLogSNR
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({
+        "models": {"two": {"denoiser": {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)),
+                                        "variances": (0.05, 0.1)}, "path": {"target": "VP"}}},
+        "solvers": ("DDIM",), "grids": ("UniformLogSNR(end=6)",), "nfe": (4,), "corrections": ("angle step",),
+        "seeds": (0, 1), "n": 150, "chunk": 150, "repeats": 60, "reference_steps": 0,
+    })
+"""
+OUTSIDE = '''
+"""Corrections of somebody else's."""
+from score_lab.samplers import DDIM
+
+
+def more_noise(setting):
+    """Ancestral sampling in place of whatever it was."""
+    return setting.with_(sampler=DDIM(1.0))
+
+
+class Broken:
+    """Gives what is no Corrected."""
+
+    def make(self, setting):
+        """Nothing."""
+        return None
+'''
+WORDS = "angle step; fresh noise, by band; a_stranger.corrections:more_noise; a_stranger.corrections:Broken"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    home = tmp_path_factory.mktemp("compare")
+    (home / "a_stranger").mkdir()
+    (home / "a_stranger" / "__init__.py").write_text("")
+    (home / "a_stranger" / "corrections.py").write_text(OUTSIDE)
+    (home / "config.py").write_text(CONFIG)
+    sys.path.insert(0, str(home))
+    yield home / "config.py"
+    sys.path.remove(str(home))
+    for name in [n for n in sys.modules if n.partition(".")[0] == "a_stranger"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def done(config, tmp_path_factory):
+    output = tmp_path_factory.mktemp("compared") / "out"
+    assert run("compare_corrections", f"--config={config}", f"--corrections={WORDS}", f"--output={output}") == 0
+    return output
+
+
+def rows(file):
+    with open(file, newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_each_stands_beside_the_uncorrected_run_at_n_and_at_2n(done):
+    table = {(r["NFE"], r["correction"]): r for r in rows(done / "table.csv")}
+    assert set(table) == {("4", "none"), ("8", "none"), ("4", "angle step"), ("4", "a_stranger.corrections:more_noise")}
+    ln_R = {key: float(r["ln R"]) for key, r in table.items()}
+    assert ln_R["4", "none"] < ln_R["8", "none"] < -0.02 and abs(ln_R["4", "angle step"]) < 0.5 * abs(ln_R["4", "none"])
+    kl = {key: float(r["band_kl"]) for key, r in table.items()}
+    assert kl["4", "angle step"] < 0.2 * kl["4", "none"]
+    assert float(table["4", "none"]["energy"]) > float(table["8", "none"]["energy"])
+    text = (done / "report.html").read_text()
+    assert "FreshNoise.sampler" in text and "Broken gives NoneType" in text and "data:image/png" in text
+    assert "a_stranger.corrections:more_noise" in text and "Calibrated by gaussian" in text
+
+
+def test_the_verdicts_are_those_of_the_intervals(done):
+    found = rows(done / "outcomes.csv")
+    assert {r["column"] for r in found} == {"energy", "mmd", "w2", "band_kl"} and len(found) == 8
+    plain = {r["NFE"]: r for r in rows(done / "table.csv") if r["correction"] == "none"}
+    for r in found:
+        step = float(plain["4"][r["column"]]) - float(plain["8"][r["column"]])
+        assert float(r["share_value"]) == pytest.approx(-float(r["minus_N_value"]) / step)
+        assert float(r["minus_2N_value"]) - float(r["minus_N_value"]) == pytest.approx(step)
+        assert float(r["minus_N_low"]) < float(r["minus_N_value"]) < float(r["minus_N_high"])
+        if r["verdict"] in ("reached", "part"):
+            assert float(r["minus_N_high"]) < 0
+        if r["verdict"] == "worse":
+            assert float(r["minus_N_low"]) > 0
+    by = {(r["correction"], r["column"]): r["verdict"] for r in found}
+    assert by["angle step", "band_kl"] in ("reached", "better")
+
+
+@pytest.mark.slow
+def test_again_it_samples_nothing_and_a_new_correction_its_own_cells_only(config, done, monkeypatch):
+    drawn, real = [], running.draw_cell
+    monkeypatch.setattr(running, "draw_cell", lambda *args: drawn.append(args[2]) or real(*args))
+    monkeypatch.setattr("score_lab.ablation.corrections_page.save_shares", lambda file, *_: file)
+    before = {name: (done / name).read_text() for name in ("table.csv", "outcomes.csv")}
+    words = (f"--config={config}", f"--output={done}")
+    assert run("compare_corrections", *words, f"--corrections={WORDS}") == 0 and not drawn
+    assert {name: (done / name).read_text() for name in before} == before
+    assert run("compare_corrections", *words, "--corrections=angle step; a_stranger.corrections:more_noise + angle step") == 0
+    assert {r.system.correction for r in drawn} == {"a_stranger.corrections:more_noise + angle step"} and len(drawn) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--corrections=angel step",), "angel step.*angle step"),
+        (("--corrections=input perturbation",), "made in sampling"),
+        (("--corrections=none",), "beside none"),
+        (("--corrections=a_stranger.corrections:nothing",), "nothing"),
+        (("--calibrate=fitted",), "gaussian, measured, or a number"),
+        (("--basis=dct",), "pca"),
+    ],
+)
+def test_bad_input_is_one_line(config, tmp_path, capfd, words, says):
+    assert run("compare_corrections", f"--config={config}", f"--output={tmp_path}", *words) == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and re.search(says, line)
+
+
+def test_words_between_semicolons_may_have_commas():
+    assert corrections_of("none; epsilon scaling, by band ;DCW") == ["none", "epsilon scaling, by band", "DCW"]
+    every = corrections_of("all; DCW")
+    assert every == [n for n, entry in CATALOGUE.items() if entry.make is not None]
+    with pytest.raises(ConfigError, match="calibrate"):
+        check_correction("DCW", True)
+
+
+def model(law):
+    x0 = np.asarray(law.sample(jax.random.key(1), jax.numpy.arange(2000)), np.float32)
+    return SimpleNamespace(
+        name="law", denoiser=law, shape=(2,), digest="law", made={}, spectrum=Spectrum.of(x0, "pca", "each"), forward_data=(x0, None),
+        assemble=lambda section, denoiser: (denoiser, DDIM(), UniformLogSNR(3, end=6.0)), cond=lambda n: None,
+    )  # fmt: skip
+
+
+def test_a_measured_calibration_has_a_seed_of_its_own_and_reads_forward_samples():
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    asked = correction_section("angle step, forward", "measured", (0, 4), 250)
+    assert asked["seed"] not in (0, 4) and correction_section("none", "measured", (0,), 9) is None
+    parts = assembled(law, {"correction": asked})
+    assert isinstance(parts.sampler, AngleStep) and parts.sampler.root.shape == (3, 2) and parts.sampler.root.max() > 0.5
+    assert assembled(law, {"correction": asked}) is parts
+    number = assembled(law, {"correction": correction_section("state gain, by band", 1.25, (0,), 20)})
+    assert isinstance(number.sampler, StateGain) and float(np.asarray(number.sampler.constants.values).max()) == pytest.approx(0.25)
+
+
+def pair(difference, half, least=0.0):
+    return Pair("a", "b", difference, difference - half, difference + half, 0.0, 0.0, least)
+
+
+@pytest.mark.parametrize(
+    ("gain", "twice", "step", "word"),
+    [
+        ((-3, 1), (-1, 0.5), (2, 1), "better"), ((-2, 1), (0, 1), (2, 1), "reached"), ((-1, 0.5), (1, 0.5), (2, 1), "part"),
+        ((-0.2, 1), (1.8, 1), (2, 1), "-"), ((2, 1), (4, 1), (2, 1), "worse"), ((-1, 2), (0, 2), (1, 2), "same"),
+        ((3, 1), (3, 1), (0, 2), "worse"),
+    ],
+)  # fmt: skip
+def test_the_word_for_every_case(gain, twice, step, word):
+    """Less is better here; of agreement more is, and the same numbers with the other sign mean the same."""
+    assert verdict(pair(*gain), pair(*twice), pair(*step), "energy") == word
+    turned = [pair(-d, half) for d, half in (gain, twice, step)]
+    assert verdict(*turned, "agreement") == word
+
+
+def test_pairs_that_are_asked_for_have_the_intervals_of_their_own_family():
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal(401)
+    noise = lambda: 0.3 * common[1:] + 0.1 * rng.standard_normal(400)  # noqa: E731
+    values = {name: np.concatenate([[v], v + noise()]) for name, v in (("a", 1), ("b", 2), ("c", 5))}
+    few, one = compared(values, [("a", "b"), ("c", "b")]), compared(values, [("a", "b")])[0]
+    assert [(p.better, p.worse, p.difference) for p in few] == [("a", "b", -1), ("c", "b", 3)]
+    every = {(p.better, p.worse): p for p in Ranking.of(values).pairs}
+    assert one.high - one.low < few[0].high - few[0].low < every["a", "b"].high - every["a", "b"].low
+    spread = np.std(values["a"][1:] - values["b"][1:], ddof=1)
+    assert 1.9 < (one.high - one.difference) / spread < 2.1 and not compared(values, [])
+
+
+def test_models_are_resampled_too():
+    """Three models whose own intervals are narrow: the interval of their mean is that of three numbers, sd / sqrt(3)."""
+    levels, rng = np.array([1.0, 2.0, 3.0]), np.random.default_rng(0)
+    draws = levels[:, None] + 1e-3 * np.concatenate([np.zeros((3, 1)), rng.standard_normal((3, 4000))], axis=1)
+    pooled = corrections._pooled(draws, corrections._picks(3, 4000))
+    assert pooled[0] == 2.0 and np.std(pooled[1:]) == pytest.approx(1.0 / np.sqrt(3), rel=0.05)
+    np.testing.assert_array_equal(corrections._pooled(draws[:1], corrections._picks(1, 4000)), draws[0])
