@@ -6,7 +6,7 @@
 The sums of chunks add, so memory grows with the number of replicates and not with the number of trajectories, and a trajectory has the same
 weights in whatever chunk, on whatever device it is drawn (Chamandy et al. 2012; Hanley & MacGibbon 2006 for the Poisson weights).
 
-    pointwise:     v -+ z se,    se = sd_r(v_r),    z normal
+    pointwise:     v -+ z se,    se = sd_r(v_r),    z Student's with R - 1 degrees of freedom: se is of R replicates
     simultaneous:  v -+ c se,    c the quantile of max_k |v_rk - v_k| / se_k: all levels at once
 """
 
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import t as student
 
 from score_lab.build import refuse
 from score_lab.types import Array
@@ -73,10 +73,11 @@ def curve(draws: np.ndarray, *, flag: np.ndarray | None = None, level: float = 0
     se = np.full(len(value), np.nan)
     se[whole] = rest[whole].std(axis=1, ddof=1)
     se[good & ~whole] = np.inf
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = float(student.ppf(0.5 + level / 2, rest.shape[1] - 1))
     use = whole & (se > 0)
     if simultaneous and use.any():
-        z = max(z, float(np.quantile((np.abs(rest[use] - value[use, None]) / se[use, None]).max(axis=0), level)))
+        largest = (np.abs(rest[use] - value[use, None]) / se[use, None]).max(axis=0)
+        z = max(z, float(np.quantile(largest, level, method="weibull")))  # the (R + 1) level-th of R: exceeded as often as it should be
     value = np.where(good, value, np.nan)
     half = np.where(np.isfinite(se), z * se, se)
     return Curve(value, se, value - half, value + half, flag, np.where(good[:, None], rest, np.nan), simultaneous)
