@@ -58,7 +58,7 @@ def draws(key, n: int):
 
 def free_denoiser() -> NetworkDenoiser:
     """On VP, with EDM's row."""
-    return NetworkDenoiser(jnp.asarray(0.9), Free(), VP(), F(0.5), 0.5)
+    return NetworkDenoiser(jnp.float32(0.9), Free(), VP(), F(0.5), 0.5)  # a parameter has a type of its own, as those of networks have
 
 
 def draws_per_step(denoiser: Any, sampler: Any) -> int:

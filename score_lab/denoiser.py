@@ -197,7 +197,7 @@ class NetworkDenoiser:
 
 
 @partial(jax.jit, static_argnums=0)
-def _apply(network: Network, params: PyTree, x: Array, level: Array, cond: Cond, level_s: Array | None, key: Array | None) -> Any:
+def _apply(network: Any, params: PyTree, x: Array, level: Array, cond: Cond, level_s: Array | None, key: Array | None) -> Any:
     return network.apply(params, x, level, cond, level_s=level_s, key=key)
 
 

@@ -138,10 +138,10 @@ class Study:
     grids: tuple = ("own",)
     paths: tuple = ("own",)
     guidance: tuple = (1.0,)
+    vary: dict = dataclasses.field(default_factory=dict)
     corrections: tuple = (NONE,)
     calibrate: Any = "gaussian"
     basis: str = ""
-    vary: dict = dataclasses.field(default_factory=dict)
     nfe: tuple = (5, 10, 20, 35, 50)
     seeds: tuple = (0, 1, 2)
     n: int = 1000

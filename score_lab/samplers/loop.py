@@ -167,12 +167,10 @@ def _run(*arguments) -> Samples:
     """``_sample``; on a CPU the numbers of its steps are a program of their own, which is compiled quickly and beside it."""
     if not _apart(arguments):
         return _sample(*arguments)
-    try:
-        table = _table(*arguments)
-    except _NotCompiled:
-        _compile(arguments)
-        table = _table(*arguments)
-    return _sample(*arguments, table)
+    with contextlib.suppress(_NotCompiled):
+        return _sample(*arguments, _table(*arguments))
+    _compile(arguments)
+    return _sample(*arguments, _table(*arguments))
 
 
 class _NotCompiled(Exception):
