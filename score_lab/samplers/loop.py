@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -192,12 +193,22 @@ def _lowering():
 
 def _compile(arguments: tuple) -> None:
     """Compiles ``_table`` and ``_sample`` at the same time; calls of them find what was compiled."""
-    with _lowering():
-        table, loop = _table.lower(*arguments), _lowered(*arguments)
-    with ThreadPoolExecutor(1) as pool:
-        small = pool.submit(table.compile)
-        loop.compile()
+    with _lowering(), _no_collection(), ThreadPoolExecutor(1) as pool:
+        small = pool.submit(_table.lower(*arguments).compile)
+        _lowered(*arguments).compile()
         small.result()
+
+
+@contextlib.contextmanager
+def _no_collection():
+    """Tracing makes many objects that live on: looking for garbage among them takes a tenth of a first call."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _lowered(*arguments) -> Any:
