@@ -21,11 +21,13 @@ import numpy as np
 from score_lab.build import ConfigError, refuse
 from score_lab.linear import batch_of, combine
 from score_lab.paths.base import GaussianPath
-from score_lab.targets import Target, convert, loses_signal
+from score_lab.targets import Target, condition_number, convert, loses_signal
 from score_lab.types import Array, Cond, Network, PyTree, Time, leaf, pytree_dataclass, static
 
 __all__ = ["LEVEL_LIMIT", "Denoiser", "NetworkDenoiser", "Prediction", "check_labels", "check_levels", "trained_range"]
 
+MOST_CONDITION = 1e5
+"""Of the two equations for x0 and eps: float32 rounding times this is a hundredth."""
 LEVEL_LIMIT = 20.0
 """The log-SNR that a network is told is clipped to +-20: the levels of pure data and pure noise are finite."""
 
@@ -194,6 +196,16 @@ class NetworkDenoiser:
                 f"target: '{name}' says nothing of x0 at t = 1 of {type(path).__name__}, which has zero terminal SNR; "
                 f"allowed: a finite lowest log-SNR (log_snr_min, -10 is usual), or one of X0, V, Velocity, F"
             )
+        low, high = self.log_snr_range
+        for level in sorted({max(low, -1e3) if low > -np.inf else min(0.0, high), min(max(0.0, low), high)}):
+            t = path.time_of(jnp.asarray(level))
+            worst = float(condition_number(self.target.row(path, t), path.alpha(t), path.sigma(t)))
+            if not worst <= MOST_CONDITION:
+                refuse(
+                    "target",
+                    f"{type(self.target).__name__} at log-SNR {level:g} of {type(path).__name__}, condition number {worst:.2g}",
+                    f"one from which x0 and eps can be told, at most {MOST_CONDITION:g}: X0, V, Velocity, F, or a higher log_snr_min",
+                )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -11,6 +11,7 @@ from score_lab.build import ConfigError
 from score_lab.denoiser import NetworkDenoiser, Prediction, check_levels, trained_range
 from score_lab.paths import EDM, VE, VP, Cosine, LinearFlow, SubVP, Trigonometric, ddpm_table, move
 from score_lab.targets import X0, Eps, F, Score, V, Velocity
+from score_lab.types import pytree_dataclass
 
 SIGMA_DATA = 0.6
 RNG = np.random.default_rng(0)
@@ -286,6 +287,24 @@ def test_prediction_is_a_pytree_for_states_of_any_structure():
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------------
+
+
+@pytree_dataclass
+class TheState:
+    """A target that is the state itself: nothing can be told from it."""
+
+    def row(self, path, t):
+        return path.alpha(t), path.sigma(t)
+
+
+def test_conversions_without_digits_are_refused_by_name():
+    """2 / |det| of rows of length 1: 2 exp(-log_snr / 2) of eps at low levels; infinite of the state itself, at every level."""
+    made("flow", "eps", log_snr_range=(-20.0, np.inf)).check()
+    with pytest.raises(ConfigError, match=r"target: 'Eps at log-SNR -60 of LinearFlow.*allowed: .*a higher log_snr_min"):
+        made("flow", "eps", log_snr_range=(-60.0, np.inf)).check()
+    with pytest.raises(ConfigError, match=r"target: 'TheState at log-SNR .*condition number inf"):
+        dataclasses.replace(made(), target=TheState()).check()
+
 
 
 @pytest.mark.parametrize("target", ["eps", "score"])

@@ -108,7 +108,7 @@ class At:
         return jnp.zeros_like(log_snr)
 
 
-FAST = {("flow", "eps"), ("vp", "score"), ("zero_terminal", "velocity")}
+FAST = {("flow", "eps"), ("zero_terminal", "velocity")}
 
 
 @pytest.mark.parametrize(

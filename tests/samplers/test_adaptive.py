@@ -125,7 +125,9 @@ def test_variables_and_the_implicit_solver():
         np.testing.assert_allclose(found, truth, atol=1e-4 if solver.variable == Kappa() else 1e-5)
 
 
-@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), DPMAdaptive(3)], ids=["Dopri5", "DPMAdaptive"])
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(Dopri5(1e-4, 1e-4), marks=pytest.mark.slow), DPMAdaptive(3)], ids=["Dopri5", "DPMAdaptive"]
+)
 def test_nfe_is_what_was_evaluated(sampler):
     """One sample, so that nothing is masked: the host sees nfe evaluations, and none past the grid's ends."""
     grid = UniformLogSNR(2, -6.0, 6.0)

@@ -1,7 +1,7 @@
 """Path x target x sampler x grid: the last states are finite, from one end of the path to the other in float32, or refused at build by
 name.
 
-A path's values at the grid's times are data here, not program, so 216 cells of path, target and grid are one program a sampler.  Five
+A path's values at the grid's times are data here, not program, so 216 cells of path, target and grid are one program a sampler.  Three
 samplers are in the quick suite; ``make test-slow`` takes the others too, and every path with its own functions compiled.
 """
 
