@@ -3,6 +3,7 @@
 Read tests/README.md first.  What stands above the imports must happen before jax starts.
 """
 
+import gc
 import itertools
 import os
 import re
@@ -32,6 +33,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
 hypothesis.settings.load_profile("suite")
+gc.set_threshold(200_000, 20, 20)  # tracing makes many objects that live on: looking for garbage among them is 3 % of the suite
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Forms of a parametrised test that show again what its other forms show are slow: those that ``slow_variants.txt`` lists."""
+    listed = set((ROOT / "tests" / "slow_variants.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +71,12 @@ def test_a_protocol_is_checked_by_its_methods():
     assert loses_signal(Eps(), LinearFlow()) and not loses_signal(X0(), LinearFlow())
     with pytest.raises(jaxtyping.TypeCheckError, match="target"):
         loses_signal(LinearFlow(), LinearFlow())  # a path is no target: it has no row
+
+
+def test_slow_variants_are_forms_of_tests_that_are_there():
+    """Each names a test and one form of it; what the file does not say is that a form stays quick, so none lists every form."""
+    root = Path(__file__).parents[1]
+    for line in (root / "tests" / "slow_variants.txt").read_text().splitlines():
+        file, _, name = line.partition("::")
+        function, bracket, _ = name.partition("[")
+        assert bracket and f"def {function}(" in (root / file).read_text(), line
