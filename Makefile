@@ -12,8 +12,10 @@ WORKDIR ?= runs/digits
 ARGS ?=
 RECORDS ?=
 version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-VENV ?= .venv-$(version)
+EXTRA ?=
+VENV ?= .venv-$(version)$(addprefix -,$(EXTRA))
 CONSTRAINTS ?= constraints/py$(subst .,,$(version)).txt
+comma := ,
 stamp := $(VENV)/.installed
 python := $(VENV)/bin/python
 
@@ -21,13 +23,13 @@ python := $(VENV)/bin/python
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
-	@echo '  PYTHON=python3.12 chooses the interpreter (3.11, 3.12, 3.13); ARGS="..." is handed to the program; JOBS=2 test processes'
+	@echo '  PYTHON=python3.12 chooses the interpreter (3.11, 3.12, 3.13); ARGS="..." is handed to the program; JOBS=2 test processes; EXTRA=cuda12 for a GPU (cuda13, tpu)'
 
 venv: $(stamp)  ## virtual environment .venv-<version> with everything that was tried for this Python
 
 $(stamp): setup.py tools/make_venv.py $(wildcard $(CONSTRAINTS))
 	@[ -n "$(version)" ] || { why=$$($(PYTHON) -c pass 2>&1 | grep -m1 . || true); echo "make: PYTHON: '$(PYTHON)' cannot be run ($$why); allowed: Python 3.11, 3.12 or 3.13, for example PYTHON=python3.12" >&2; exit 2; }
-	@$(PYTHON) tools/make_venv.py $(VENV) $(CONSTRAINTS)
+	@$(PYTHON) tools/make_venv.py $(VENV) $(CONSTRAINTS) '.[dev$(addprefix $(comma),$(EXTRA))]'
 
 digits: $(stamp)  ## train on handwritten digits, sample, table and pictures: 5 minutes on 2 cores
 	@$(python) -m experiments.digits --workdir $(WORKDIR) $(ARGS)

@@ -92,6 +92,8 @@ class Gallery:
                 cond={"label": self.label}, chunk=min(CHUNK, self.n),
             )  # fmt: skip
 
+        once = [f"{name} on {path} is {other} to the last step: drawn once" for (path, name), other in same.items()]
+        self.table.notes = [*self.table.notes, *once]
         start = time.time()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             runs = {cell: pool.submit(drawn, *cell) for cell in cells if cell not in same}
