@@ -102,6 +102,23 @@ def test_devices_change_nothing(monkeypatch):
     np.testing.assert_array_equal(four.x, again.x)
 
 
+def test_devices_change_no_bit_of_the_draws_and_no_digit_in_float64(x64):
+    """Indices spread over four devices: prior and step noise bit by bit; samples to 1e-10."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
+    spread = jax.device_put(jnp.arange(8), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+
+    @jax.jit
+    def drawn(index):
+        return VP().prior_sample(KEY, index, (3,)), NormalDraws.of(KEY, index)(2, 1, jnp.zeros((8, 3)))
+
+    assert not drawn(spread)[0].sharding.is_fully_replicated
+    for four, one in zip(drawn(spread), drawn(jnp.arange(8)), strict=True):
+        np.testing.assert_array_equal(four, one)
+    one, four = chunked(10, 8).x, chunked(10, 8, devices=jax.local_devices()).x
+    assert one.dtype == np.float64
+    np.testing.assert_allclose(four, one, rtol=1e-10)
+
+
 def test_given_states_and_states_of_several_arrays():
     path = VP()
     x_T = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
