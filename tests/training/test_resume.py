@@ -90,6 +90,9 @@ def test_sigkill_of_the_launcher(tmp_path):
     assert start(tmp_path / "broken").wait(300) == 0
     whole, again = (load(tmp_path / name, ema=None) for name in ("whole", "broken"))
     assert bits(whole.denoiser.params) == bits(again.denoiser.params)
+    whole, again = (load(tmp_path / name, ema=0) for name in ("whole", "broken"))
+    assert bits(whole.denoiser.params) == bits(again.denoiser.params)
+    assert position(tmp_path / "whole", 600) == position(tmp_path / "broken", 600)
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
 
 
