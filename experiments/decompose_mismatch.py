@@ -47,17 +47,18 @@ def main() -> None:
     values = parse(__doc__, sys.argv, define)
     config = read_config(f"{decompose.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
-    from experiments.decompose_parts import Cells, opened, taken_apart
-    from score_lab.report.decomposition_page import table_of, words_of, write
+    from experiments.decompose_parts import opened, taken_apart
+    from score_lab.mismatch.study import Records
+    from score_lab.report.mismatch.decomposition_page import table_of, words_of, write
 
     start = time.time()
     setting = opened(config, {name: values[name].value for name in (*WORDS, *NUMBERS, "guidance")})
-    cells = Cells(setting.folder)
-    found = [taken_apart(setting, cells, spec, budget) for spec in setting.solvers for budget in setting.nfe]
+    records = Records(setting.folder)
+    found = [taken_apart(setting, records, spec, budget) for spec in setting.solvers for budget in setting.nfe]
     page = write(setting.folder, found, setting.notes, [f"python -m experiments.decompose_mismatch {shlex.join(sys.argv[1:])}"])
     print(f"\n{table_of(found).text()}\n")
     print("\n".join(line for part in found for line in words_of(part)))
-    print(f"\n{time.time() - start:.0f} s, {cells.made} cells made, {cells.there} were there.  Open {page}")
+    print(f"\n{time.time() - start:.0f} s, {records.made} records made, {records.there} were there.  Open {page}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,18 +16,19 @@ import numpy as np
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation.counting import blank_of, count_nfe, fit
-from score_lab.ablation.keys import code_of, key_of, levels_of, model_digest, versions
+from score_lab.ablation.keys import code_of, levels_of, model_digest, versions
 from score_lab.build import ConfigError, build, refuse
 from score_lab.evaluation import digest
 from score_lab.mismatch import NormRecorder, Spectrum, covered, cube, decompose, variance_ratios, visited
 from score_lab.mismatch.spectrum import BASES
-from score_lab.report.decomposition_page import Part
+from score_lab.mismatch.study import Records, spectrum_of
+from score_lab.report.mismatch.decomposition_page import Part
 from score_lab.samplers import sample
 from score_lab.samplers.steps import steps_of
 from score_lab.specs import literal, name_of, plain, spec_of, split, stepped
 from score_lab.training import load
 
-__all__ = ["Cells", "Setting", "opened", "taken_apart"]
+__all__ = ["Setting", "opened", "taken_apart"]
 
 DRAWS = 10_000
 """Of an exact law, in place of examples: what its spectrum is measured on."""
@@ -98,7 +97,7 @@ def _trained(model, basis, own, guidance, specs, nfe, numbers, folder) -> Settin
     ]
     described = {name: config.get(name) for name in ("network", "target", "path", "denoiser", "objective")}
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
-    spectrum = _spectrum(x, basis)
+    spectrum = _spectrum(x, basis, folder)
     return Setting(loaded.denoiser, None, x[: numbers["n"]], cond, spectrum, section, specs, nfe, numbers, folder, stamp, trained, notes)
 
 
@@ -113,7 +112,7 @@ def _exact(model, basis, own, guidance, specs, nfe, numbers, folder) -> Setting:
     if own["grid"] is None:
         refuse("--grid", "own", "the name of a grid: an exact denoiser has none of its own")
     x = np.asarray(exact.sample(jax.random.key(numbers["seed"] + 1), jnp.arange(max(DRAWS, numbers["n"]))))
-    spectrum = _spectrum(x, basis)
+    spectrum = _spectrum(x, basis, folder)
     wrong = build({"target": "Misspecified", **model.get("wrong", {})}, "score_lab.analytic", "model.wrong", denoiser=exact,
                   mean=jnp.asarray(spectrum.mean, jnp.float32))  # fmt: skip
     notes = [f"An exact {model['denoiser']['target']} on {type(path).__name__} in place of a network, wrong by gain {1 + wrong.eta:g} and "
@@ -123,39 +122,13 @@ def _exact(model, basis, own, guidance, specs, nfe, numbers, folder) -> Setting:
     return Setting(wrong, exact, x[: numbers["n"]], None, spectrum, section, specs, nfe, numbers, folder, stamp, None, notes)
 
 
-def _spectrum(x: np.ndarray, basis: str) -> Spectrum:
-    images = x.ndim == 4
-    return Spectrum.of(x, basis or ("dct" if images else "pca"), "radial" if images else "each")
+def _spectrum(x: np.ndarray, basis: str, folder: Path) -> Spectrum:
+    basis = basis or ("dct" if x.ndim == 4 else "pca")
+    folder.mkdir(parents=True, exist_ok=True)
+    return spectrum_of(x, basis, folder / f"spectrum_{basis}.npz")
 
 
-class Cells:
-    """One npz a cell under ``folder``/cells, named by the SHA-256 of what produced it, written whole; ``made`` here, ``there`` before."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.made, self.there = folder / "cells", 0, 0
-
-    def kept(self, what: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of ``what`` (JSON); a file that cannot be read is made again."""
-        file = self.folder / f"{key_of(what)}.npz"
-        if file.is_file():
-            try:
-                with np.load(file) as stored:
-                    array = stored["log_ratio"]
-                self.there += 1
-                return array
-            except (OSError, ValueError, EOFError, KeyError):
-                pass
-        array = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        with open(part, "wb") as out:
-            np.savez(out, log_ratio=array, what=json.dumps(what, sort_keys=True))
-        os.replace(part, file)
-        self.made += 1
-        return array
-
-
-def taken_apart(setting: Setting, cells: Cells, spec: Mapping[str, Any], budget: int) -> Part:
+def taken_apart(setting: Setting, records: Records, spec: Mapping[str, Any], budget: int) -> Part:
     """One solver at one budget: its decomposition, what the Gaussian surrogate predicts, and the levels that it visits."""
     own = setting.section["grid"]
 
@@ -182,7 +155,8 @@ def taken_apart(setting: Setting, cells: Cells, spec: Mapping[str, Any], budget:
     }  # fmt: skip
 
     def kept(cell: tuple[str, str, int], make: Callable[[], np.ndarray]) -> np.ndarray:
-        return cells.kept({**same, "cell": list(cell), "levels": levels_of(steps_of(assembled(cell[2])[2], denoiser.path))}, make)
+        what = {**same, "cell": list(cell), "levels": levels_of(steps_of(assembled(cell[2])[2], denoiser.path))}
+        return records.kept(what, lambda: {"log_ratio": make()})["log_ratio"]
 
     found = decompose(
         denoiser, sampler, lambda k: assembled(k)[2], setting.x0, setting.spectrum, jax.random.key(setting.numbers["seed"]), N=N,

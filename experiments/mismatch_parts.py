@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablation_parts import study_fields
-from score_lab.ablation import Model, Run, Study, key_of
+from score_lab.ablation import Model, Run, Study
 from score_lab.ablation.keys import code_of, code_of_modules, versions
 from score_lab.ablation.running import reason_of
 from score_lab.build import build, refuse
@@ -28,7 +28,7 @@ from score_lab.mismatch.study import (
     read_outs_of,
     spectrum_of,
 )
-from score_lab.specs import spec_of, split
+from score_lab.specs import key_of, spec_of, split
 
 __all__ = ["Questions", "asked", "folder_of", "measure_all", "notes_of", "recordings", "subjects"]
 

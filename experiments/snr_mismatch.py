@@ -68,8 +68,8 @@ def main() -> None:
     from experiments.ablation_parts import open_models
     from score_lab.ablation import runs_of
     from score_lab.mismatch.study import Records
-    from score_lab.mismatch.study.words import cannot, compared
-    from score_lab.report.mismatch_page import table_of, write
+    from score_lab.mismatch.study.conclusions import cannot, compared
+    from score_lab.report.mismatch.page import table_of, write
 
     start = time.time()
     names = (*LISTS, *QUESTIONS, "vary", "basis", "n", "replicates", "chunk", "output", "workdir")

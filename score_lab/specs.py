@@ -3,23 +3,25 @@
     spec    NAME | module:NAME | NAME(field=value, ...)        a value is a Python literal, a plain word, or a part again
     words   spec, spec, ...                                    commas inside brackets separate nothing
 
-Command lines and configurations are read with it, tables and pages are labelled with it.  A field that is a part itself takes a bare name:
-``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.  A bare word is a part if it is the capitalised name of one of
-``score_lab.samplers``, or an import path; any other is text (``increment=exact``).
+Command lines and configurations are read with it, tables and pages are labelled with it, and what was made of parts is kept under their
+key.  A field that is a part itself takes a bare name: ``Heun(variable=T)``, ``Churn(grid=Karras(rho=5), s_churn=10)``.  A bare word is a
+part if it is the capitalised name of one of ``score_lab.samplers``, or an import path; any other is text (``increment=exact``).
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from score_lab.build import find, refuse
 
-__all__ = ["counted", "innermost", "literal", "name_of", "part_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
+__all__ = ["counted", "innermost", "key_of", "literal", "name_of", "part_of", "plain", "spec_of", "split", "stepped", "takes", "vary"]
 
 ROOM = "score_lab.samplers"
 """Whose names are parts without being told so."""
@@ -82,6 +84,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def key_of(what: Mapping[str, Any]) -> str:
+    """32 hex digits of the SHA-256 of ``what`` as canonical JSON (sorted names, no spaces)."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
 def name_of(spec: Mapping[str, Any] | None, none: str = "own", whole: bool = False) -> str:

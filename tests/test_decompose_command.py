@@ -48,8 +48,8 @@ def value(folder, part, band="total"):
 
 
 def test_what_it_leaves_behind(done):
-    assert {f.name for f in done.iterdir()} == {"cells", "table.csv", "table.json", "parts.png", "report.html"}
-    assert len(list((done / "cells").iterdir())) == 7  # true start at 4, 8, 16 steps, exact too; the prior at 4
+    assert {f.name for f in done.iterdir()} == {"records", "spectrum_pca.npz", "table.csv", "table.json", "parts.png", "report.html"}
+    assert len(list((done / "records").iterdir())) == 7  # true start at 4, 8, 16 steps, exact too; the prior at 4
     parts = [r["part"] for r in rows(done) if r["band"] == "total"]
     assert parts == ["whole", "prior", "discretisation", "model", "guidance", "draws", "interaction", "discretisation of a Gaussian"]
     for band in ("0", "1", "total"):
@@ -64,13 +64,13 @@ def test_what_it_leaves_behind(done):
 
 def test_the_same_command_goes_on_where_it_stopped(done, config, tmp_path, monkeypatch, capsys):
     """A cell that is there is not sampled again; one that was lost, or is broken, is made to the same number."""
-    before, cells = rows(done), sorted((done / "cells").iterdir())
+    before, cells = rows(done), sorted((done / "records").iterdir())
     cells[0].unlink()
     cells[1].write_bytes(b"broken")
     made, cell = [], decompose_parts.cube._cell
     monkeypatch.setattr(decompose_parts.cube, "_cell", lambda *a: (made.append(1), cell(*a))[1])
     assert run("decompose_mismatch", f"--config={config}", f"--output={done}") == 0
-    assert len(made) == 2 and rows(done) == before and "2 cells made, 5 were there" in capsys.readouterr().out
+    assert len(made) == 2 and rows(done) == before and "2 records made, 5 were there" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line_and_status_2(config, tmp_path, capsys):

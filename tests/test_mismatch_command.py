@@ -5,10 +5,10 @@ measure from a folder of somebody's own, and what it refuses.
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from elsewhere import folder
 from test_launchers import run
 
 from score_lab.mismatch.study import recording
@@ -21,8 +21,8 @@ def get_config():
         "models": {"two": {"denoiser": {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)),
                                         "variances": (0.05, 0.1)}, "path": {"target": "VP"}}},
         "solvers": ("DDIM", "Heun"), "grids": ("UniformLogSNR(end=6)",), "nfe": (5,), "seeds": (0,), "n": 64, "chunk": 64,
-        "estimators": ("TotalVariance", "SpectralRegression", "elsewhere.mine:Half(nats=0.25)"), "basis": "pca", "read_outs": ("P1",),
-        "measures": ("elsewhere.mine:mean_square",), "replicates": 40,
+        "estimators": ("TotalVariance", "SpectralRegression", "a_package.mine:Half(nats=0.25)"), "basis": "pca", "read_outs": ("P1",),
+        "measures": ("a_package.mine:mean_square",), "replicates": 40,
     })
 '''
 
@@ -33,18 +33,10 @@ PICTURES = ("found_0", "effective_0", "effective_1", "effective_2", "log_ratios"
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """A configuration, in a folder that also holds a package of an estimator, measures and samplers."""
-    home = tmp_path_factory.mktemp("mismatch")
-    (home / "elsewhere").mkdir()
-    (home / "elsewhere" / "__init__.py").write_text("")
     here = Path(__file__).parent
-    shutil.copy(here / "mismatch" / "outside.py", home / "elsewhere" / "mine.py")
-    shutil.copy(here / "ablation" / "outside.py", home / "elsewhere" / "samplers.py")
-    (home / "config.py").write_text(CONFIG)
-    sys.path.insert(0, str(home))
-    yield home / "config.py"
-    sys.path.remove(str(home))
-    for name in [n for n in sys.modules if n.partition(".")[0] == "elsewhere"]:
-        del sys.modules[name]
+    files = {"mine": (here / "mismatch" / "outside.py").read_text(), "samplers": (here / "ablation" / "outside.py").read_text()}
+    with folder(tmp_path_factory.mktemp("mismatch"), "a_package", files, CONFIG) as file:
+        yield file
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +50,7 @@ def done(config, tmp_path_factory):
 @pytest.fixture
 def copy(done, tmp_path, monkeypatch):
     """A folder with what ``done`` recorded; pictures are its pictures: drawing takes longer than sampling."""
-    import score_lab.report.mismatch_page as page
+    import score_lab.report.mismatch.page as page
 
     shutil.copytree(done, tmp_path / "out")
     for name in ("save_found", "save_effective", "save_log_ratios", "save_layers", "save_read_outs"):
@@ -123,7 +115,7 @@ def test_stopped_and_resumed_is_the_same_table(config, done, copy, monkeypatch, 
 def test_a_solver_more_adds_its_own_and_one_that_fails_is_told(config, done, copy, capsys):
     """DDIM(eta=1) calls at the levels of DDIM, so it adds one record; a solver from outside that raises is a line, and the rest go on."""
     before = names(copy)
-    words = "--solvers=DDIM, Heun, DDIM(eta=1), elsewhere.samplers:Raises"
+    words = "--solvers=DDIM, Heun, DDIM(eta=1), a_package.samplers:Raises"
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}", words) == 0
     assert len(set(names(copy)) - set(before)) == 1 and set(before) <= set(names(copy))
     table, old = rows(copy), rows(done)
@@ -145,10 +137,10 @@ def test_with_nothing_but_the_axes(config, done, copy, capsys):
 REFUSED = [
     ("--n=5", "--n: 5", "at least 32"),
     ("--estimators=TotalVarianc", "estimators.target: 'TotalVarianc'", "did you mean 'TotalVariance'?"),
-    ("--estimators=elsewhere.mine:Blind", "estimators: 'elsewhere.mine:Blind'", "read(record, spectrum, path)"),
+    ("--estimators=a_package.mine:Blind", "estimators: 'a_package.mine:Blind'", "read(record, spectrum, path)"),
     ("--estimators=TotalVariance(toll=1)", "estimators.toll: 1", "did you mean 'tol'?"),
-    ("--measures=elsewhere.mine:nothing", "measures: 'nothing'|measures: 'elsewhere.mine:nothing'", "one of"),
-    ("--measures=elsewhere.mine:banded", "measures", "one of"),
+    ("--measures=a_package.mine:nothing", "measures: 'nothing'|measures: 'a_package.mine:nothing'", "one of"),
+    ("--measures=a_package.mine:banded", "measures", "one of"),
     ("--read_outs=P9", "read_outs: 'P9'", "P1, P3, P4"),
     ("--read_outs=P2", "read_outs: 'P2'", "pair a run with data"),
     ("--basis=dtc", "basis: 'dtc'", "did you mean 'dct'?"),
@@ -175,5 +167,5 @@ def test_another_spectrum_and_another_measure_are_refused(config, copy, capsys):
     """Data of another law in the same folder; a measure that is no curve over the calls."""
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}", "--config.models.two.denoiser.variances=(0.2,0.1)") == 2
     assert "spectrum_pca.npz" in (said := capsys.readouterr().err) and "or another --output" in said
-    assert run("snr_mismatch", f"--config={config}", f"--output={copy}", "--measures=elsewhere.mine:too_short") == 2
+    assert run("snr_mismatch", f"--config={config}", f"--output={copy}", "--measures=a_package.mine:too_short") == 2
     assert "measures: too_short" in (said := capsys.readouterr().err) and "a Curve over the 5 calls" in said

@@ -2,7 +2,7 @@
 
 from score_lab.ablation.corrections import Comparison, Outcome, comparison
 from score_lab.ablation.corrections_page import answer, write_corrections
-from score_lab.ablation.keys import key_of, model_digest
+from score_lab.ablation.keys import model_digest
 from score_lab.ablation.page import write
 from score_lab.ablation.plan import Plan, Run, planned, runs_of
 from score_lab.ablation.results import Results, collected
@@ -14,5 +14,5 @@ from score_lab.ablation.truth import Images, Points
 
 __all__ = [
     "Cell", "Comparison", "Images", "Model", "Outcome", "Plan", "Points", "Results", "Run", "Store", "Study", "System", "answer",
-    "collected", "comparison", "full_table", "key_of", "model_digest", "planned", "run_cells", "runs_of", "write", "write_corrections",
+    "collected", "comparison", "full_table", "model_digest", "planned", "run_cells", "runs_of", "write", "write_corrections",
 ]  # fmt: skip

@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.ablation.counting import blank_of
-from score_lab.ablation.keys import code_of_modules, key_of
+from score_lab.ablation.keys import code_of_modules
 from score_lab.build import build, find, refuse
 from score_lab.mismatch import BandRecorder, Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, Corrected, Setting
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.forward import forward_run
 from score_lab.samplers import sample
-from score_lab.specs import spec_of
+from score_lab.specs import key_of, spec_of
 
 __all__ = ["CALIBRATIONS", "NONE", "Parts", "assembled", "check_correction", "correction_section", "plain_section"]
 

@@ -16,7 +16,6 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,9 @@ from score_lab.evaluation import digest
 from score_lab.samplers import calls, loop
 from score_lab.samplers.steps import Steps
 
-__all__ = ["code_of", "code_of_modules", "key_of", "levels_of", "model_digest", "versions"]
+__all__ = ["code_of", "code_of_modules", "levels_of", "model_digest", "versions"]
 
 LIBRARIES = ("score-lab", "jax", "jaxlib", "numpy")
-
-
-def key_of(what: Mapping[str, Any]) -> str:
-    """32 hex digits of the SHA-256 of ``what`` as canonical JSON (sorted names, no spaces)."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
 def model_digest(denoiser: Any, *described: Any) -> str:

@@ -15,14 +15,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from score_lab.ablation.keys import key_of
 from score_lab.ablation.pictures import draw_quality, draw_same_noise, heading
 from score_lab.ablation.results import Results
 from score_lab.ablation.store import Store
 from score_lab.ablation.tables import budgets, failures, full_table, ranking_table, write_rankings
 from score_lab.ablation.truth import HIGHER
 from score_lab.report import Page
-from score_lab.specs import plain
+from score_lab.specs import key_of, plain
 
 __all__ = ["studies", "study_id", "write"]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from score_lab.ablation.correcting import NONE, assembled, correction_section
 from score_lab.ablation.counting import Budget, blank_of, count_nfe, fit
-from score_lab.ablation.keys import code_of, key_of, levels_of, versions
+from score_lab.ablation.keys import code_of, levels_of, versions
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study, System
 from score_lab.build import ConfigError, build, find
@@ -26,7 +26,7 @@ from score_lab.samplers import CATALOGUE
 from score_lab.samplers.catalogue import STOCHASTIC
 from score_lab.samplers.grids.base import ending
 from score_lab.samplers.steps import Steps
-from score_lab.specs import counted, stepped
+from score_lab.specs import counted, key_of, stepped
 
 __all__ = ["Plan", "Run", "planned", "runs_of"]
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from score_lab.ablation import truth
 from score_lab.ablation.correcting import NONE, plain_section
-from score_lab.ablation.keys import code_of_modules, key_of
+from score_lab.ablation.keys import code_of_modules
 from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
 from score_lab.ablation.truth import HIGHER, RANKABLE, Measured, snr_gap, solver_error
 from score_lab.evaluation import Ranking, resampled
+from score_lab.specs import key_of
 
 __all__ = ["Contest", "Results", "Row", "collected", "diverged"]
 

@@ -13,11 +13,11 @@ from score_lab.report.mismatch import (
     save_log_ratios,
     save_mismatch,
     save_read_outs,
+    save_shares,
 )
 from score_lab.report.overview import save_overview
 from score_lab.report.page import Page, versions
 from score_lab.report.samples import draw_samples, save_samples
-from score_lab.report.shares import save_shares
 
 __all__ = [
     "Corrected", "Page", "draw_film", "draw_samples", "save_corrections", "save_coverage", "save_decomposition", "save_effective",

@@ -18,6 +18,7 @@ import jax
 import network_guard
 import numpy as np
 import pytest
+from elsewhere import folder
 from test_launchers import ROOT, TRAIN, run
 
 from score_lab.ablation import pictures, running
@@ -42,16 +43,9 @@ TIMES = ("ms", "compile s", "MB")
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """A configuration file, in a folder that also holds a package of samplers."""
-    home = tmp_path_factory.mktemp("ablate")
-    (home / "outside_of_here").mkdir()
-    (home / "outside_of_here" / "__init__.py").write_text("")
-    shutil.copy(Path(__file__).parent / "outside.py", home / "outside_of_here" / "samplers.py")
-    (home / "config.py").write_text(CONFIG)
-    sys.path.insert(0, str(home))
-    yield home / "config.py"
-    sys.path.remove(str(home))
-    for name in [n for n in sys.modules if n.partition(".")[0] == "outside_of_here"]:
-        del sys.modules[name]
+    files = {"samplers": (Path(__file__).parent / "outside.py").read_text()}
+    with folder(tmp_path_factory.mktemp("ablate"), "outside_of_here", files, CONFIG) as file:
+        yield file
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from experiments import overrides
 from experiments.ablation_parts import command_of, study_fields
 from experiments.sampling import completed
 from experiments.system import add_options
-from score_lab.ablation import Cell, Images, Model, Store, Study, System, key_of, keys, plan
+from score_lab.ablation import Cell, Images, Model, Store, Study, System, keys, plan
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
 from score_lab.ablation.plan import REFERENCE, Run, levels
@@ -31,7 +31,7 @@ from score_lab.evaluation import Estimate, Ranking
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
-from score_lab.specs import counted, name_of, spec_of, split, stepped, vary
+from score_lab.specs import counted, key_of, name_of, spec_of, split, stepped, vary
 
 MIXTURE = GaussianMixture(
     VP(), np.ones(2, np.float32), np.array([[1.0, 0], [-1, 0]], np.float32), np.full(2, 0.1, np.float32), np.array([0, 1])

@@ -2,12 +2,12 @@
 
 import csv
 import re
-import sys
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from elsewhere import folder
 from test_launchers import run
 
 from experiments.ablation_parts import corrections_of
@@ -55,16 +55,8 @@ WORDS = "angle step; fresh noise, by band; a_stranger.corrections:more_noise; a_
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    home = tmp_path_factory.mktemp("compare")
-    (home / "a_stranger").mkdir()
-    (home / "a_stranger" / "__init__.py").write_text("")
-    (home / "a_stranger" / "corrections.py").write_text(OUTSIDE)
-    (home / "config.py").write_text(CONFIG)
-    sys.path.insert(0, str(home))
-    yield home / "config.py"
-    sys.path.remove(str(home))
-    for name in [n for n in sys.modules if n.partition(".")[0] == "a_stranger"]:
-        del sys.modules[name]
+    with folder(tmp_path_factory.mktemp("compare"), "a_stranger", {"corrections": OUTSIDE}, CONFIG) as file:
+        yield file
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from score_lab.mismatch.estimators import TotalVariance
 from score_lab.mismatch.measures import band_kl
 from score_lab.mismatch.on_curve import divergence, share
 from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
+from score_lab.mismatch.study.conclusions import cannot, compared
 from score_lab.mismatch.study.recording import even
-from score_lab.mismatch.study.words import bands_of, cannot, compared, findings, looked, variance_verdict
+from score_lab.mismatch.study.words import bands_of, findings, looked, variance_verdict
 from score_lab.paths import EDM, VP
 from score_lab.samplers import Euler, Kappa, Karras, sample
 from score_lab.types import pytree_dataclass

@@ -1,6 +1,6 @@
 """A study of the mismatch: runs recorded beside their null, kept and resumed, measured, and said in words.
 
-``experiments.snr_mismatch`` is its command; ``score_lab.report.mismatch_page`` its table and page.
+``experiments.snr_mismatch`` is its command; ``score_lab.report.mismatch.page`` its table and page.
 """
 
 from score_lab.mismatch.study.measuring import Measured, Pair, measured

@@ -9,7 +9,6 @@ Nothing is written before the first record is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -22,15 +21,17 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.mismatch.spectrum import Spectrum, digest_of
+from score_lab.specs import key_of
 
 __all__ = ["Records", "spectrum_of"]
 
 
 class Records:
-    """The folder of a study; ``made`` counts the records that this process had to make."""
+    """The folder of a study; ``made`` counts the records that this process had to make, ``there`` those that it found."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self.made, self._lock, self._making = Path(folder), 0, threading.Lock(), {}
+        self.folder, self.made, self.there = Path(folder), 0, 0
+        self._lock, self._making = threading.Lock(), {}
         if self.folder.exists() and not self.folder.is_dir():
             refuse("output", str(self.folder), "a folder, or a name that does not exist yet")
         file = self.folder / "counts.json"
@@ -39,8 +40,7 @@ class Records:
     def kept(self, what: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays recorded for ``what`` (JSON), or those of ``make()``, which are then recorded.  A file that cannot be read is made
         again."""
-        text = json.dumps(what, sort_keys=True, separators=(",", ":"))
-        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        text, key = json.dumps(what, sort_keys=True), key_of(what)
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:  # two runs that need the same null make it once
@@ -50,7 +50,10 @@ class Records:
         if file.is_file():
             try:
                 with np.load(file) as stored:
-                    return {name: stored[name] for name in stored.files if name != "what"}
+                    arrays = {name: stored[name] for name in stored.files if name != "what"}
+                with self._lock:
+                    self.there += 1
+                return arrays
             except (OSError, ValueError, EOFError, zipfile.BadZipFile):
                 pass
         arrays = make()

@@ -1,4 +1,4 @@
-"""What a study found, in sentences for someone who has not read the papers, and what cannot be concluded from it.
+"""What was found of one run, in sentences for someone who has not read the papers (``conclusions``: of all runs together).
 
 A number is called real where its interval, which holds for all calls at once, excludes 0 after that of forward samples is taken off.
 "More noise" means a lower log-SNR than the network was told.  Two read-outs of one state that are both real and point opposite ways are
@@ -17,7 +17,7 @@ from score_lab.mismatch.replicates import Curve
 from score_lab.mismatch.study.measuring import Measured
 
 __all__ = [
-    "READ_IT", "bands_of", "cannot", "compared", "disagreements", "findings", "looked", "several_models", "unreadable", "variance_verdict",
+    "READ_IT", "bands_of", "disagreements", "findings", "looked", "sign_of", "unreadable", "variance_verdict",
 ]  # fmt: skip
 
 READ_IT = (
@@ -69,14 +69,14 @@ def _verdict(m: Measured) -> str:
     return variance_verdict(m.subject.name, float(m.log_snr[k]), float(np.exp(m.total.run.value[k])), low, high, null)
 
 
-def _real(c: Curve) -> np.ndarray:
+def sign_of(c: Curve) -> np.ndarray:
     """(K,) -1, 0 or 1: the interval is below 0, holds it (or there is none), is above."""
     ok = c.flag == "ok"
     return np.where(ok & (c.high < 0), -1, np.where(ok & (c.low > 0), 1, 0))
 
 
 def _calls(m: Measured) -> str:
-    real, K = _real(m.total.excess), len(m.log_snr)
+    real, K = sign_of(m.total.excess), len(m.log_snr)
     ok = m.total.excess.flag == "ok"
     if not real.any():
         return f"Total variance: at none of its {K} calls does the interval over trajectories exclude what forward samples read."
@@ -104,7 +104,7 @@ def _bands(m: Measured) -> list[str]:
     B, k = len(m.bands), m.last
     if B < 2:
         return []
-    real = np.array([_real(p.excess)[k] for p in m.bands])
+    real = np.array([sign_of(p.excess)[k] for p in m.bands])
     kinds = [(word, np.flatnonzero(real == s).tolist()) for s, word in ((-1, "lost"), (1, "in excess"))]
     parts = [f"{word} in {bands_of(rows)}" for word, rows in kinds if rows]
     if not parts:
@@ -126,16 +126,16 @@ def _says(m: Measured) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Read-out -> (+1 more noise than told, -1 less, 0 nothing that is real; and its number in words), call by call."""
     found = {}
     for name, e in m.effective.items():
-        real = -_real(e.delta)
+        real = -sign_of(e.delta)
         text = [f"{-d / 2:+.2g} in ln kappa" for d in e.delta.value]
         found[name] = (real, text)
     K = len(m.log_snr)
     real, text = found.get("total variance", (np.zeros(K, int), [""] * K))
-    plain = _real(m.total.excess) * np.where(np.abs(m.slope) > _FLAT, np.sign(m.slope), 0).astype(int)
+    plain = sign_of(m.total.excess) * np.where(np.abs(m.slope) > _FLAT, np.sign(m.slope), 0).astype(int)
     silent = real == 0  # it tells no level there: the ratio itself, as people read it
     ratios = [f"R = {np.exp(v):.3g}" for v in m.total.run.value]
     found["total variance"] = (np.where(silent, plain, real), [r if s else t for r, t, s in zip(ratios, text, silent, strict=True)])
-    found["norm of the predicted noise"] = (_real(m.gap), [f"{np.exp(v):.3g} times that of forward samples" for v in m.gap.value])
+    found["norm of the predicted noise"] = (sign_of(m.gap), [f"{np.exp(v):.3g} times that of forward samples" for v in m.gap.value])
     return found
 
 
@@ -162,7 +162,7 @@ def disagreements(m: Measured) -> list[str]:
 def _effective(m: Measured) -> list[str]:
     lines = []
     for name, e in m.effective.items():
-        ok, real = e.flag == "ok", _real(e.delta)
+        ok, real = e.flag == "ok", sign_of(e.delta)
         if not ok.any():
             continue
         rows = np.flatnonzero(ok)
@@ -232,7 +232,7 @@ def _mean(m: Measured) -> list[str]:
         return []
     if gain.run.high[k] - gain.run.low[k] > 1:
         return []  # the mean is too small to be told from its error
-    real = _real(gain.excess)[k]
+    real = sign_of(gain.excess)[k]
     what = {-1: "too little of the data's mean", 1: "too much of the data's mean", 0: "the data's mean, within its error"}[int(real)]
     interval = f"[{gain.run.low[k]:.3f}, {gain.run.high[k]:.3f}]"
     return [f"Mean: at the last call the states hold {what}: {gain.run.value[k]:.3f} {interval} of it."]
@@ -284,63 +284,3 @@ def looked(name: str, look: Look) -> str:
         f"{verdict} R is furthest from 1 at log-SNR {r.log_snr[worst]:.3g}: {r.ratio[worst]:.3f} "
         f"[{r.low[worst]:.3f}, {r.high[worst]:.3f}]. Total variance tells no level at {blind} of {len(r.ratio)} calls."
     )
-
-
-def compared(runs: Sequence[Measured]) -> list[str]:
-    """Which runs lose variance and which have too much at their last call, all together."""
-    groups: dict[int, list[str]] = {-1: [], 1: [], 0: [], 2: []}
-    for m in runs:
-        ok = m.total.excess.flag[m.last] == "ok"
-        name = m.subject.name + (f" ({np.exp(m.total.run.value[m.last]):.3f})" if ok else "")
-        groups[int(_real(m.total.excess)[m.last]) if ok else 2].append(name)
-    words = {-1: "Lose variance", 1: "Have too much variance", 0: "Cannot be told from no mismatch in total", 2: "Cannot be read"}
-    lines = [f"{words[s]} (R at the last call): {', '.join(names)}." for s, names in groups.items() if names]
-    apart = [m.subject.name for m in runs if disagreements(m)]
-    if apart:
-        lines.append(f"Estimators disagree in sign, so that no one effective level stands for the states: {', '.join(apart)}.")
-    return lines
-
-
-def cannot(runs: Sequence[Measured], trained: int) -> list[str]:
-    """What cannot be concluded; ``trained`` the number of trained networks (0: exact denoisers)."""
-    lines = []
-    if trained == 1:
-        lines.append(
-            "One network was trained, with one seed: this is what its samplers do with this checkpoint. It says nothing of the method that "
-            "trained it; for that, repeat it on several training seeds."
-        )
-    elif trained:
-        lines.append(f"{trained} trained networks: their spread, run by run, is what a claim about how they were trained has to exceed.")
-    else:
-        lines.append("The denoiser is exact: whatever differs is the sampler's, its start's and its steps', and none of it a network's.")
-    if all(len(m.seeds) < 2 for m in runs):
-        lines.append("One seed of noise: intervals are over trajectories; --seeds 0,1,2 shows how far seeds differ.")
-    if any(m.effective for m in runs):
-        lines.append(
-            "An effective level is a reading under an assumption: that the states are forward states of some other level. Where the share "
-            "on the curve is small, or estimators disagree in sign, that assumption fails, and R by band is what was measured."
-        )
-    if any("denoiser residual" in m.effective for m in runs):
-        lines.append(
-            "The denoiser-residual level is in the network's own coordinates: it may have the sign that papers report for the norm of the "
-            "predicted noise while the states hold less noise. It is no signal-to-noise ratio of the states."
-        )
-    lines.append("Ratios, levels and shares are of second moments (but for an exact mixture's likelihood): equal R is not equal quality.")
-    if any(m.recorded.cycled for m in runs):
-        lines.append(
-            "There are fewer examples than trajectories: forward samples use examples again with other noise, so the null's interval "
-            "leaves out some of what another data set of this size would change."
-        )
-    lines.append("Which cause (prior, steps, network, guidance) is not told here: experiments.decompose_mismatch takes them apart.")
-    return lines
-
-
-def several_models(runs: Sequence[Measured]) -> list[str]:
-    """For runs of the same system on several trained networks: R at the last call of each."""
-    groups: dict[str, list[Measured]] = {}
-    for m in runs:
-        groups.setdefault(", ".join(str(v) for name, v in m.subject.axes.items() if name != "model"), []).append(m)
-    return [
-        f"{name}: R at the last call is {', '.join(f'{np.exp(m.total.run.value[m.last]):.3f}' for m in same)} on the {len(same)} networks."
-        for name, same in groups.items() if len(same) > 1
-    ]  # fmt: skip

@@ -20,9 +20,10 @@ import numpy as np
 from score_lab.evaluation import Estimate, Table
 from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
-from score_lab.mismatch.study.words import READ_IT, cannot, compared, disagreements, findings, several_models
-from score_lab.report.found import save_found
+from score_lab.mismatch.study.conclusions import cannot, compared, several_models
+from score_lab.mismatch.study.words import READ_IT, disagreements, findings
 from score_lab.report.mismatch import save_effective, save_layers, save_log_ratios, save_read_outs
+from score_lab.report.mismatch.found import save_found
 from score_lab.report.page import Page
 
 __all__ = ["calls_of", "table_of", "write"]
