@@ -13,6 +13,7 @@ what experiments.train does, and table.csv, table.json, samples.npz, pictures an
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -69,13 +70,20 @@ def main() -> int:
         set_xla_flag(DETERMINISTIC)
     say("training", config)
     trained = train(config, workdir, checks=[check_sampling, check_labelled])
+    phases = {"training": time.time() - start}
     if trained.stopped:
-        return 130
+        return 128 + signal.Signals[trained.stopped]
     gallery = Gallery.open(workdir, n, short=args.short)
-    gallery.sample_table(PATHS, SAMPLERS, GRID, SAME)
-    gallery.look_at_mismatch(SAMPLERS, LOOKS, GRID)
-    gallery.write()
-    print(f"\n{time.time() - start:.0f} s.  Open {workdir / 'report.html'} (or the pictures beside it).  Then try:")
+    for phase, work in (
+        ("table", lambda: gallery.sample_table(PATHS, SAMPLERS, GRID, SAME)),
+        ("mismatch", lambda: gallery.look_at_mismatch(SAMPLERS, LOOKS, GRID)),
+        ("pictures", gallery.write),
+    ):
+        before = time.time()
+        work()
+        phases[phase] = time.time() - before
+    took = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in phases.items())
+    print(f"\n{time.time() - start:.0f} s ({took}).  Open {workdir / 'report.html'} (or the pictures beside it).  Then try:")
     print(f"  python -m experiments.sample --workdir {workdir} --labels 3 --guidance.scale=2 --sampler=DDIM --sampler.eta=1 --steps 100")
     print(f"  python -m experiments.snr_mismatch --workdir {workdir} --paths=VP --solvers=DDIM --nfe 5,10,20,50")
     if not args.short and not gallery.table.passed():

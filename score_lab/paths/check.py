@@ -21,8 +21,11 @@ _LEVELS = ("alpha", "sigma", "log_snr")
 _DERIVATIVES = ("alpha_dot", "sigma_dot", "log_snr_dot", "drift", "diffusion_squared")
 
 
-def check_path(path: Any) -> None:
-    """Raises ConfigError that names the first violation, its time and its value."""
+def check_path(path: Any, own_inverse: bool) -> None:
+    """Raises ConfigError that names the first violation, its time and its value.
+
+    ``own_inverse``: the family writes ``time_of`` in closed form, which is held to 1e-12 relative; bisection to 1e-9.
+    """
     ends = np.geomspace(1e-6, 3e-3, 12)
     t = np.concatenate([[0.0], ends, np.linspace(0.0, 1.0, 257)[1:-1], (1.0 - ends)[::-1], [1.0]])
     name = type(path).__name__
@@ -30,7 +33,7 @@ def check_path(path: Any) -> None:
     with jax.enable_x64(True):
         values = _evaluate(path, name, t, _LEVELS + _DERIVATIVES)
     _check_levels(name, t, values)
-    _check_log_snr(name, t, values)
+    _check_log_snr(name, t, values, 1e-12 if own_inverse else 1e-9)
     for symbol in _DERIVATIVES:
         if (bad := np.isnan(values[symbol])).any():
             refuse(f"{name}.{symbol}(t={t[bad][0]:.6g})", "NaN", "a number, +inf or -inf where it diverges")
@@ -65,15 +68,15 @@ def _check_levels(name: str, t: np.ndarray, values: dict[str, np.ndarray]) -> No
         refuse(f"{name}.alpha, sigma at t={t[both][0]:.6g}", (0.0, 0.0), "never both 0")
 
 
-def _check_log_snr(name: str, t: np.ndarray, values: dict[str, np.ndarray]) -> None:
-    """Strictly decreasing, and inverted by ``time_of`` to 1e-9 relative plus what the rounding of log_snr makes of t."""
+def _check_log_snr(name: str, t: np.ndarray, values: dict[str, np.ndarray], relative: float) -> None:
+    """Strictly decreasing, and inverted by ``time_of`` to ``relative`` plus what the rounding of log_snr makes of t."""
     log_snr, slope = values["log_snr"], np.abs(values["log_snr_dot"])
     bad = ~(np.diff(log_snr) < 0)
     if bad.any():
         k = int(bad.argmax())
         refuse(f"{name}.log_snr", f"{log_snr[k]:.8g} at t={t[k]:.6g}, {log_snr[k + 1]:.8g} at t={t[k + 1]:.6g}", "strictly decreasing in t")
     size = np.where(np.isfinite(log_snr), np.abs(log_snr), 0.0)
-    tolerance = 1e-9 * t + 64 * values["digits"] * (1 + size) / np.where(slope > 0, slope, np.inf)
+    tolerance = relative * t + 64 * values["digits"] * (1 + size) / np.where(slope > 0, slope, np.inf)
     bad = ~(np.abs(values["back"] - t) <= tolerance)
     if bad.any():
         refuse(f"{name}.time_of(log_snr({t[bad][0]:.6g}))", values["back"][bad][0].item(), f"{t[bad][0]:.6g}")

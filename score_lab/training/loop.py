@@ -99,7 +99,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
                 pending = reports.drain()
                 host = {"step": step, "position": position, "pending": pending, "record": record_of(plan.parts, library_versions())}
-                checkpoints.save(step, state, host, reports.last if plan.due(plan.options.eval_every, step) else {})
+                checkpoints.save(step, state, host, reports.last if plan.evaluates(step) else {})
             if stopping:
                 break
         checkpoints.wait()

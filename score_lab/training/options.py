@@ -32,7 +32,8 @@ class TrainingOptions:
       accumulate: microbatches whose gradients are summed for one update; the update is that of the whole batch.
       ema: decays of the parameter averages kept, any number; the first is the one that is evaluated and loaded by default.
       ema_warmup: average with ``min(decay, (1 + k) / (10 + k))`` at step k, so that the initial parameters are forgotten early.
-      log_every, eval_every, checkpoint_every: steps between them; 0 is never (a checkpoint is always made at the end).
+      log_every, eval_every, checkpoint_every: steps between them; 0 is never (a checkpoint is always made at the end).  Unless
+        ``eval_every`` is 0, the held-out loss is also computed where a checkpoint is made on time, so that "best" is of all of them.
       eval_examples, eval_levels: held-out examples and log-SNR levels of an evaluation.
       keep: the newest checkpoints kept, beside the best one by held-out loss.
       steps_per_dispatch: steps in one compiled call, or "auto": up to 10, and 1 for convolutions on CPU (parallel.py).

@@ -61,6 +61,11 @@ class Plan:
         """Whether what happens ``every`` so many steps happens after ``step`` of them: also at the end, and never for 0."""
         return every > 0 and (step % every == 0 or step == self.options.steps)
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the held-out loss is computed after ``step``: when it is due, and when a checkpoint is, which is ranked by it."""
+        options = self.options
+        return options.eval_every > 0 and (self.due(options.eval_every, step) or self.due(options.checkpoint_every, step))
+
     def counts(self, step: int) -> list[int]:
         """Steps of every dispatch from ``step`` to the end: ``several`` at its multiples, single ones elsewhere."""
         counts = []

@@ -68,7 +68,7 @@ class Reports:
             values |= mean_of(self.drain())
             self._steps = []
             values |= self._time(step)
-        if self.heldout is not None and plan.due(options.eval_every, step):
+        if self.heldout is not None and plan.evaluates(step):
             self.drain()
             values |= self.heldout(state)
         for every, function in plan.callbacks:

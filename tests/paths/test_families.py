@@ -174,6 +174,9 @@ BROKEN = {
     "shape": (family(lambda t: 1 - t, lambda t: jnp.mean(t)), r"Broken.sigma\(t\).shape: \(\) is refused; allowed: the shape of t"),
     "branch": (family(_python_branch, lambda t: t), "Broken: .*allowed: alpha"),
     "wrong inverse": (family(lambda t: 1 - t, lambda t: t, time_of=lambda s, x: jax.nn.sigmoid(-0.49 * x)), r"Broken.time_of\(log_snr\("),
+    "inverse to ten digits": (
+        family(lambda t: 1 - t, lambda t: t, time_of=lambda s, x: (1 + 1e-10) * jax.nn.sigmoid(-0.5 * x)), r"Broken.time_of\(log_snr\("
+    ),
     "nan derivative": (family(lambda t: 1 - t, lambda t: t, drift=lambda s, t: 0.0 * t / t), r"Broken.drift\(t=0\): 'NaN'"),
 }
 

@@ -38,10 +38,11 @@ class Kill(Exception):
 
 
 def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tmp_path):
-    """60 steps on four devices, dropout, labels dropped, two averages, two microbatches, ten steps a dispatch: 60 == 20, Ctrl-C, 30,
-    kill, 60.
+    """60 steps on four devices, dropout, labels dropped, two averages, two microbatches, an objective with a parameter and a state of its
+    own, ten steps a dispatch: 60 == 20, Ctrl-C, 30, kill, 60.
     """
     long = config(training__steps=60, training__log_every=20, training__checkpoint_every=30, training__eval_every=30)
+    long["objective"]["target"] = "training.remembering:Remembering"
 
     def callbacks(**acts):
         def probe(denoiser, step):
@@ -64,6 +65,7 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
 
     assert len(jax.devices()) == 4 and len(resumed.state.ema) == 2
     assert bits(resumed.state) == bits(unbroken.state)
+    assert int(resumed.state.objective["calls"]) == 60 and float(resumed.state.params["objective"]["scale"]) != 1.0
     assert lines(broken) == lines(whole) and [line["step"] for line in lines(broken)] == [10, 20, 30, 40, 50, 60]
     assert position(broken, 60) == position(whole, 60)
     assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(whole, ema=1).denoiser.params)

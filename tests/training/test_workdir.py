@@ -12,6 +12,7 @@ import pytest
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
 from score_lab.training import load, loop, train
+from score_lab.training.metrics import read_metrics
 from score_lab.training.options import plain
 from score_lab.training.parts import build_parts
 from score_lab.training.prepare import prepare
@@ -52,6 +53,13 @@ def test_load_by_step_and_best(trained):
     assert load(workdir, step=10).step == 10
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert load(workdir, step="best").step == min(lines, key=lambda line: line["eval/loss"])["step"]
+
+
+def test_best_is_of_all_checkpoints_however_rare_the_evaluation(config, tmp_path):
+    """Evaluated every 20 steps and saved every 10: each checkpoint has its held-out loss, and the best is the least of them."""
+    train(config(training__eval_every=20), tmp_path)
+    losses = {line["step"]: line["eval/loss"] for line in read_metrics(tmp_path)}
+    assert sorted(losses) == [10, 20] and load(tmp_path, step="best").step == min(losses, key=losses.get)
 
 
 @pytest.mark.parametrize(
