@@ -88,7 +88,8 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
     check_pytree(denoiser.path, "path")
     steps = steps_of(grid, denoiser.path)
     if not _traced((denoiser, sampler, steps)):
-        check_run(denoiser, sampler, steps, denoiser.path)
+        with jax.ensure_compile_time_eval():  # the checks are the host's, also inside jax.jit
+            check_run(denoiser, sampler, steps, denoiser.path)
         denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))
     key = _first_key() if key is None else key
     noise = jax.tree_util.Partial(noise) if jax.tree_util.all_leaves([noise]) and callable(noise) else noise

@@ -74,5 +74,17 @@ class Grid(Protocol):
 
 
 def steps_of(grid: Any, path: GaussianPath) -> Steps:
-    """The rows of a grid (anything with ``steps(path)``) on ``path``; ``Steps`` as they are."""
-    return grid if isinstance(grid, Steps) else grid.steps(path)
+    """The rows of a grid (anything with ``steps(path)``) on ``path``, made on the host also inside ``jax.jit``; ``Steps`` as they are.
+
+    Raises ConfigError for a grid or path that is traced, whose times are not known: its rows are made outside and handed over.
+    """
+    if isinstance(grid, Steps):
+        return grid
+    try:
+        with jax.ensure_compile_time_eval():
+            return grid.steps(path)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((grid, path))):
+            refuse("grid", type(grid).__name__, "grid.steps(path), made outside of jax.jit and handed to it: inside it a traced grid "
+                   "or path has no times yet")  # fmt: skip
+        raise

@@ -121,6 +121,19 @@ def test_under_jit_and_grad():
     np.testing.assert_allclose(slope, (loss(0.501) - loss(0.499)) / 0.002, rtol=1e-2)
 
 
+def test_under_jit_with_a_grid():
+    """A grid makes its rows on the host inside ``jax.jit`` too, and what is wrong is refused there; a traced path has none: one line."""
+    key, denoiser = jax.random.key(0), Gaussian(LinearFlow(), 0.5)
+    inside = jax.jit(lambda key: sample(denoiser, Heun(T()), GRID, (3, 2), key).x)(key)
+    np.testing.assert_allclose(inside, sample(denoiser, Heun(T()), GRID, (3, 2), key).x, rtol=1e-5)
+    bounded = small(LinearFlow(), F(0.7), log_snr_range=(-5.0, 5.0))
+    with pytest.raises(ConfigError, match="grid: log-SNR from -inf to .* leaves the range"):
+        jax.jit(lambda key: sample(bounded, Heun(T()), GRID, (3, 2), key).x)(key)
+    traced = Gaussian(VP(), 0.5)
+    with pytest.raises(ConfigError, match=r"^grid: 'UniformTime' is refused; allowed: grid.steps\(path\), made outside"):
+        jax.jit(lambda d: sample(d, Heun(T()), GRID, (3, 2), key).x)(traced)
+
+
 @pytest.mark.parametrize("sampler", [Euler(T()), DPMSolverPP2M(), EulerMaruyama()], ids=str)
 def test_a_state_of_several_arrays(sampler):
     """A dict of two arrays is sampled like the two side by side (an exact Gaussian denoiser acts on every coordinate alone)."""
