@@ -1,6 +1,7 @@
 """Measures what a trained workdir's samples are worth: every number with its interval, its n and what it stands on.
 
     python -m experiments.evaluate --workdir runs/flow
+    python -m experiments.evaluate --workdir runs/flow --ema 0.05,0.07,0.1     # averages of these widths (config.training.profiles)
     python -m experiments.evaluate --workdir runs/flow --path=VP --sampler=DPMSolverPP2M --grid=UniformLogSNR --steps 20 --n 1000
 
 Label agreement by a classifier fitted on the training split, Frechet distance over the floor FD(train, test), within-class variance and
@@ -10,6 +11,7 @@ evaluation.json into the workdir.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from experiments.system import System, add_options, examples, open_system, open_
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table, energy_distance
 from score_lab.samplers import sample_chunked
+from score_lab.training import Loaded
 
 
 def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
@@ -43,24 +46,35 @@ def check(run: System, images: bool) -> None:
         refuse("--labels", -1, "classes: it is measured whether a sample shows its own")
 
 
+def put_together(loaded: Loaded) -> list[str]:
+    """What is to be said of an average that was not tracked."""
+    if loaded.residual is None:
+        return []
+    return [f"ema {loaded.ema:g}: put together from the snapshots up to step {loaded.step}, residual of its profile {loaded.residual:.1e}"]
+
+
 def main() -> None:
     """Parses the command line, samples, measures and writes."""
     parser = overrides.Parser("evaluate", __doc__)
     add_options(parser)
     args, changes = overrides.parse(parser, sys.argv[1:])
     args.n = 1000 if args.n is None else args.n
-    run, loaded = open_system(args, changes), open_workdir(args)
-    images = len(run.spec.shape) == 3
-    check(run, images)
+    runs = []
+    for ema in (args.ema or "").split(","):  # all are opened before the first is sampled
+        each = argparse.Namespace(**vars(args) | {"ema": ema.strip() or None})
+        runs.append((open_system(each, changes), open_workdir(each)))
+    loaded, images = runs[0][1], len(runs[0][0].spec.shape) == 3
+    for run, _ in runs:
+        check(run, images)
     (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
 
     reference = Reference.fit(x, label, x_test, label_test) if images else None
-    measures, nfe = measure(run, reference, x_test)
     table = Table(reference.criteria() if images else (), reference.describe() if images else ())
-    table.add(
-        {"path": type(run.denoiser.path).__name__, "sampler": type(run.sampler).__name__, "NFE": nfe, "n": run.n, "seed": run.seed},
-        measures,
-    )
+    table.notes = [*table.notes, *(note for _, which in runs for note in put_together(which))]
+    for run, _ in runs:
+        measures, nfe = measure(run, reference, x_test)
+        names = {"path": type(run.denoiser.path).__name__, "sampler": type(run.sampler).__name__}
+        table.add(names | {"ema": "none" if run.ema is None else run.ema, "NFE": nfe, "n": run.n, "seed": run.seed}, measures)
     print(table.text())
     output = Path(args.workdir)
     (output / "evaluation.csv").write_text(table.csv())

@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", action="store_true", help="outside the trained log-SNR range, tell the network the nearest trained level")
     parser.add_argument("--extrapolate", action="store_true", help="outside the trained log-SNR range, tell the network the true level")
     parser.add_argument("--chunk", type=literal, help="samples in one compiled call, or the memory that it may take: 2GiB")
-    parser.add_argument("--ema", help="decay of the average to use, or none for the parameters themselves")
+    parser.add_argument("--ema", help="decay or width of the average to use, or none for the parameters themselves")
     parser.add_argument("--step", help="checkpoint to use: a step, or best (default: the newest)")
     parser.epilog = (
         "parts: --path=VP --sampler='DDIM(eta=0.5)' or --sampler=DDIM --sampler.eta=0.5 --grid=Karras "

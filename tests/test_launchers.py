@@ -29,6 +29,7 @@ TRAIN = """--config=configs/toy.py:moons --config.data.num_train=100 --config.da
     --config.network.width=16 --config.network.depth=1 --config.network.num_classes=2 --config.objective.label_dropout=0.2
     --config.training.steps=20
     --config.training.log_every=10 --config.training.eval_every=10 --config.training.checkpoint_every=10 --config.training.ema=(0.9,0.5)
+    --config.training.profiles=(0.05,0.1) --config.training.snapshot_every=10
     --config.optimizer.warmup=5 --config.sampling.grid.num_steps=3 --config.preview.every=20 --config.preview.n=4"""
 
 
@@ -122,6 +123,18 @@ def test_evaluate_writes_its_table(workdir, capsys):
     (row,) = csv.DictReader((workdir / "evaluation.csv").open())
     assert (row["path"], row["sampler"], row["NFE"], row["n"]) == ("LinearFlow", "DDIM", "4", "64")
     assert float(row["energy"]) > 0 and "energy" in said and json.loads((workdir / "evaluation.json").read_text())
+
+
+def test_evaluate_of_averages_of_several_widths(workdir, capsys):
+    """A row for each, tracked or put together from the snapshots, which the table says; a width outside is refused before anything."""
+    assert run("evaluate", f"--workdir={workdir}", "--n=64", "--sampler=DDIM", "--steps=4", "--ema=0.05,0.07,none") == 0
+    said = capsys.readouterr().out
+    assert [row["ema"] for row in csv.DictReader((workdir / "evaluation.csv").open())] == ["0.05", "0.07", "none"]
+    assert "ema 0.07: put together from the snapshots up to step 20, residual of its profile" in said and "ema 0.05:" not in said
+    before = (workdir / "evaluation.csv").read_bytes()
+    assert run("evaluate", f"--workdir={workdir}", "--n=64", "--ema=0.05,0.2") == 2
+    assert "ema: 0.2 is refused; allowed: a position below 4, one of the decays (0.9, 0.5), a width from" in capsys.readouterr().err
+    assert (workdir / "evaluation.csv").read_bytes() == before
 
 
 def test_snr_mismatch_reads_every_call(workdir, capsys):

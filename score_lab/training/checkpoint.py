@@ -25,7 +25,7 @@ import numpy as np
 from score_lab.build import ConfigError, nearest, refuse
 from score_lab.types import PyTree
 
-__all__ = ["BEST", "Checkpoints", "library_versions", "read_workdir", "write_workdir"]
+__all__ = ["BEST", "Arrays", "Checkpoints", "library_versions", "read_workdir", "write_workdir"]
 
 BEST = "eval/loss"
 """The metric that "best" means; lower is better."""
@@ -33,68 +33,54 @@ BEST = "eval/loss"
 LIBRARIES = ("score_lab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-class Checkpoints:
-    """The checkpoints of a workdir.  ``keep`` None opens them for reading alone."""
+class Arrays:
+    """Folders of arrays by step in ``directory``, written in the background; each appears under its step only when whole.
 
-    def __init__(self, workdir: Path, keep: int | None = None):
+    Args:
+      write: False opens them for reading alone.
+      handlers: Orbax's, of what is stored beside the arrays.
+      options: more of Orbax's options.
+    """
+
+    def __init__(self, directory: Path, write: bool, handlers: Mapping[str, Any] | None = None, **options: Any):
         import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file that it writes
         self._ocp = ocp
-        self.directory = Path(workdir).absolute() / "checkpoints"
-        best = keeping.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            create=keep is not None,
-            read_only=keep is None,
-            best_fn=_metric,
-            best_mode="min",
-            preservation_policy=keeping.AnyPreservationPolicy([keeping.LatestN(keep), best]) if keep is not None else None,
-            enable_async_checkpointing=keep is not None,
-        )
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        self.directory = Path(directory).absolute()
+        settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), **(handlers or {})}
+        self.manager = ocp.CheckpointManager(self.directory, options=settings, item_handlers=handlers)
 
     @property
     def steps(self) -> list[int]:
         """The steps there are, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(self.manager.all_steps())
 
-    @property
-    def best(self) -> int | None:
-        """The step with the lowest held-out loss, or None if none was evaluated."""
-        return self._manager.best_step()
-
-    def save(self, step: int, state: PyTree, host: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Saves in the background; ``state`` may be donated as soon as this returns."""
+    def write(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None, **beside: Any) -> None:
+        """Saves ``state``, which may be donated as soon as this returns; ``beside``: Orbax's arguments of the other handlers."""
         ocp = self._ocp
         if jax.default_backend() == "cpu":
             state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
         if jax.process_count() > 1:
             state = jax.tree.map(_global, state)
-        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), host=ocp.args.JsonSave(dict(host)))
-        figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
-        self._manager.save(step, args=args, metrics=figures, force=True)
+        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **beside), metrics=metrics, force=True)
 
-    def restore(self, like: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
-        """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the
-        first device.
-
-        Raises ConfigError naming the first leaf in which the checkpoint differs.
-        """
+    def part(self, like: PyTree, step: int, **beside: Any) -> Any:
+        """``like`` of ``step`` on the first device (a dict may name some of it only), with ``beside`` a pair of it and of the rest."""
         ocp = self._ocp
         self.check(like, step)
         several = jax.process_count() > 1
         sharding = _everywhere() if several else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype), like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=item, host=ocp.args.JsonRestore()))
+        restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
         state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"]) if several else restored["state"]
-        return state, restored["host"]
+        return (state, restored) if beside else state
 
     def check(self, like: PyTree, step: int) -> None:
         """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
-        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self._manager.item_metadata(step)["state"].tree)}
+        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
         asked = {_name(path): leaf.shape for path, leaf in _leaves(like)}
         keys = {_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
         for name in [*asked, *(() if isinstance(like, dict) else there)]:
@@ -105,14 +91,48 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved is on the disk."""
-        self._manager.wait_until_finished()
+        self.manager.wait_until_finished()
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+class Checkpoints(Arrays):
+    """The checkpoints of a workdir.  ``keep`` None opens them for reading alone."""
+
+    def __init__(self, workdir: Path, keep: int | None = None):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
+
+        best = keeping.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+        policy = keeping.AnyPreservationPolicy([keeping.LatestN(keep), best]) if keep is not None else None
+        super().__init__(
+            Path(workdir) / "checkpoints", keep is not None, {"host": ocp.JsonCheckpointHandler()},
+            best_fn=_metric, best_mode="min", preservation_policy=policy,
+        )  # fmt: skip
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest held-out loss, or None if none was evaluated."""
+        return self.manager.best_step()
+
+    def save(self, step: int, state: PyTree, host: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Saves in the background; ``state`` may be donated as soon as this returns."""
+        figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
+        self.write(step, state, figures, host=self._ocp.args.JsonSave(dict(host)))
+
+    def restore(self, like: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
+        """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the
+        first device.
+
+        Raises ConfigError naming the first leaf in which the checkpoint differs.
+        """
+        state, restored = self.part(like, step, host=self._ocp.args.JsonRestore())
+        return state, restored["host"]
 
 
 def library_versions() -> dict[str, str]:

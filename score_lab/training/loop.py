@@ -27,6 +27,7 @@ from score_lab.training.parts import Parts
 from score_lab.training.prepare import Callback, Plan, prepare
 from score_lab.training.reports import NonFiniteLoss, Reports, denoiser_of
 from score_lab.training.signals import StopRequest
+from score_lab.training.snapshots import Snapshots
 from score_lab.training.state import TrainState, abstract_state, init_state, keys_of
 from score_lab.training.workdir import record_of
 
@@ -77,6 +78,9 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
         checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
         state, host = _begin(plan, checkpoints)
         step = host["step"]
+        snapshots = stack.enter_context(Snapshots(plan.workdir, write=True)) if plan.options.profiles else None
+        if snapshots:
+            snapshots.drop_after(step)
         heldout = make_heldout(plan.parts, plan.source, plan.layout, keys["heldout"]) if plan.options.eval_every else None
         metrics = stack.enter_context(Metrics(plan.workdir, step)) if plan.lead else None
         reports = Reports(plan, metrics, heldout, step, host["pending"])
@@ -95,9 +99,13 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
             step += count
             reports.add(figures, step)
             reports.report(step, state)
+            if plan.snapshots(step):
+                snapshots.save(step, state.ema[len(plan.options.ema) :])
             stopping = stop.agreed(meeting=plan.due(plan.options.log_every, step))
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
                 pending = reports.drain()
+                if snapshots:
+                    snapshots.wait()  # a run that goes on from this checkpoint has all of them before it
                 host = {"step": step, "position": position, "pending": pending, "record": record_of(plan.parts, library_versions())}
                 checkpoints.save(step, state, host, reports.last if plan.evaluates(step) else {})
             if stopping:

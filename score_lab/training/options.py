@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from score_lab.build import build, nearest, refuse
+from score_lab.training.profiles import WIDEST
 
 __all__ = ["DenoiserOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "plain"]
 
@@ -32,6 +33,9 @@ class TrainingOptions:
       accumulate: microbatches whose gradients are summed for one update; the update is that of the whole batch.
       ema: decays of the parameter averages kept, any number; the first is the one that is evaluated and loaded by default.
       ema_warmup: average with ``min(decay, (1 + k) / (10 + k))`` at step k, so that the initial parameters are forgotten early.
+      profiles: widths sigma_rel, in (0, 0.2887], of power-function averages kept beside them (EDM2; profiles.py), for example (0.05, 0.1).
+      snapshot_every: steps between snapshots of these, from which an average of any width between is put together afterwards; 0 is at
+        the end alone.
       log_every, eval_every, checkpoint_every: steps between them; 0 is never (a checkpoint is always made at the end).  Unless
         ``eval_every`` is 0, the held-out loss is also computed where a checkpoint is made on time, so that "best" is of all of them.
       eval_examples, eval_levels: held-out examples and log-SNR levels of an evaluation.
@@ -46,6 +50,8 @@ class TrainingOptions:
     accumulate: int = 1
     ema: tuple = (0.999,)
     ema_warmup: bool = True
+    profiles: tuple = ()
+    snapshot_every: int = 0
     log_every: int = 50
     eval_every: int = 500
     eval_examples: int = 1024
@@ -62,14 +68,20 @@ class TrainingOptions:
         for name in ("steps", "accumulate", "log_every", "eval_examples", "eval_levels", "keep", "prefetch"):
             if getattr(self, name) < 1:
                 refuse(name, getattr(self, name), "an int of at least 1")
-        for name in ("eval_every", "checkpoint_every"):
+        for name in ("eval_every", "checkpoint_every", "snapshot_every"):
             if getattr(self, name) < 0:
-                refuse(name, getattr(self, name), "an int of at least 1, or 0 for never")
+                never = "at the end alone" if name == "snapshot_every" else "never"
+                refuse(name, getattr(self, name), f"an int of at least 1, or 0 for {never}")
         if self.devices is not None and self.devices < 1:
             refuse("devices", self.devices, "an int of at least 1, or None for all local devices")
         for decay in self.ema:
             if not (isinstance(decay, (int, float)) and 0.0 <= decay < 1.0):
                 refuse("ema", self.ema, "decays in [0, 1), for example (0.999, 0.9999)")
+        for sigma_rel in self.profiles:
+            if not (isinstance(sigma_rel, float) and 0.0 < sigma_rel <= WIDEST and sigma_rel not in self.ema):
+                refuse("profiles", self.profiles, f"widths above 0 and at most {WIDEST:.4f}, none of them in ema: (0.05, 0.1)")
+        if self.snapshot_every and not self.profiles:
+            refuse("snapshot_every", self.snapshot_every, "0 where there are no profiles, which snapshots are of")
         several = self.steps_per_dispatch
         if several != "auto" and not (isinstance(several, int) and several >= 1):
             refuse("steps_per_dispatch", several, "'auto' or an int of at least 1")

@@ -66,6 +66,10 @@ class Plan:
         options = self.options
         return options.eval_every > 0 and (self.due(options.eval_every, step) or self.due(options.checkpoint_every, step))
 
+    def snapshots(self, step: int) -> bool:
+        """Whether the profiles are stored after ``step``: when it is due, and at the end."""
+        return bool(self.options.profiles) and (self.due(self.options.snapshot_every, step) or step == self.options.steps)
+
     def counts(self, step: int) -> list[int]:
         """Steps of every dispatch from ``step`` to the end: ``several`` at its multiples, single ones elsewhere."""
         counts = []
@@ -94,7 +98,7 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     if options.eval_every and not len(source("test")):
         refuse("config.training.eval_every", options.eval_every, "0: the data have no held-out examples to evaluate on")
     layout = layout_of(parts.batch_size, options.accumulate, options.devices)
-    cadences = [options.log_every, options.eval_every, options.checkpoint_every, *(every for every, _ in callbacks)]
+    cadences = [options.log_every, options.eval_every, options.checkpoint_every, options.snapshot_every, *(every for every, _ in callbacks)]
     several = steps_per_dispatch(parts, [every for every in cadences if every])
     return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed)
 

@@ -10,7 +10,9 @@ from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.training.checkpoint import Checkpoints, read_workdir
+from score_lab.training.options import TrainingOptions
 from score_lab.training.parts import Parts, build_parts
+from score_lab.training.snapshots import post_hoc
 from score_lab.training.state import TrainState, abstract_state
 
 __all__ = ["Loaded", "load"]
@@ -23,11 +25,12 @@ class Loaded:
     Attributes:
       denoiser: the trained network on its path, with the log_snr range it was trained on.
       config: the plain configuration of the run.
-      step: of the checkpoint.
-      ema: the decay of the average that was loaded, None for the parameters themselves.
+      step: of the checkpoint, or of the newest snapshot of an average that was put together afterwards.
+      ema: the decay or width of the average that was loaded, None for the parameters themselves.
       spec: shape, number of classes and fingerprint of the data.
       parts: everything that the configuration describes.
       versions: of the libraries that the run was begun with.
+      residual: of the profile of an average that was put together from snapshots (``PostHoc``), None for one that was tracked.
     """
 
     denoiser: NetworkDenoiser
@@ -37,13 +40,15 @@ class Loaded:
     spec: DataSpec
     parts: Parts
     versions: dict[str, str]
+    residual: float | None = None
 
 
 def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | None = None) -> Loaded:
     """The run in ``workdir``.
 
     Args:
-      ema: which average: its position in ``config.training.ema`` (an int), its decay (a float), or None for the parameters themselves.
+      ema: which average: its position in ``config.training.ema`` (an int), its decay or the width of its power-function profile (a
+        float), or None for the parameters themselves.  A width between those that were tracked is put together from the snapshots.
       step: of the checkpoint; None is the newest, "best" the one with the lowest held-out loss.
 
     Raises ConfigError for a directory that is no workdir or holds no such checkpoint or average, for a part of its configuration that
@@ -59,23 +64,38 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
         parts = build_parts(record["config"], spec, record["sigma_data"])
     except ConfigError as error:
         raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
-    position = _position(parts.options.ema, ema)
+    kept, like = (*parts.options.ema, *parts.options.profiles), abstract_state(parts)
+    between = _between(parts.options, ema)
+    position = None if between else _position(parts.options, ema)
     with Checkpoints(workdir) as checkpoints:
         step = _step(workdir, checkpoints, step)
-        params = _params(checkpoints, abstract_state(parts), position, step)
+        params = None if between else _params(checkpoints, like, position, step)
+    residual = None
+    if between:
+        found = post_hoc(workdir, parts.options.profiles, like.ema[len(parts.options.ema) :], ema, step)
+        params, step, residual = found.params, found.step, found.residual
     parts = parts.with_range(params)
-    decay = None if position is None else parts.options.ema[position]
-    return Loaded(parts.denoiser(params), record["config"], step, decay, spec, parts, record["versions"])
+    used = ema if between else None if position is None else kept[position]
+    return Loaded(parts.denoiser(params), record["config"], step, used, spec, parts, record["versions"], residual)
 
 
-def _position(decays: tuple[float, ...], ema: int | float | None) -> int | None:
-    if ema is None or (ema == 0 and not decays):
+def _between(options: TrainingOptions, ema: int | float | None) -> bool:
+    """Whether ``ema`` is a width that has to be put together: none of those kept, and in the tracked range."""
+    widths = options.profiles
+    return isinstance(ema, float) and ema not in (*options.ema, *widths) and bool(widths) and min(widths) < ema < max(widths)
+
+
+def _position(options: TrainingOptions, ema: int | float | None) -> int | None:
+    decays, widths = options.ema, options.profiles
+    kept = (*decays, *widths)
+    if ema is None or (ema == 0 and not kept):
         return None
-    if isinstance(ema, float) and ema in decays:
-        return decays.index(ema)
-    if isinstance(ema, int) and not isinstance(ema, bool) and 0 <= ema < len(decays):
+    if isinstance(ema, float) and ema in kept:
+        return kept.index(ema)
+    if isinstance(ema, int) and not isinstance(ema, bool) and 0 <= ema < len(kept):
         return ema
-    refuse("ema", ema, f"a position below {len(decays)}, one of the decays {decays}, or None for the parameters themselves")
+    between = f", a width from {min(widths)} to {max(widths)}" if widths else ""
+    refuse("ema", ema, f"a position below {len(kept)}, one of the decays {decays}{between}, or None for the parameters themselves")
 
 
 def _step(workdir: Path, checkpoints: Checkpoints, step: int | str | None) -> int:

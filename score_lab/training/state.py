@@ -22,7 +22,7 @@ class TrainState:
       step: updates made so far.
       key: of the run; the randomness of a step is keyed by ``fold_in(key, step)`` and never carried.
       params: ``{"network": ..., "objective": ...}``, what is trained.
-      ema: averages of ``params``, one per decay.
+      ema: averages of ``params``, one per decay, then one per power-function profile.
       opt_state: Optax's.
       objective: what the objective carries and does not train.
     """
@@ -59,7 +59,7 @@ def _fresh(parts: Parts, init: Array, train: Array) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         key=train,
         params=params,
-        ema=tuple(params for _ in parts.options.ema),
+        ema=tuple(params for _ in (*parts.options.ema, *parts.options.profiles)),
         opt_state=parts.optimizer.init(params),
         objective=objective,
     )

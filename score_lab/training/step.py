@@ -2,7 +2,8 @@
 
     g   = grad of (1/G) sum_i l_i,      i over the global batch of G: all microbatches of all devices
     g  <- Optax's update (clipping first),      params <- params + g
-    ema_d <- ema_d + (1 - d_k)(params - ema_d),      d_k = min(d, (1 + k)/(10 + k)) with ``ema_warmup``, else d
+    ema_d <- ema_d + (1 - d_k)(params - ema_d),      d_k = min(d, (1 + k)/(10 + k)) with ``ema_warmup``, else d;
+                                                     (1 - 1/(k + 1))^(gamma + 1) of a power-function profile (profiles.py)
 
 ``batch`` has leaves (A, m, ...): A microbatches of the m examples that this device holds of each.  Randomness is keyed by (key of the run,
 step, global index of the example), so that neither A nor the number of devices changes what is drawn: the update is that of the whole
@@ -22,6 +23,7 @@ import optax
 from score_lab.build import refuse
 from score_lab.objectives.base import Context
 from score_lab.training.parts import Parts
+from score_lab.training.profiles import exponent, rate
 from score_lab.training.state import TrainState
 from score_lab.types import Array, PyTree
 
@@ -50,20 +52,24 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Ca
 
         updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = averages(state.ema, params, state.step, parts.options.ema, parts.options.ema_warmup)
+        options = parts.options
+        ema = averages(state.ema, params, state.step, options.ema, options.ema_warmup, tuple(map(exponent, options.profiles)))
         return TrainState(step=state.step + 1, key=state.key, params=params, ema=ema, opt_state=opt_state, objective=objective), metrics
 
     return step
 
 
-def averages(ema: tuple, params: PyTree, step: Array, decays: tuple[float, ...], warmup: bool) -> tuple:
-    """Every average after the update number ``step`` (from 0), in its own precision."""
+def averages(
+    ema: tuple, params: PyTree, step: Array, decays: tuple[float, ...], warmup: bool, gammas: tuple[float, ...] = ()
+) -> tuple:
+    """Every average after the update number ``step`` (from 0), in its own precision: those of ``decays``, then those of ``gammas``."""
+    rates = [1.0 - (jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.asarray(decay)) for decay in decays]
+    rates += [rate(gamma, 1.0 + step) for gamma in gammas]
 
-    def one(average: PyTree, decay: float) -> PyTree:
-        d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.asarray(decay)
-        return jax.tree.map(lambda a, p: a + (1.0 - d).astype(a.dtype) * (p - a), average, params)
+    def one(average: PyTree, r: Array) -> PyTree:
+        return jax.tree.map(lambda a, p: a + r.astype(a.dtype) * (p - a), average, params)
 
-    return tuple(one(average, decay) for average, decay in zip(ema, decays, strict=True))
+    return tuple(one(average, r) for average, r in zip(ema, rates, strict=True))
 
 
 def _gradient(parts: Parts, unroll: bool) -> Callable:

@@ -1,0 +1,93 @@
+"""Snapshots of the power-function averages, from which an average of any length is put together afterwards (``profiles``).
+
+    WORKDIR/snapshots/STEP/      the averages of ``config.training.profiles`` after STEP updates, in that order; all of them are kept
+
+They are written in the background by Orbax and appear only when whole; a run that goes on from an earlier checkpoint drops later ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.build import refuse
+from score_lab.training.checkpoint import Arrays
+from score_lab.training.profiles import coefficients, exponent
+from score_lab.types import PyTree
+
+__all__ = ["PostHoc", "Snapshots", "post_hoc"]
+
+
+class Snapshots(Arrays):
+    """The snapshots of a workdir.  ``write`` False opens them for reading alone."""
+
+    def __init__(self, workdir: Path, write: bool = False):
+        super().__init__(Path(workdir) / "snapshots", write)
+
+    def save(self, step: int, averages: Sequence[PyTree]) -> None:
+        """Saves in the background; the arrays may be donated as soon as this returns."""
+        self.write(step, {"profiles": tuple(averages)})
+
+    def drop_after(self, step: int) -> None:
+        """Deletes what a run made after ``step``, from which it goes on."""
+        for later in [s for s in self.steps if s > step]:
+            self.manager.delete(later)
+
+    def read(self, step: int, like: Sequence[PyTree], position: int) -> PyTree:
+        """One average of ``step``, on the first device."""
+        asked = tuple(average if i == position else None for i, average in enumerate(like))
+        return self.part({"profiles": asked}, step)["profiles"][position]
+
+
+@dataclasses.dataclass(frozen=True)
+class PostHoc:
+    """An average put together from snapshots.
+
+    Attributes:
+      params: like the network's and the objective's.
+      step: the step at which its profile ends, the newest snapshot used.
+      residual: of its profile, ``|| q - sum c p || / || q ||`` (0: it was tracked).
+      snapshots: how many were used.
+    """
+
+    params: PyTree
+    step: int
+    residual: float
+    snapshots: int
+
+
+def post_hoc(workdir: Path, widths: Sequence[float], like: Sequence[PyTree], sigma_rel: float, step: int) -> PostHoc:
+    """The average of width ``sigma_rel`` that ends at the newest snapshot not after ``step``.
+
+    Every snapshot is read once, one at a time, and summed in float64.
+
+    Args:
+      widths: those that were tracked; ``sigma_rel`` lies between the least and the largest.
+      like: shapes and dtypes of their averages.
+
+    Raises ConfigError for a width outside, and where there is no snapshot.
+    """
+    if not min(widths) <= sigma_rel <= max(widths):
+        allowed = f"a width from {min(widths)} to {max(widths)}, between those that were tracked (config.training.profiles)"
+        refuse("ema", sigma_rel, allowed)
+    if not (Path(workdir) / "snapshots").is_dir():
+        refuse("ema", sigma_rel, f"an average that was stored: {workdir} holds no snapshots")
+    with Snapshots(workdir) as snapshots:
+        steps = [s for s in snapshots.steps if s <= step]
+        if not steps:
+            refuse("ema", sigma_rel, f"an average that was stored: {workdir} holds no snapshot up to step {step}")
+        stored = [(position, s) for s in steps for position in range(len(widths))]
+        gammas = [exponent(w) for w in widths]
+        c, residual = coefficients([(gammas[position], s) for position, s in stored], exponent(sigma_rel), steps[-1])
+        total: Any = None
+        for factor, (position, s) in zip(c, stored, strict=True):
+            part = jax.tree.map(lambda x, f=factor: f * np.asarray(x, np.float64), snapshots.read(s, like, position))
+            total = part if total is None else jax.tree.map(np.add, total, part)
+    params = jax.tree.map(lambda x, average: jnp.asarray(x, average.dtype), total, like[0])
+    return PostHoc(params, steps[-1], residual, len(steps))

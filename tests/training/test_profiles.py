@@ -1,0 +1,137 @@
+"""Power-function averages: the published widths, the weights of the recursion, and averages of any length put together afterwards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from score_lab.build import ConfigError
+from score_lab.training import load, train
+from score_lab.training.profiles import WIDEST, coefficients, exponent, rate, width
+from score_lab.training.step import averages
+
+
+def weights(gamma, t, n):
+    """Of theta(1) ... theta(n) in the average at ``t``: the integral of the profile over each step."""
+    k = np.arange(1, n + 1)
+    return np.where(k <= t, (np.minimum(k, t) ** (gamma + 1.0) - (np.minimum(k, t) - 1.0) ** (gamma + 1.0)) / float(t) ** (gamma + 1), 0.0)
+
+
+def test_published_widths():
+    """EDM2, section 3.1: sigma_rel = 0.05 and 0.10 are gamma = 16.97 and 6.94; sigma_rel is the standard deviation of p over t."""
+    assert round(exponent(0.05), 2) == 16.97 and round(exponent(0.10), 2) == 6.94
+    for sigma_rel in (0.01, 0.1, 0.25, WIDEST):
+        gamma = exponent(sigma_rel)
+        np.testing.assert_allclose(width(gamma), sigma_rel, rtol=1e-12)
+        first, second = (integrate.quad(lambda u, m=m, g=gamma: (g + 1) * u**g * u**m, 0, 1)[0] for m in (1, 2))
+        np.testing.assert_allclose(np.sqrt(second - first**2), sigma_rel, rtol=1e-7)
+
+
+def test_the_recursion_weighs_every_step_with_the_integral_of_its_profile(x64):
+    """In closed form, from whatever parameters it starts; and in float32 at the millionth step, where 1 - beta is 2e-5."""
+    trajectory = np.random.default_rng(1).normal(size=(60, 3))
+    gammas = tuple(map(exponent, (0.05, 0.2)))
+    ema = tuple({"p": jnp.full(3, 9.0)} for _ in gammas)
+    for k, p in enumerate(trajectory):
+        ema = averages(ema, {"p": jnp.asarray(p)}, jnp.asarray(k), (), True, gammas)
+    for average, gamma in zip(ema, gammas, strict=True):
+        np.testing.assert_allclose(average["p"], weights(gamma, 60, 60) @ trajectory, rtol=1e-12)
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(rate(gammas[0], jnp.float32(1e6)), -np.expm1((gammas[0] + 1) * np.log1p(-1e-6)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("every", [20, 50])
+def test_the_least_squares_is_that_of_the_profiles(every):
+    """Inner products against quadrature; a tracked profile is itself; one between leaves what it says, and less with more snapshots."""
+    n, gammas = 1200, [exponent(w) for w in (0.05, 0.10)]
+    stored = [(g, t) for t in range(every, n + 1, every) for g in gammas]
+    c, residual = coefficients(stored, gammas[1], n)
+    np.testing.assert_allclose(c, np.eye(len(stored))[-1], atol=1e-7)
+    assert residual < 1e-6
+    for sigma_rel in (0.06, 0.075, 0.09):
+        q = exponent(sigma_rel)
+        c, residual = coefficients(stored, q, n)
+        tau = (np.arange(40 * n) + 0.5) / 40
+        made = sum(a * np.where(tau <= t, (g + 1) * (tau / t) ** g / t, 0.0) for a, (g, t) in zip(c, stored, strict=True))
+        aim = (q + 1) * (tau / n) ** q / n
+        np.testing.assert_allclose(residual, np.linalg.norm(made - aim) / np.linalg.norm(aim), rtol=2e-2)
+        assert residual <= (1e-3 if every == 20 else 1e-2)
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """Sixty steps with two profiles that are stored and two that are tracked to compare with, killed on the way."""
+    home = tmp_path_factory.mktemp("profiles")
+    options = {"training__steps": 60, "training__ema": (0.9,), "training__snapshot_every": 10, "training__profiles": (0.05, 0.08, 0.10)}
+    all_of_it, killed = home / "all", home / "killed"
+    train(config(**options), all_of_it)
+
+    def kill(denoiser, step):
+        if step == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(**options | {"training__checkpoint_every": 30}), killed, [(10, kill)])
+    later = sorted(int(entry.name) for entry in (killed / "snapshots").iterdir())
+    train(config(**options | {"training__checkpoint_every": 30}), killed)
+    return all_of_it, killed, later
+
+
+def test_an_average_that_was_tracked_is_put_together_from_the_others(run, config, tmp_path):
+    """0.08 from the snapshots of 0.05 and 0.10 alone, against 0.08 itself, and a tracked one against itself: to 1e-5."""
+    from score_lab.training.snapshots import post_hoc
+
+    workdir, *_ = run
+    tracked = load(workdir, ema=0.08)
+    assert tracked.residual is None and tracked.ema == 0.08
+    again = load(workdir, ema=0.0800001)
+    assert again.residual < 1e-5 and again.step == 60
+    for a, b in zip(jax.tree.leaves(again.denoiser.params), jax.tree.leaves(tracked.denoiser.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    from score_lab.training.state import abstract_state
+
+    like = abstract_state(tracked.parts).ema[1:]
+    found = post_hoc(workdir, (0.05, 0.08, 0.10), like, 0.05, 60)
+    exact = load(workdir, ema=0.05)
+    for a, b in zip(jax.tree.leaves(found.params["network"]), jax.tree.leaves(exact.denoiser.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert found.snapshots == 6 and found.residual < 1e-6
+
+
+def test_snapshots_after_a_kill_are_those_of_the_run_that_was_not(run):
+    """What was stored beyond the checkpoint is made again: the same averages of every length."""
+    workdir, killed, later = run
+    assert later == [10, 20, 30, 40, 50] or later == [10, 20, 30, 40]
+    assert sorted(int(e.name) for e in (killed / "snapshots").iterdir()) == [10, 20, 30, 40, 50, 60]
+    for ema in (0.065, 0.09):
+        a, b = (jax.tree.leaves(load(home, ema=ema).denoiser.params) for home in (workdir, killed))
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("ema", "message"),
+    [
+        (0.12, r"ema: 0.12 is refused; allowed: a position below 4, one of the decays \(0.9,\), a width from 0.05 to 0.1"),
+        (0.02, "ema: 0.02 is refused"),
+    ],
+)
+def test_a_length_outside_what_was_tracked_is_refused(run, ema, message):
+    with pytest.raises(ConfigError, match=message):
+        load(run[0], ema=ema)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training__profiles": (0.3,)}, r"profiles: \(0.3,\) is refused; allowed: widths above 0 and at most 0.2887"),
+        ({"training__profiles": (0.9,)}, "profiles"),
+        ({"training__snapshot_every": 10}, "snapshot_every: 10 is refused; allowed: 0 where there are no profiles"),
+        ({"training__snapshot_every": -1, "training__profiles": (0.1,)}, "snapshot_every: -1 is refused"),
+    ],
+)
+def test_bad_profiles_are_refused(config, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train(config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
