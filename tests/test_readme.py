@@ -14,7 +14,8 @@ from score_lab.data import DataSpec
 from score_lab.paths import GaussianPath, LinearFlow
 from score_lab.samplers import DDIM, UniformLogSNR, sample
 from score_lab.training import build_parts
-from score_lab.training.checkpoint import Checkpoints, library_versions, write_workdir
+from score_lab.training.checkpoint import Checkpoints
+from score_lab.training.record import library_versions, write_workdir
 from score_lab.training.state import init_state
 from score_lab.training.workdir import record_of
 from score_lab.types import pytree_dataclass

@@ -84,8 +84,9 @@ def save_run(workdir):
     """The workdir of a run of EDM that has saved its state after 20 steps (which it did not take)."""
     from score_lab.data import Toy
     from score_lab.training import build_parts
-    from score_lab.training.checkpoint import Checkpoints, library_versions, write_workdir
+    from score_lab.training.checkpoint import Checkpoints
     from score_lab.training.options import plain
+    from score_lab.training.record import library_versions, write_workdir
     from score_lab.training.state import init_state
     from score_lab.training.workdir import record_of
 

@@ -1,119 +1,55 @@
-"""Checkpoints, the only file that knows Orbax (its ``CheckpointManager``, v0).
+"""Checkpoints: which are kept, which is best, and which can still be read.
 
-    WORKDIR/config.json            what the run is: configuration, data, sigma_data, versions of the libraries
     WORKDIR/checkpoints/STEP/      state: the TrainState;  host: {record, position, pending, step} as JSON;  metrics: for "best"
+    WORKDIR/seals/STEP.json        what its files are (seals.py): a checkpoint that was damaged since is passed over, with a line
 
-Saving is asynchronous: the arrays are copied off the devices, files are written in the background and a checkpoint appears under its step
-only when whole. The newest ``keep`` and the best by held-out loss stay.  A checkpoint is compared with what is asked of it, leaf by leaf,
-before anything is read.
+The newest ``keep`` and the best by held-out loss stay.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Mapping
-from importlib import metadata
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from jax.experimental import multihost_utils
 
-from score_lab.build import ConfigError, nearest, refuse
+from score_lab.build import ConfigError, refuse
+from score_lab.training.arrays import Arrays
+from score_lab.training.seals import damage, seal
 from score_lab.types import PyTree
 
-__all__ = ["BEST", "Arrays", "Checkpoints", "library_versions", "read_workdir", "write_workdir"]
+__all__ = ["BEST", "Checkpoints"]
 
 BEST = "eval/loss"
 """The metric that "best" means; lower is better."""
-
-LIBRARIES = ("score_lab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-class Arrays:
-    """Folders of arrays by step in ``directory``, written in the background; each appears under its step only when whole.
-
-    Args:
-      write: False opens them for reading alone.
-      handlers: Orbax's, of what is stored beside the arrays.
-      options: more of Orbax's options.
-    """
-
-    def __init__(self, directory: Path, write: bool, handlers: Mapping[str, Any] | None = None, **options: Any):
-        import orbax.checkpoint as ocp
-
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file that it writes
-        self._ocp = ocp
-        self.directory = Path(directory).absolute()
-        settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), **(handlers or {})}
-        self.manager = ocp.CheckpointManager(self.directory, options=settings, item_handlers=handlers)
-
-    @property
-    def steps(self) -> list[int]:
-        """The steps there are, ascending."""
-        return sorted(self.manager.all_steps())
-
-    def write(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None, **beside: Any) -> None:
-        """Saves ``state``, which may be donated as soon as this returns; ``beside``: Orbax's arguments of the other handlers."""
-        ocp = self._ocp
-        if jax.default_backend() == "cpu":
-            state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
-        if jax.process_count() > 1:
-            state = jax.tree.map(_global, state)
-        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **beside), metrics=metrics, force=True)
-
-    def part(self, like: PyTree, step: int, **beside: Any) -> Any:
-        """``like`` of ``step`` on the first device (a dict may name some of it only), with ``beside`` a pair of it and of the rest."""
-        ocp = self._ocp
-        self.check(like, step)
-        several = jax.process_count() > 1
-        sharding = _everywhere() if several else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype), like)
-        item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
-        restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
-        state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"]) if several else restored["state"]
-        return (state, restored) if beside else state
-
-    def check(self, like: PyTree, step: int) -> None:
-        """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
-        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
-        asked = {_name(path): leaf.shape for path, leaf in _leaves(like)}
-        keys = {_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
-        for name in [*asked, *(() if isinstance(like, dict) else there)]:
-            if name not in keys and there.get(name) != asked.get(name):
-                saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
-                allowed = f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})"
-                refuse("checkpoint", f"{name}: {saved}", allowed)
-
-    def wait(self) -> None:
-        """Returns when everything saved is on the disk."""
-        self.manager.wait_until_finished()
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.manager.wait_until_finished()
-        self.manager.close()
 
 
 class Checkpoints(Arrays):
     """The checkpoints of a workdir.  ``keep`` None opens them for reading alone."""
 
     def __init__(self, workdir: Path, keep: int | None = None):
+        self._seals, self._sealing, self._keep = Path(workdir).absolute() / "seals", None, keep
+        self._open(Path(workdir) / "checkpoints")
+
+    def _open(self, directory: Path) -> None:
+        """Orbax reads the figures of all checkpoints when it opens them; where some cannot be read there is no best one."""
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
-        best = keeping.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
-        policy = keeping.AnyPreservationPolicy([keeping.LatestN(keep), best]) if keep is not None else None
-        super().__init__(
-            Path(workdir) / "checkpoints", keep is not None, {"host": ocp.JsonCheckpointHandler()},
-            best_fn=_metric, best_mode="min", preservation_policy=policy,
-        )  # fmt: skip
+        options: dict[str, Any] = {"lightweight_initialize": True}
+        if all(_figures_can_be_read(entry) for entry in directory.glob("*") if entry.name.isdigit()):
+            best = keeping.BestN(get_metric_fn=_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False)
+            options = {"best_fn": _metric, "best_mode": "min"}
+            if self._keep is not None:
+                options["preservation_policy"] = keeping.AnyPreservationPolicy([keeping.LatestN(self._keep), best])
+        super().__init__(directory, self._keep is not None, {"host": ocp.JsonCheckpointHandler()}, **options)
 
     @property
     def best(self) -> int | None:
@@ -123,7 +59,77 @@ class Checkpoints(Arrays):
     def save(self, step: int, state: PyTree, host: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Saves in the background; ``state`` may be donated as soon as this returns."""
         figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
+        self._sealed()
         self.write(step, state, figures, host=self._ocp.args.JsonSave(dict(host)))
+        if jax.process_index() == 0:
+            self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
+            self._sealing.start()
+
+    def newest(self, read: Callable[[int], Any]) -> tuple[int, Any, dict[int, str]]:
+        """``(step, read(step), {later step: what is wrong with it})`` of the newest checkpoint that can be read.
+
+        Raises ConfigError where there is none, and whatever ``read`` refuses.
+        """
+        damaged = {}
+        for step in reversed(self.steps):
+            why = self.damage(step)
+            if why is None:
+                try:
+                    return step, read(step), damaged
+                except ConfigError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever a damaged file makes Orbax raise
+                    why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            damaged[step] = why
+        what = "; ".join(f"checkpoint {step}: {why}" for step, why in damaged.items())
+        refuse("workdir", str(self.directory.parent), f"the workdir of a run with a checkpoint that can be read ({what})")
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the files of ``step``, None if nothing is known to be."""
+        directory = self.directory / str(step)
+        readable = _figures_can_be_read(directory)
+        return damage(directory, self._seals / f"{step}.json") or (None if readable else "its held-out loss cannot be read")
+
+    def put_aside(self, steps: Iterable[int]) -> None:
+        """Renames the checkpoints of ``steps`` to ``STEP.damaged``, so that a run may write these steps again."""
+        several = jax.process_count() > 1
+        if several:
+            multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+        if jax.process_index() == 0:
+            for step in steps:
+                aside = self.directory / f"{step}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(self.directory / str(step), aside)
+                (self._seals / f"{step}.json").unlink(missing_ok=True)
+        if several:
+            multihost_utils.sync_global_devices("damaged checkpoints were put aside")
+        self.manager.close()
+        self._open(self.directory)
+
+    def wait(self) -> None:
+        """Returns when everything saved is on the disk."""
+        super().wait()
+        self._sealed()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._sealed()
+
+    def _seal(self, step: int) -> None:
+        """Waits, in a thread of its own, until ``step`` is on the disk, and seals it."""
+        while self.manager.is_saving_in_progress():
+            time.sleep(0.02)
+        directory = self.directory / str(step)
+        if directory.is_dir():  # not if it could not be written
+            seal(directory, self._seals / f"{step}.json")
+        for old in self._seals.glob("*.json"):
+            if not (self.directory / old.stem).exists():
+                old.unlink(missing_ok=True)
+
+    def _sealed(self) -> None:
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
 
     def restore(self, like: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
         """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the
@@ -135,64 +141,16 @@ class Checkpoints(Arrays):
         return state, restored["host"]
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide what a checkpoint means."""
-    import platform
-
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def read_workdir(workdir: str | Path) -> dict[str, Any]:
-    """What ``WORKDIR/config.json`` says of the run; ConfigError if this is no workdir."""
-    file = Path(workdir) / "config.json"
-    if not file.is_file():
-        near = [str(other.parent) for other in Path(workdir).absolute().parent.glob("*/config.json")]
-        what = "there is no config.json in it" if Path(workdir).is_dir() else "there is no such directory"
-        hint = nearest(str(Path(workdir).absolute()), near)
-        refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
-    try:
-        record = json.loads(file.read_text())
-        return {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"workdir: {str(file)!r} cannot be read ({why}); allowed: the file that the training run wrote") from None
-
-
-def write_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Writes ``WORKDIR/config.json`` whole or not at all."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    new = workdir / "config.json.new"
-    new.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(new, workdir / "config.json")
-
-
-def _everywhere() -> jax.sharding.NamedSharding:
-    """Of an array that every device of every process holds."""
-    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("device",)), jax.P())
-
-
-def _global(x: jax.Array) -> jax.Array:
-    """What every process holds alike as the one array that Orbax saves once."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_global(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-    local = [shard.data for shard in x.addressable_shards]
-    return jax.make_array_from_single_device_arrays(x.shape, _everywhere(), local)
-
-
 def _metric(metrics: Mapping[str, float]) -> float:
     return metrics[BEST]
 
 
-def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
-
-
-def _name(path: Any) -> str:
-    """``params.network.blocks.0.first.kernel``."""
-    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+def _figures_can_be_read(directory: Path) -> bool:
+    """Whether what a checkpoint says of its held-out loss is JSON, or it says nothing."""
+    try:
+        json.loads((directory / "metrics" / "metrics").read_text())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True

@@ -17,19 +17,22 @@ from typing import Any
 
 import jax
 
-from score_lab.training.checkpoint import Checkpoints, library_versions, write_workdir
+from score_lab.build import refuse
+from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Feed, train_stream
 from score_lab.training.heldout import make_heldout
+from score_lab.training.lock import Lock
 from score_lab.training.metrics import Metrics, say
 from score_lab.training.options import plain
 from score_lab.training.parallel import make_dispatch
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Callback, Plan, prepare
+from score_lab.training.record import library_versions, write_workdir
 from score_lab.training.reports import NonFiniteLoss, Reports, denoiser_of
 from score_lab.training.signals import StopRequest
 from score_lab.training.snapshots import Snapshots
 from score_lab.training.state import TrainState, abstract_state, init_state, keys_of
-from score_lab.training.workdir import record_of
+from score_lab.training.workdir import check_workdir, record_of
 
 __all__ = ["NonFiniteLoss", "Trained", "train"]
 
@@ -65,14 +68,18 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
       callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
       checks: called with the parts before anything is compiled or written; they may raise ConfigError.
 
-    Raises ConfigError for a user's error, before anything is compiled or written, and NonFiniteLoss when the loss or the gradient is
-    infinite or NaN.
+    Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written, and
+    NonFiniteLoss when the loss or the gradient is infinite or NaN.
     """
     plan = prepare(plain(config), Path(workdir), callbacks)
     for check in checks:
         check(plan.parts)
     keys = keys_of(plan.seed)
     with contextlib.ExitStack() as stack:
+        if plan.lead:
+            stack.enter_context(Lock(plan.workdir))
+            if (check_workdir(plan.workdir, plan.parts.config) is None) != (plan.record is None):
+                refuse("workdir", str(plan.workdir), "one that no other run has just written: the same command again goes on with it")
         if plan.lead and plan.record is None:
             write_workdir(plan.workdir, record_of(plan.parts, library_versions()))
         checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
@@ -119,8 +126,13 @@ def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
     if plan.record is None:
         return jax.device_put(init_state(plan.parts, plan.seed), plan.layout.replicated), {"step": 0, "position": None, "pending": []}
-    state, host = checkpoints.restore(abstract_state(plan.parts), checkpoints.steps[-1])
+    like = abstract_state(plan.parts)
+    _, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
+    if damaged:
+        checkpoints.put_aside(damaged)
     if plan.lead:
+        for step, why in damaged.items():
+            say(f"{plan.workdir}: checkpoint {step} is damaged ({why}): passed over, and kept as checkpoints/{step}.damaged")
         say(f"{plan.workdir}: goes on from step {host['step']}")
         write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"]))
     return jax.device_put(state, plan.layout.replicated), host

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
 from score_lab.denoiser import NetworkDenoiser
-from score_lab.training.checkpoint import Checkpoints, read_workdir
+from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.options import TrainingOptions
 from score_lab.training.parts import Parts, build_parts
+from score_lab.training.record import read_workdir
 from score_lab.training.snapshots import post_hoc
 from score_lab.training.state import TrainState, abstract_state
 
@@ -68,8 +71,10 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
     between = _between(parts.options, ema)
     position = None if between else _position(parts.options, ema)
     with Checkpoints(workdir) as checkpoints:
-        step = _step(workdir, checkpoints, step)
-        params = None if between else _params(checkpoints, like, position, step)
+        asked = _step(workdir, checkpoints, step)
+        step, params, damaged = _read(checkpoints, lambda s: None if between else _params(checkpoints, like, position, s), asked, step)
+    for later, why in damaged.items():
+        warnings.warn(f"{workdir}: checkpoint {later} is damaged ({why}): passed over for that of step {step}", stacklevel=2)
     residual = None
     if between:
         found = post_hoc(workdir, parts.options.profiles, like.ema[len(parts.options.ema) :], ema, step)
@@ -109,6 +114,15 @@ def _step(workdir: Path, checkpoints: Checkpoints, step: int | str | None) -> in
     if step not in steps:
         refuse("step", step, f"one of {', '.join(map(str, steps))}, 'best', or None for the newest", [*map(str, steps), "best"])
     return step
+
+
+def _read(checkpoints: Checkpoints, read: Callable[[int], Any], step: int, asked: int | str | None) -> tuple[int, Any, dict[int, str]]:
+    """``(step, read(step), {later step: what is wrong with it})``: the newest that can be read, unless a certain one was asked for."""
+    if asked is None:
+        return checkpoints.newest(read)
+    if (why := checkpoints.damage(step)) is not None:
+        refuse("step", step, f"a checkpoint that can be read: this one is damaged ({why})")
+    return step, read(step), {}
 
 
 def _params(checkpoints: Checkpoints, like: TrainState, position: int | None, step: int) -> Any:

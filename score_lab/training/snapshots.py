@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.training.checkpoint import Arrays
+from score_lab.training.arrays import Arrays
 from score_lab.training.profiles import coefficients, exponent
 from score_lab.types import PyTree
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from score_lab.build import ConfigError, refuse
-from score_lab.training.checkpoint import read_workdir
 from score_lab.training.options import changed
 from score_lab.training.parts import Parts
+from score_lab.training.record import read_workdir
 
 __all__ = ["check_workdir", "record_of"]
 

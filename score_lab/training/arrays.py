@@ -1,0 +1,111 @@
+"""Folders of arrays by step, the only file that knows how Orbax writes and reads them (its ``CheckpointManager``, v0).
+
+Saving is asynchronous: the arrays are copied off the devices, files are written in the background and a folder appears under its step only
+when whole.  What is there is compared with what is asked of it, leaf by leaf, before anything is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_lab.build import refuse
+from score_lab.types import PyTree
+
+__all__ = ["Arrays"]
+
+
+class Arrays:
+    """Folders of arrays by step in ``directory``, written in the background; each appears under its step only when whole.
+
+    Args:
+      write: False opens them for reading alone.
+      handlers: Orbax's, of what is stored beside the arrays.
+      options: more of Orbax's options.
+    """
+
+    def __init__(self, directory: Path, write: bool, handlers: Mapping[str, Any] | None = None, **options: Any):
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file that it writes
+        self._ocp = ocp
+        self.directory = Path(directory).absolute()
+        settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), **(handlers or {})}
+        self.manager = ocp.CheckpointManager(self.directory, options=settings, item_handlers=handlers)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps there are, ascending."""
+        return sorted(self.manager.all_steps())
+
+    def write(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None, **beside: Any) -> None:
+        """Saves ``state``, which may be donated as soon as this returns; ``beside``: Orbax's arguments of the other handlers."""
+        ocp = self._ocp
+        if jax.default_backend() == "cpu":
+            state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
+        if jax.process_count() > 1:
+            state = jax.tree.map(_global, state)
+        self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **beside), metrics=metrics, force=True)
+
+    def part(self, like: PyTree, step: int, **beside: Any) -> Any:
+        """``like`` of ``step`` on the first device (a dict may name some of it only), with ``beside`` a pair of it and of the rest."""
+        ocp = self._ocp
+        self.check(like, step)
+        several = jax.process_count() > 1
+        sharding = _everywhere() if several else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype), like)
+        item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
+        restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
+        state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"]) if several else restored["state"]
+        return (state, restored) if beside else state
+
+    def check(self, like: PyTree, step: int) -> None:
+        """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
+        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
+        asked = {_name(path): leaf.shape for path, leaf in _leaves(like)}
+        keys = {_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
+        for name in [*asked, *(() if isinstance(like, dict) else there)]:
+            if name not in keys and there.get(name) != asked.get(name):
+                saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
+                allowed = f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})"
+                refuse("checkpoint", f"{name}: {saved}", allowed)
+
+    def wait(self) -> None:
+        """Returns when everything saved is on the disk."""
+        self.manager.wait_until_finished()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def _everywhere() -> jax.sharding.NamedSharding:
+    """Of an array that every device of every process holds."""
+    return jax.sharding.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("device",)), jax.P())
+
+
+def _global(x: jax.Array) -> jax.Array:
+    """What every process holds alike as the one array that Orbax saves once."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_global(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+    local = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, _everywhere(), local)
+
+
+def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
+
+
+def _name(path: Any) -> str:
+    """``params.network.blocks.0.first.kernel``."""
+    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

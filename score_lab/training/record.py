@@ -1,0 +1,53 @@
+"""``WORKDIR/config.json``: what a run is, its configuration, data, sigma_data and the versions of the libraries that it was begun with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from score_lab.build import ConfigError, nearest, refuse
+
+__all__ = ["library_versions", "read_workdir", "write_workdir"]
+
+LIBRARIES = ("score_lab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what a checkpoint means."""
+    import platform
+
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def read_workdir(workdir: str | Path) -> dict[str, Any]:
+    """What ``WORKDIR/config.json`` says of the run; ConfigError if this is no workdir."""
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        near = [str(other.parent) for other in Path(workdir).absolute().parent.glob("*/config.json")]
+        what = "there is no config.json in it" if Path(workdir).is_dir() else "there is no such directory"
+        hint = nearest(str(Path(workdir).absolute()), near)
+        refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
+    try:
+        record = json.loads(file.read_text())
+        return {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"workdir: {str(file)!r} cannot be read ({why}); allowed: the file that the training run wrote") from None
+
+
+def write_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Writes ``WORKDIR/config.json`` whole or not at all."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    new = workdir / "config.json.new"
+    new.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(new, workdir / "config.json")
