@@ -26,12 +26,12 @@ from score_lab.linear import combine, select
 from score_lab.samplers.multipliers import nought
 from score_lab.types import Array, pytree_dataclass, static
 
-__all__ = ["SASolver"]
+__all__ = ["SASolver", "sa_weights"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 
-def _weights(a: Array, h: Array, nodes: list[Array], good: list[Array]) -> list[Array]:
+def sa_weights(a: Array, h: Array, nodes: list[Array], good: list[Array]) -> list[Array]:
     """``int_0^h a exp(-a u) L_j(l_t + h - u) du`` for every node but the first, whose weight is what is missing to ``1 - exp(-a h)``.
 
     ``nodes``: l - l_t of the nodes, 0 (l_t) first; ``good``: which of them there are.  Gauss-Legendre on [0, h].
@@ -139,6 +139,6 @@ class SASolver:
         """``alpha_s int a exp(-a u) x0 du`` as terms over the predictions at the nodes."""
         good = [jnp.asarray(g) for g in good]
         safe, a = jnp.where(good[0], h, 1.0), 1.0 + self._tau(path, t) ** 2
-        w = _weights(a, safe, [jnp.where(g, v, 0.0) for v, g in zip(nodes, good, strict=True)], good)
+        w = sa_weights(a, safe, [jnp.where(g, v, 0.0) for v, g in zip(nodes, good, strict=True)], good)
         alpha_s, whole = path.alpha(s), -jnp.expm1(-a * h)
         return [(alpha_s * (whole - sum(w)), values[0]), *((alpha_s * c, v) for c, v in zip(w, values[1:], strict=False))]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class Record:
 class Case:
     """Ours.  ``x_T`` is the first state; ``noise`` an index of the noise bank per (step, call), -1 where we draw and they do not (0 is
     used); ``calls`` chooses which of our network calls their states are compared with (all by default), ``states`` which of their states;
-    ``around(exact denoiser)`` is what the network's output goes through (clipping).
+    ``around(exact denoiser)`` is what the network's output goes through (clipping); ``read(states)`` makes theirs of all of ours;
+    ``bound`` is what ``error`` may reach.
     """
 
     path: Any
@@ -64,6 +66,17 @@ class Case:
     final: np.ndarray | None = None
     calls: Any = None
     around: Any = None
+    read: Any = None
+    bound: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """What is no run of states on a grid of theirs: ``measured()`` is the largest difference, which the tolerance bounds."""
+
+    sampler: str
+    measured: Callable[[], float]
+    bound: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +119,17 @@ def records(peer: str, folder: Path = HERE) -> dict[str, Record]:
     }  # fmt: skip
 
 
-def error(record: Record, case: Case) -> float:
+def error(record: Record, case: Case | Compared) -> float:
     """The largest relative difference of a state, over all states of the record."""
+    if isinstance(case, Compared):
+        return case.measured()
     noise = None if case.noise is None else Bank(jnp.asarray(record.noise_bank), jnp.asarray(np.asarray(case.noise, np.int32)))
     denoiser = Mixture(case.path) if case.around is None else case.around(Mixture(case.path))
     run = sample(
         denoiser, case.sampler, case.grid, x_T=jnp.asarray(case.x_T), recorder=StateRecorder(len(case.x_T)), noise=noise
     )
     ours = [*run.record.in_order().x_t[slice(None) if case.calls is None else case.calls], np.asarray(run.x)]
+    ours = ours if case.read is None else case.read(ours)
     theirs = [*(record["states"][:-1] if case.states is None else case.states), record["states"][-1] if case.final is None else case.final]
     if len(ours) != len(theirs):
         raise AssertionError(f"{record.name}: we have {len(ours)} states, they have {len(theirs)}")

@@ -1,6 +1,6 @@
 """New records of the peers with other options, in the committed records' format: to try the translations on what they have not seen.
 
-    python tests/oracle/draw.py FOLDER [N] [SEED]     in an environment with the ``peers`` extra; then  make oracle RECORDS=FOLDER
+    python tests/oracle/draw.py FOLDER [N [SEED [CLASS ...]]]     in an environment with the ``peers`` extra; then  make oracle RECORDS=FOLDER
 
 N random combinations of options for every class and function (12 by default), from their own lists of values below.  A combination that
 the peer refuses, or whose states are not finite, is named and left out.  Float64: the modules' ``torch.float32`` and ``np.float32`` are
@@ -29,7 +29,7 @@ CONVERTED = ({}, {}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": Tru
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 FLOWS = (_FLOW, _FLOW | {"flow_shift": 3.0})
 CHURN = ({}, {}, {"s_churn": 5.0}, {"s_churn": 5.0, "s_tmin": 0.05, "s_tmax": 8.0, "s_noise": 1.003})
-VP = {**BETAS, **SPACED, **PREDICTED}
+VP = {**BETAS, **SPACED, **PREDICTED, "num_train_timesteps": (1000, 1000, 400)}
 ZERO = {"rescale_betas_zero_snr": (False, False, False, True)}
 EDM = {"sigma_min": (0.002, 0.02), "sigma_max": (80.0, 10.0), "sigma_data": (0.5, 1.0), "rho": (7.0, 5.0),
        "sigma_schedule": ("karras", "exponential"), "final_sigmas_type": ("zero", "sigma_min")}  # fmt: skip
@@ -43,7 +43,9 @@ DIFFUSERS = {  # class: (kind, options each on its own, options together, argume
         ({}, {"eta": 0.3}, {"eta": 1.0}, {"use_clipped_model_output": True}),
     ),
     "DDPMScheduler": (
-        "acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}, ({},), ({},),
+        "acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "beta_schedule": (*BETAS["beta_schedule"], "sigmoid"),
+         "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range", "learned_range")},
+        ({},), ({},),
     ),
     "PNDMScheduler": (
         "acp", {**BETAS, **SPACED, **V_OR_EPS, "skip_prk_steps": (True, False), "set_alpha_to_one": (True, False)}, ({},), ({},),
@@ -67,6 +69,11 @@ DIFFUSERS = {  # class: (kind, options each on its own, options together, argume
         "dpm", {**BETAS, **PREDICTED, **DPM, "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++")},
         (*CONVERTED, *FLOWS), ({},),
     ),
+    "DPMSolverSDEScheduler": ("k", {**VP, **V_OR_EPS}, CONVERTED, ({}, {"s_noise": 1.1})),
+    "SASolverScheduler": (
+        "dpm", {**VP, **THRESHOLD, "predictor_order": (1, 2, 3), "corrector_order": (1, 2, 3, 4), "lower_order_final": (True, False)},
+        (*CONVERTED, *FLOWS), ({},),
+    ),
     "DEISMultistepScheduler": ("dpm", {**VP, **MULTISTEP, **THRESHOLD}, (*CONVERTED, *FLOWS), ({},)),
     "UniPCMultistepScheduler": (
         "dpm",
@@ -84,6 +91,7 @@ DIFFUSERS = {  # class: (kind, options each on its own, options together, argume
     "FlowMatchEulerDiscreteScheduler": (
         "flow",
         {"shift": (1.0, 3.0, 0.5), "shift_terminal": (None, None, 0.1), "stochastic_sampling": (False, False, True),
+         "invert_sigmas": (False, False, False, True),
          "time_shift_type": ("exponential", "linear")},
         (*CONVERTED, {"use_dynamic_shifting": True}), CHURN,
     ),
@@ -111,9 +119,9 @@ ORDERS = {"order": (1, 2, 3, 4)}
 AZULA = {
     "DDPMSampler": {}, "DDIMSampler": {"eta": (0.0, 0.3, 0.5, 1.0)}, "EulerSampler": {}, "HeunSampler": {},
     "ItoSampler": {"eta": (0.0, 0.5, 1.0), "temperature": (1.0, 1.3)}, "zABSampler": ORDERS, "vABSampler": ORDERS, "zEABSampler": ORDERS,
-    "xEABSampler": ORDERS, "REABSampler": ORDERS,
+    "xEABSampler": ORDERS, "REABSampler": ORDERS, "PCSampler": {"corrections": (1, 2), "delta": (0.01, 0.3)},
 }  # fmt: skip
-METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4")
+METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams")
 
 
 def exact(x: np.ndarray, a: float, s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +187,8 @@ def _levels(kind: str, sch, i: int, t) -> tuple[float, float]:
     if kind == "ipndm":
         return float(sch.alphas[i]), float(sch.betas[i])
     sigma = float(sch.sigmas[i])
+    if getattr(sch, "mid_point_sigma", None) is not None and not sch.state_in_first_order:
+        sigma = float(sch.mid_point_sigma)
     if hasattr(sch, "sigmas_interpol"):
         sigma = float(sch.sigmas[sch.step_index or 0] if sch.state_in_first_order else sch.sigmas_interpol[sch.step_index])
         if not sch.state_in_first_order and type(sch).__name__ == "KDPM2AncestralDiscreteScheduler":
@@ -237,13 +247,18 @@ def _scheduler(out: Peers, name, made, kind, steps, ctor, step_kw, set_kw) -> No
     c, out.drawn = dict(sch.config), 0
     deep = (..., None) if c.get("thresholding") else (...,)  # its threshold wants three axes
     x = torch.tensor(out.x_init) * float(getattr(sch, "init_noise_sigma", 1.0))
-    states, used, levels = [x.numpy().copy()], [], []
+    states, used, levels, outputs = [x.numpy().copy()], [], [], []
+    if made.__name__ == "DPMSolverSDEScheduler":
+        sch.noise_sampler = lambda *levels: out.noise()
     for i, t in enumerate(sch.timesteps):
         a, s = _levels(kind, sch, i, t)
         levels.append((a, s))
         if hasattr(sch, "scale_model_input"):
             sch.scale_model_input(x, t)
         before, given = out.drawn, torch.tensor(_output(kind, c, x.numpy(), a, s))
+        if c.get("variance_type") == "learned_range":
+            given = torch.cat([given, torch.sin(x)], 1)
+            outputs.append(given.numpy().copy())
         x = sch.step(given[deep], t, x[deep], **step_kw).prev_sample.reshape(16, 2)
         used.append(before if out.drawn > before else -1)
         states.append(x.numpy().copy())
@@ -252,6 +267,7 @@ def _scheduler(out: Peers, name, made, kind, steps, ctor, step_kw, set_kw) -> No
     config = {"cls": made.__name__, "ctor": ctor, "kind": kind, "resolved": resolved, "steps": steps, "step_kw": step_kw or None,
               "set_kw": set_kw or None}  # fmt: skip
     a, s = np.array(levels).T
+    tables |= {"model_out": outputs or None}
     out.add(name, config, states=np.array(states), noise_used=np.array(used, float), model_a=a, model_s=s,
             **{k: np.array(v, float) for k, v in tables.items() if v is not None})  # fmt: skip
 
@@ -377,19 +393,23 @@ def flow_matching(n: int, seed: int) -> Peers:
                 return torch.tensor(da * x0 + ds * eps)
 
             solver = ODESolver(velocity_model=velocity)
-            kw = {"step_size": None, "method": method, "time_grid": torch.tensor(grid), "return_intermediates": True}
+            step = None if rng.random() < 0.5 else float(rng.choice((0.05, 0.13)))
+            kw = {"step_size": step, "method": method, "time_grid": torch.tensor(grid), "return_intermediates": True}
             states = solver.sample(torch.tensor(out.x_init), **kw).detach().numpy()
-            out.add(f"{name}_{method}_{j}", {"method": method, "schedule": name, "step_size": None}, t=grid, states=states)
+            out.add(f"{name}_{method}_{j}", {"method": method, "schedule": name, "step_size": step}, t=grid, states=states)
     return out
 
 
-def main(folder: Path, n: int = 12, seed: int = 1) -> None:
-    """Writes ``<peer>.npz`` of every peer that is installed."""
+def main(folder: Path, n: int = 12, seed: int = 1, *classes: str) -> None:
+    """Writes ``<peer>.npz`` of every peer that is installed; ``classes``: only records whose class or function is one of these."""
     import torch
 
     torch.set_default_dtype(torch.float64)
     warnings.filterwarnings("ignore")
     folder.mkdir(parents=True, exist_ok=True)
+    for table in (DIFFUSERS, K_DIFFUSION, AZULA):
+        for name in [k for k in table if classes and k not in classes]:
+            del table[name]
     for make in (diffusers, k_diffusion, flow_matching, azula):
         out = make(n, seed)
         np.savez_compressed(folder / f"{make.__name__}.npz", **out.arrays)
@@ -397,4 +417,4 @@ def main(folder: Path, n: int = 12, seed: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:4]), *sys.argv[4:])

@@ -6,6 +6,8 @@ repeated (a last step from sigma_min to sigma_min) the dead step and its state a
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from oracle.case import Case, Excluded, Record
@@ -35,6 +37,7 @@ from score_lab.samplers import (
     Times,
 )
 from score_lab.samplers.as_released import LateChurn, LateChurnFlow
+from score_lab.samplers.as_released_noise import PredictorCorrector
 from score_lab.types import leaf, pytree_dataclass
 
 
@@ -77,11 +80,35 @@ def ddim(record: Record) -> Case:
     return _table(record, sampler, s, clipped(record, not kw.get("use_clipped_model_output", False)))
 
 
-def ddpm(record: Record) -> Case:
-    """DDPMScheduler: the next timestep, and data after the last."""
-    kind = record.config["resolved"]["variance_type"]
-    variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta"}[kind]
-    return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], clipped(record, False))
+@pytree_dataclass
+class WithVariance:
+    """``denoiser`` whose network also gave ``variance[k]`` at ``times[k]``."""
+
+    denoiser: object = leaf()
+    times: object = leaf()
+    variance: object = leaf()
+    path = property(lambda self: self.denoiser.path)
+
+    def __call__(self, x_t, t, cond=None, **rest):
+        found = jnp.asarray(self.variance)[jnp.argmin(jnp.abs(jnp.asarray(self.times) - t))]
+        return dataclasses.replace(self.denoiser(x_t, t, cond, **rest), aux={"variance": found})
+
+
+def ddpm(record: Record) -> Case | Excluded:
+    """DDPMScheduler: the next timestep, and data after the last.  Of "learned_range" the variance is ``model_out``'s second half."""
+    kind, around = record.config["resolved"]["variance_type"], clipped(record, False)
+    if kind == "fixed_large_log":
+        return Excluded("variance_type fixed_large_log: their noise is the root of ln beta < 0, NaN as released")
+    if kind == "learned":
+        return Excluded("variance_type learned: the network's output is itself the variance; ours is read between two bounds (learned_range)")
+    if kind == "learned_range":
+        d, T = record.x_init.shape[1], record.config["resolved"]["num_train_timesteps"]
+        if "model_out" not in record.arrays or record["model_out"].shape[-1] != 2 * d:
+            return Excluded("variance_type learned_range: the record has no variance that the network gave")
+        times, variance, inner = (record["timesteps"] + 1) / T, record["model_out"][..., d:], around or (lambda denoiser: denoiser)
+        around = lambda denoiser: WithVariance(inner(denoiser), times, variance)  # noqa: E731
+    variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta", "learned_range": "learned"}[kind]
+    return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], around)
 
 
 def _late(record: Record) -> dict:
@@ -107,8 +134,26 @@ def _kappa(record: Record, sampler) -> Case:
     return Case(path, sampler, Times(sigmas, of="kappa"), states[0], noise, states=states[:-1], final=states[-1], around=clipped(record))
 
 
+def _ascending(record: Record, sampler) -> Case | Excluded:
+    """``invert_sigmas`` (for Mochi, whose network counts from noise to data): the levels 1 - sigma, from 0 up to 1, with Euler's steps."""
+    if record.config["resolved"].get("stochastic_sampling"):
+        return Excluded("invert_sigmas with stochastic_sampling: noise drawn anew on the way up, which no sampler of ours does")
+    t, keep = _once(np.asarray(record["sigmas_table"], np.float64))
+    t, states = jnp.asarray(t), record["states"][keep]
+    steps = Steps(t=t[:-1], s=t[1:], r=t[1:], start=t[0], ascends=True)
+    return Case(LinearFlow(), sampler, steps, states[0], states=states[:-1], final=states[-1])
+
+
+def _once(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``levels`` that ascend without repeated ones, and the indices of those kept."""
+    keep = np.flatnonzero(np.append(True, np.diff(levels) > 1e-9))
+    return levels[keep], keep
+
+
 def _flow(record: Record, sampler) -> Case | Excluded:
-    """Diffusers' flow schedulers: sigma is t; FlowMatchEuler does not churn, whatever it is told."""
+    """Diffusers' flow schedulers: sigma is t; FlowMatchEuler does not churn, whatever it is told; with ``invert_sigmas`` it goes up."""
+    if record.config["resolved"].get("invert_sigmas"):
+        return _ascending(record, sampler)
     if record.config["resolved"].get("stochastic_sampling"):
         return flow_match_stochastic(record)
     late, noise = _late(record) if sampler.calls == 2 else {}, None
@@ -302,8 +347,10 @@ def flow_matching(record: Record) -> Case | Excluded:
     Of a likelihood with a fixed step the encoded states are compared: it runs from data up.
     """
     method, step = record.config["method"], record.config.get("step_size")
+    if method.endswith("adams"):
+        return Excluded("torchdiffeq's Adams methods of up to 12 steps with constant coefficients, started by RK4: ours are of at most 4")
     if method not in METHODS:
-        return Excluded("adaptive, see the adaptive solvers' tests")
+        return Excluded("adaptive, one error norm for the whole batch: see the adaptive solvers' tests")
     if "x_source" in record.arrays:
         n = round(1 / step)
         times = jnp.arange(n + 1) / n
@@ -311,19 +358,31 @@ def flow_matching(record: Record) -> Case | Excluded:
         x1 = np.asarray(record.inputs["likelihood_inputs"]["x1"])
         return Case(FLOWS[record.name.split("_")[1]], METHODS[method], steps, x1, states=record["x_source"][:0], final=record["x_source"],
                     calls=slice(0))  # fmt: skip
-    t = 1 - np.asarray(record["t"], np.float64)
+    t, read = np.asarray(record["t"], np.float64), None
+    if step is not None:
+        asked, t = t, np.arange(np.ceil((t[-1] - t[0]) / step + 1)) * step + t[0]
+        t[-1] = asked[-1]
+        read = lambda ours: _between(t, np.asarray(ours), asked)  # noqa: E731
     stages = METHODS[method].calls
-    return Case(FLOWS[record.config["schedule"]], METHODS[method], Times(tuple(t)), record["states"][0], calls=slice(None, None, stages))
+    return Case(FLOWS[record.config["schedule"]], METHODS[method], Times(tuple(1 - t)), record["states"][0], calls=slice(None, None, stages),
+                read=read)  # fmt: skip
 
 
-def _azula(sampler):
-    """A case on azula's schedule; its states, where it has them, are those between steps.  One draw a step where it is stochastic."""
+def _between(t: np.ndarray, states: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
+    """The states at ``asked``, linear between the ascending times ``t``."""
+    k = np.clip(np.searchsorted(t, asked, side="right") - 1, 0, len(t) - 2)
+    share = ((asked - t[k]) / (t[k + 1] - t[k]))[:, None, None]
+    return list((1 - share) * states[k] + share * states[k + 1])
+
+
+def _azula(sampler, draws=lambda made: 1):
+    """A case on azula's schedule; its states, where it has them, are those between steps.  ``draws`` a step where it is stochastic."""
 
     def case(record: Record) -> Case:
         made, n = sampler(record.config["kw"]), len(record["t"]) - 1
         states = record.arrays.get("states", record["x_start"][None])
         calls = slice(None, None, made.calls) if "states" in record.arrays else slice(1)
-        noise = np.arange(n)[:, None] if made.stochastic else None
+        noise = np.arange(n * draws(made)).reshape(n, -1) if made.stochastic else None
         grid = Times(tuple(record["t"]))
         return Case(AZULA[record.config["schedule"]], made, grid, record["x_start"], noise,
                     states=states[:n] if "states" in record.arrays else states, final=record["final"], calls=calls)  # fmt: skip
@@ -348,7 +407,8 @@ TRANSLATIONS = {
     "edm:ablation_sampler": ablation,
     **{
         f"flow_matching:{method}": flow_matching
-        for method in (*METHODS, "adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2", "fehlberg", "explicit_adams", "tsit5")
+        for method in (*METHODS, "adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2", "fehlberg", "tsit5", "explicit_adams",
+                       "implicit_adams", "fixed_adams")
     },
     "flow_matching:-": lambda record: Excluded("not a sampler: values of a path, see the paths' tests, or a likelihood's inputs"),
     "azula:DDIMSampler": _azula(lambda kw: DDIM(float(kw.get("eta", 0.0)) ** 0.5)),
@@ -356,4 +416,5 @@ TRANSLATIONS = {
     "azula:EulerSampler": _azula(lambda kw: Euler(Kappa())),
     "azula:HeunSampler": _azula(lambda kw: Heun(Kappa())),
     "azula:ItoSampler": _azula(lambda kw: ItoEuler(float(kw.get("eta", 1.0)), float(kw.get("temperature", 1.0)))),
+    "azula:PCSampler": _azula(lambda kw: PredictorCorrector(kw.get("corrections", 1), kw.get("delta", 0.01)), lambda made: made.corrections),
 }
