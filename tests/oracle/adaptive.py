@@ -11,7 +11,7 @@ from samplers.exact import Mixture
 
 from score_lab.likelihood import log_likelihood
 from score_lab.paths import EDM, VP
-from score_lab.samplers import DPMAdaptive, Dopri5, T, Times
+from score_lab.samplers import Dopri5, DPMAdaptive, T, Times
 
 TAKEN = ("order", "rtol", "atol", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety", "eta", "s_noise")
 
@@ -35,8 +35,8 @@ def torchdiffeq_adaptive(record: Record) -> Excluded:
 
 
 def scipy_rk45(record: Record) -> Case | Compared:
-    """score_sde's way: scipy's RK45 on the probability-flow ODE of VP, with one error norm for the batch; ours of the same tolerance has one
-    for each sample, so that both are held to 30 tolerances: the states at their accepted times, or the log densities."""
+    """score_sde's way: scipy's RK45 on the probability-flow ODE of VP, with one error norm for the batch; ours of the same tolerance has
+    one for each sample, so that both are held to 30 tolerances: the states at their accepted times, or the log densities."""
     c = record.config
     tol, path = c["tol"], VP(c["beta_min"], c["beta_max"])
     if "states" in record.arrays:

@@ -1,6 +1,6 @@
 """New records of the peers with other options, in the committed records' format: to try the translations on what they have not seen.
 
-    python tests/oracle/draw.py FOLDER [N [SEED [CLASS ...]]]     in an environment with the ``peers`` extra; then  make oracle RECORDS=FOLDER
+    python tests/oracle/draw.py FOLDER [N [SEED [CLASS ...]]]    with the ``peers`` extra; then  make oracle RECORDS=FOLDER
 
 N random combinations of options for every class and function (12 by default), from their own lists of values below.  A combination that
 the peer refuses, or whose states are not finite, is named and left out.  Float64: the modules' ``torch.float32`` and ``np.float32`` are

@@ -89,6 +89,9 @@ class WithVariance:
     variance: object = leaf()
     path = property(lambda self: self.denoiser.path)
 
+    def on(self, path):
+        return WithVariance(self.denoiser.on(path), self.times, self.variance)
+
     def __call__(self, x_t, t, cond=None, **rest):
         found = jnp.asarray(self.variance)[jnp.argmin(jnp.abs(jnp.asarray(self.times) - t))]
         return dataclasses.replace(self.denoiser(x_t, t, cond, **rest), aux={"variance": found})
@@ -100,13 +103,13 @@ def ddpm(record: Record) -> Case | Excluded:
     if kind == "fixed_large_log":
         return Excluded("variance_type fixed_large_log: their noise is the root of ln beta < 0, NaN as released")
     if kind == "learned":
-        return Excluded("variance_type learned: the network's output is itself the variance; ours is read between two bounds (learned_range)")
+        return Excluded("variance_type learned: the output is itself the variance; ours is read between two bounds (learned_range)")
     if kind == "learned_range":
         d, T = record.x_init.shape[1], record.config["resolved"]["num_train_timesteps"]
         if "model_out" not in record.arrays or record["model_out"].shape[-1] != 2 * d:
             return Excluded("variance_type learned_range: the record has no variance that the network gave")
-        times, variance, inner = (record["timesteps"] + 1) / T, record["model_out"][..., d:], around or (lambda denoiser: denoiser)
-        around = lambda denoiser: WithVariance(inner(denoiser), times, variance)  # noqa: E731
+        times, given, inner = (record["timesteps"] + 1) / T, record["model_out"][..., d:], around or (lambda denoiser: denoiser)
+        around = lambda denoiser: WithVariance(inner(denoiser), times, given)  # noqa: E731
     variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta", "learned_range": "learned"}[kind]
     return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], around)
 
@@ -255,24 +258,43 @@ class Rounding:
         return self.inner.step(denoise, combine((1.0, x), (jnp.asarray(self.scale)[denoise.step], draw())), t, s, draw, carry)
 
 
-def _rounding(record: Record, path, grid, std: np.ndarray, s: np.ndarray, heun: bool) -> np.ndarray:
+def _rounding(record: Record, d: float, b: float, s: np.ndarray, heun: bool) -> np.ndarray:
     """The scale of that noise for every step, ``s sqrt((sigma + m ulp)^2 - sigma^2)``, m = 0, 1, ...: how many ulp sigma(sigma_inv(sigma))
     missed sigma by on the peer's machine.  Heun saw every level twice, where the step before ended and after gamma = 0; of Euler's states
-    only the whole number m is read."""
-    sigma = record["eval_sigma"]
+    only the whole number m is read, from what their own formulas in numpy leave over.  It must be within ``most``: not all that a state
+    is off by is noise."""
+    sigma, most = record["eval_sigma"], _most_off(record["eval_sigma"], d, b)
     if heun:
-        return s[::2] * np.sqrt(np.maximum(sigma[::2] ** 2 - np.append(sigma[0], sigma[1:-1:2]) ** 2, 0))
-    t = np.asarray(grid.steps(path).t)
-    rates = [np.asarray(rate(jnp.asarray(t))) for rate in (path.alpha_dot, path.sigma_dot)]
+        m = (sigma[::2] - np.append(sigma[0], sigma[1:-1:2])) / np.spacing(sigma[::2])
+        m = np.where((m > 0) & (m <= most[::2]), m, 0)
+        return s[::2] * np.sqrt(np.spacing(sigma[::2]) * m * (2 * sigma[::2] - np.spacing(sigma[::2]) * m))
+    t = (np.sqrt(b**2 + 2 * d * np.log1p(sigma**2)) - b) / d
+    slope = (1 + sigma**2) * (d * t + b) / (2 * sigma)  # dsigma/dt
+    lowers = np.where(s < 1, -sigma * slope * s**2, 0.0)  # dln s/dt of s = 1 / sqrt(1 + sigma^2)
     scale, x = np.zeros(len(t)), record["eval_x"] * s[:, None, None]
-    for k in range(1, len(t) if len(t) == len(x) else 0):
-        x0, eps = mixture_numpy(x[k - 1], s[k - 1], std[k - 1])
-        off, z = x[k] - x[k - 1] - (t[k] - t[k - 1]) * (rates[0][k - 1] * x0 + rates[1][k - 1] * eps), record.noise_bank[k]
-        found = max(float((off * z).sum() / (z * z).sum()), 0.0)
-        ulp = np.spacing(sigma[k])
+    for k in range(1, len(t)):
+        x0, _ = mixture_numpy(x[k - 1], s[k - 1], sigma[k - 1] * s[k - 1])
+        move = (slope[k - 1] / sigma[k - 1] + lowers[k - 1]) * x[k - 1] - slope[k - 1] * s[k - 1] / sigma[k - 1] * x0
+        off, z = x[k] - x[k - 1] - (t[k] - t[k - 1]) * move, record.noise_bank[k]
+        found, ulp = max(float((off * z).sum() / (z * z).sum()), 0.0), np.spacing(sigma[k])
         m = round((found / s[k]) ** 2 / (2 * sigma[k] * ulp))
-        scale[k] = s[k] * np.sqrt(ulp * m * (2 * sigma[k] + ulp * m)) if m <= 32 else 0.0
+        scale[k] = s[k] * np.sqrt(ulp * m * (2 * sigma[k] + ulp * m)) if m <= most[k] else 0.0
     return scale
+
+
+def _most_off(sigma: np.ndarray, d: float, b: float) -> np.ndarray:
+    """The most ulp by which ``sigma(sigma_inv(sigma))`` can be off in float64, to first order, every operation exact to eps:
+
+        sigma_inv = (w - b) / d,  w = sqrt(b^2 + 2 d u),  u = ln(sigma^2 + 1);       sigma(t) = sqrt(e^u - 1),  u = d t^2 / 2 + b t
+        du        <= eps [2 (sum) + u (ln)]  and, by 4 operations up to w and 2 after it,  dt <= eps (4 w + 2 (w - b)) / d + du / w
+        back      du' = w dt + 3 eps u,      dsigma / sigma <= (sigma^2 + 1) / (2 sigma^2) (du' + 2 eps (exp)) + 2 eps
+    """
+    u = np.log1p(sigma**2)
+    w = np.sqrt(b**2 + 2 * d * u)
+    du = 2 + u
+    dt = (4 * w + 2 * (w - b)) / d + du / w
+    relative = (sigma**2 + 1) / (2 * sigma**2) * (w * dt + 3 * u + 2) + 2
+    return np.finfo(np.float64).eps * relative * sigma / np.spacing(sigma)
 
 
 def ablation(record: Record) -> Case:
@@ -307,7 +329,7 @@ def ablation(record: Record) -> Case:
     sampler = Euler(T()) if kw["solver"] == "euler" else EDMSecond(float(kw["alpha"]), T())
     s = 1 / np.sqrt(1 + sigma**2) if kw["scaling"] == "vp" else np.ones_like(sigma)
     if kw["schedule"] == "vp" and noise is None:
-        scale = _rounding(record, path, grid, sigma * s, s, kw["solver"] == "heun" and kw["alpha"] == 1)
+        scale = _rounding(record, d, b, s, kw["solver"] == "heun" and kw["alpha"] == 1)
         if scale.any():
             sampler, noise = Rounding(sampler, scale), np.arange(n)[:, None]
     x_T = record.x_init * levels[0] * (1 / np.sqrt(1 + levels[0] ** 2) if kw["scaling"] == "vp" else 1.0)
@@ -364,8 +386,8 @@ def flow_matching(record: Record) -> Case | Excluded:
         t[-1] = asked[-1]
         read = lambda ours: _between(t, np.asarray(ours), asked)  # noqa: E731
     stages = METHODS[method].calls
-    return Case(FLOWS[record.config["schedule"]], METHODS[method], Times(tuple(1 - t)), record["states"][0], calls=slice(None, None, stages),
-                read=read)  # fmt: skip
+    path, grid = FLOWS[record.config["schedule"]], Times(tuple(1 - t))
+    return Case(path, METHODS[method], grid, record["states"][0], calls=slice(None, None, stages), read=read)
 
 
 def _between(t: np.ndarray, states: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
@@ -416,5 +438,5 @@ TRANSLATIONS = {
     "azula:EulerSampler": _azula(lambda kw: Euler(Kappa())),
     "azula:HeunSampler": _azula(lambda kw: Heun(Kappa())),
     "azula:ItoSampler": _azula(lambda kw: ItoEuler(float(kw.get("eta", 1.0)), float(kw.get("temperature", 1.0)))),
-    "azula:PCSampler": _azula(lambda kw: PredictorCorrector(kw.get("corrections", 1), kw.get("delta", 0.01)), lambda made: made.corrections),
+    "azula:PCSampler": _azula(lambda kw: PredictorCorrector(**{"delta": 0.01, **kw}), lambda made: made.corrections),
 }

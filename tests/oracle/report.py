@@ -31,7 +31,8 @@ def chosen(folder: Path, names: tuple) -> dict:
         try:
             found.update({(peer, name): record for name, record in records(peer, folder).items()})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            refuse("RECORDS", str(folder / f"{peer}.npz"), f"records as tests/oracle/draw.py writes them: it cannot be read ({type(error).__name__})")
+            why = f"it cannot be read ({type(error).__name__})"
+            refuse("RECORDS", str(folder / f"{peer}.npz"), f"records as tests/oracle/draw.py writes them: {why}")
     if not found:
         refuse("RECORDS", str(folder), f"a folder that holds some of {files}")
     wanted = {key: record for key, record in found.items() if key[1].startswith(names)}

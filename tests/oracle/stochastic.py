@@ -87,8 +87,11 @@ def sa_solver(record: Record) -> Case | Excluded:
 
 
 def _thresholded(record: Record):
+    """Their x0 after dynamic thresholding, of which eps follows nothing here: the solver is on x0."""
     c = record.config["resolved"]
-    return (lambda d: DynamicThreshold(d, c["dynamic_thresholding_ratio"], 1.0, c["sample_max_value"], False)) if c["thresholding"] else None
+    if not c["thresholding"]:
+        return None
+    return lambda denoiser: DynamicThreshold(denoiser, c["dynamic_thresholding_ratio"], 1.0, c["sample_max_value"], False)
 
 
 def _k_diffusion(make, draws: int = 1, needs: str = "", **fixed):
