@@ -20,13 +20,14 @@ import sys
 import jax
 
 from benchmarks.options import Options
+from benchmarks.pairs import MISSED
 from score_lab.build import ConfigError, refuse
 
 NAMES = ("train_step", "samplers", "dit8", "compile", "recording", "loops", "peers")
 
 
 def main() -> int:
-    """Runs the benchmarks and prints their tables as they grow; 2 for a bad command line."""
+    """Runs the benchmarks and prints their tables as they grow; 1 if a bound does not hold, 2 for a bad command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,21 +44,26 @@ def main() -> int:
             if name not in NAMES:
                 refuse("--only", name, ", ".join(NAMES), NAMES)
         options.check()
-        run(chosen, options)
+        return int(run(chosen, options) > 0)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
-def run(chosen: list[str], options: Options) -> None:
-    """Every chosen benchmark, line by line."""
+def run(chosen: list[str], options: Options) -> int:
+    """Every chosen benchmark, line by line; how many bounds do not hold."""
+    lines: list[str] = []
     print(f"jax {jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}, ", end="")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name in chosen:
         print(f"\n{name}", flush=True)
         for line in importlib.import_module(f"benchmarks.{name}").measure(options):
             print(line, flush=True)
+            lines.append(line)
+    held, missed = (sum(word in line for line in lines) for word in ("HOLDS", MISSED))
+    if held + missed:
+        print(f"\nof {held + missed} bounds {held} hold{f', {missed} do not' if missed else ''}")
+    return missed
 
 
 if __name__ == "__main__":

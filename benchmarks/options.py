@@ -35,10 +35,14 @@ class Options:
             if name not in NETWORKS:
                 refuse("--networks", name, ", ".join(NETWORKS), NETWORKS)
 
-    def fixed_step(self) -> dict[str, Any]:
-        """The chosen fixed-step solvers by name, in the catalogue's order (an adaptive one has ``integrate``: its steps are its own)."""
+    def every(self) -> dict[str, Any]:
+        """The chosen solvers by name, in the catalogue's order."""
         wanted = {name for word in self.solvers for name in _matching(word)} if self.solvers else set(CATALOGUE)
-        return {n: e.sampler for n, e in CATALOGUE.items() if n in wanted and not hasattr(e.sampler, "integrate")}
+        return {n: e.sampler for n, e in CATALOGUE.items() if n in wanted}
+
+    def fixed_step(self) -> dict[str, Any]:
+        """Those of fixed steps (an adaptive one has ``integrate``: its steps are its own)."""
+        return {name: sampler for name, sampler in self.every().items() if not hasattr(sampler, "integrate")}
 
 
 def _matching(word: str) -> list[str]:

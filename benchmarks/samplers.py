@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.options import Options
-from benchmarks.pairs import in_turn, interval
+from benchmarks.pairs import in_turn, interval, verdict
 from score_lab.build import ConfigError
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.paths import VP
@@ -101,8 +101,8 @@ def overhead(denoiser: Any, name: str, sampler: Any, rounds: int) -> str:
         count = draws_per_step(denoiser, sampler)
         cost = count * float(np.median(times["draws long"] - times["draws short"])) / calls
         bound, drawing = bound + cost, f"{count} x {cost / count:5.2f}"
-    verdict = "holds" if low <= bound else "DOES NOT HOLD"
-    return f"{name:44s} {nfe['long']:5d} {median:8.2f}   {low:6.2f} to {high:6.2f}   {drawing:>9s}   <= {bound:.2f} {verdict}"
+    row = f"{name:44s} {nfe['long']:5d} {median:8.2f}   {low:6.2f} to {high:6.2f}   {drawing:>9s}"
+    return f"{row}   <= {bound:.2f} {verdict(median, low, bound)}"
 
 
 def measure(options: Options) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.networks import BATCH, DIT8, MLP2, SHAPES, weights
 from benchmarks.options import Options
 from benchmarks.pairs import interleaved
-from benchmarks.peers.matches import MATCHES, Match
+from benchmarks.peers.matches import Match, matches_of_all
 from benchmarks.peers.torch_networks import torch_network
 from score_lab.build import refuse
 from score_lab.denoiser import NetworkDenoiser
@@ -86,18 +86,20 @@ def row(match: Match, network: Any, params: Any, module: Any, pairs: int) -> str
     return f"{r.name:44s} {int(mine.nfe):4d} {speeds}   {apart}"
 
 
-def chosen(words: tuple[str, ...]) -> list[Match]:
+def chosen(words: tuple[str, ...], matches: list[Match], missing: list[str]) -> list[Match]:
     """The matches whose name contains one of ``words``; all of them without words."""
-    found = [m for m in MATCHES if not words or any(word.lower() in m.name.lower() for word in words)]
-    if not found:
-        names = [m.name for m in MATCHES]
+    found = [m for m in matches if not words or any(word.lower() in m.name.lower() for word in words)]
+    if not found and not missing:
+        names = [m.name for m in matches]
         refuse("--peers", " ".join(words), f"parts of {'; '.join(names)}", names)
     return found
 
 
 def measure(options: Options) -> Iterator[str]:
-    """Both networks, every match."""
-    matches = chosen(options.peers)
+    """Both networks, every match; a line for each peer that is not here, or whose run fails."""
+    matches, missing = matches_of_all()
+    yield from missing
+    matches = chosen(options.peers, matches, missing)
     yield f"torch {torch.__version__} with {torch.get_num_threads()} threads, batch {BATCH}, float32; ratio: seconds of theirs over ours"
     for name, network in (("mlp", MLP2), ("dit8", DIT8)):
         if options.networks and name not in options.networks:
@@ -110,4 +112,7 @@ def measure(options: Options) -> Iterator[str]:
         head = f"{name}: both networks agree to {apart:.0e}"
         yield f"{head:44s} {'NFE':>4s} {'samples/s':>10s} {'ours':>10s} {'ratio':>7s}   95 % interval   last states apart"
         for match in matches:
-            yield row(match, network, params, module, options.pairs)
+            try:
+                yield row(match, network, params, module, options.pairs)
+            except Exception as error:  # a peer of another version is a line of this table, not its end
+                yield f"{match.name:44s} cannot be run: {type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -17,10 +17,6 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-import azula.denoise
-import azula.noise
-import azula.sample
-import diffusers
 import numpy as np
 import torch
 
@@ -29,7 +25,7 @@ from score_lab.paths import EDM, VP, LinearFlow, ddpm_table
 from score_lab.samplers import DDIM, DPMSolverPP2M, Euler, Heun, T, Times
 from score_lab.targets import Eps, F, Velocity
 
-__all__ = ["MATCHES", "Match"]
+__all__ = ["Match", "matches_of_all"]
 
 SIGMA_DATA = 0.5
 LIMIT = 20.0
@@ -53,9 +49,6 @@ def _k_diffusion() -> Any:
             sys.modules[name] = types.ModuleType(name)
         sys.modules["torchvision.transforms"].functional = sys.modules["torchvision.transforms.functional"]
     return importlib.import_module("k_diffusion.sampling")
-
-
-k_sampling = _k_diffusion()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +85,7 @@ def _diffusers_on_table(name: str, scheduler: Any, sampler: Any, steps: int) -> 
     return Match(name, TABLE, Eps(), sampler, Times((*((k + 1) / 1000 for k in index), 0.0)), theirs, sigma_data=1.0)
 
 
-def _diffusers_heun(steps: int) -> Match:
+def _diffusers_heun(diffusers: Any, steps: int) -> Match:
     """HeunDiscreteScheduler: alpha = 1 outside the network, its table's sigmas between levels; 2 steps - 1 evaluations."""
     scheduler = diffusers.HeunDiscreteScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
     scheduler.set_timesteps(steps)
@@ -117,7 +110,7 @@ def _diffusers_heun(steps: int) -> Match:
     )  # fmt: skip
 
 
-def _diffusers_flow(steps: int) -> Match:
+def _diffusers_flow(diffusers: Any, steps: int) -> Match:
     """FlowMatchEulerDiscreteScheduler: the network predicts the velocity eps - x0."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(steps)
@@ -139,7 +132,7 @@ def _diffusers_flow(steps: int) -> Match:
     return Match(f"diffusers FlowMatchEuler, {steps} steps", LinearFlow(), Velocity(), Euler(T()), Times(times), theirs)
 
 
-def _k(name: str, function: str, sampler: Any, steps: int, noise: str = "none") -> Match:
+def _k(k_sampling: Any, name: str, function: str, sampler: Any, steps: int, noise: str = "none") -> Match:
     """A function of k-diffusion on Karras' sigmas; ``noise``: "none", "bank" (handed over) or "tree" (its own Brownian tree)."""
     sigmas = k_sampling.get_sigmas_karras(steps, 0.01, 50.0)
 
@@ -162,60 +155,72 @@ def _k(name: str, function: str, sampler: Any, steps: int, noise: str = "none") 
     return Match(name, EDM(float(sigmas[0])), F(SIGMA_DATA), sampler, grid, theirs, scale=float(sigmas[0]), draws=noise == "bank")
 
 
-class _Schedule(azula.noise.Schedule):
-    """Our VP path."""
-
-    def __call__(self, t):
-        """alpha and sigma."""
-        total = 0.1 * t + 0.5 * 19.9 * t**2
-        return torch.exp(-0.5 * total), torch.sqrt(-torch.expm1(-total))
-
-
-class _Denoiser(azula.denoise.Denoiser):
-    """x0 from the preconditioned output F."""
-
-    def __init__(self, network, label):
-        super().__init__()
-        self.network, self.label, self.schedule = network, label, _Schedule()
-
-    def forward(self, x_t, t, **kwargs):
-        """The posterior mean."""
-        alpha, sigma = self.schedule(t)
-        root = torch.sqrt((alpha * SIGMA_DATA) ** 2 + sigma**2)
-        level = torch.clip(2 * (torch.log(alpha) - torch.log(sigma)), -LIMIT, LIMIT)
-        y = self.network(x_t / root, level.expand(len(x_t)), self.label)
-        return azula.denoise.DiracPosterior(mean=alpha * SIGMA_DATA**2 / root**2 * x_t + sigma * SIGMA_DATA / root * y)
-
-
 def _azula(steps: int) -> Match:
-    """DDIMSampler from t = 1 to 0."""
+    """DDIMSampler on our VP path, from t = 1 to 0."""
+    denoise, noise, sampling = (importlib.import_module(f"azula.{part}") for part in ("denoise", "noise", "sample"))
+
+    class Schedule(noise.Schedule):
+        def __call__(self, t):
+            total = 0.1 * t + 0.5 * 19.9 * t**2
+            return torch.exp(-0.5 * total), torch.sqrt(-torch.expm1(-total))
+
+    class Denoiser(denoise.Denoiser):
+        """x0 from the preconditioned output F."""
+
+        def __init__(self, network, label):
+            super().__init__()
+            self.network, self.label, self.schedule = network, label, Schedule()
+
+        def forward(self, x_t, t, **kwargs):
+            alpha, sigma = self.schedule(t)
+            root = torch.sqrt((alpha * SIGMA_DATA) ** 2 + sigma**2)
+            level = torch.clip(2 * (torch.log(alpha) - torch.log(sigma)), -LIMIT, LIMIT)
+            y = self.network(x_t / root, level.expand(len(x_t)), self.label)
+            return denoise.DiracPosterior(mean=alpha * SIGMA_DATA**2 / root**2 * x_t + sigma * SIGMA_DATA / root * y)
 
     def theirs(network, label):
-        sampler = azula.sample.DDIMSampler(_Denoiser(network, label), steps=steps, silent=True)
+        sampler = sampling.DDIMSampler(Denoiser(network, label), steps=steps, silent=True)
         return lambda x, bank: sampler(x)
 
     times = tuple(1 - k / steps for k in range(steps + 1))
     return Match(f"azula DDIM, {steps} steps", VP(0.1, 20.0), F(SIGMA_DATA), DDIM(), Times(times), theirs)
 
 
-def _matches() -> list[Match]:
+def _of_diffusers() -> list[Match]:
+    diffusers = importlib.import_module("diffusers")
     table = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-    sde = samplers.DPMSolverMultistep(2, eta=1.0)
+    unipc = samplers.UniPC(2, "bh2", final_orders=(1,))
     return [
         _diffusers_on_table("diffusers DDIM, 50 steps", diffusers.DDIMScheduler(clip_sample=False, **table), DDIM(), 50),
         _diffusers_on_table("diffusers DPM++2M, 20 steps", diffusers.DPMSolverMultistepScheduler(**table), DPMSolverPP2M(), 20),
-        _diffusers_on_table(
-            "diffusers UniPC, 20 steps", diffusers.UniPCMultistepScheduler(**table), samplers.UniPC(2, "bh2", final_orders=(1,)), 20
-        ),
-        _diffusers_heun(20),
-        _diffusers_flow(20),
-        _k("euler", "sample_euler", Euler(samplers.Kappa()), 20),
-        _k("heun", "sample_heun", Heun(), 20),
-        _k("dpmpp_2m", "sample_dpmpp_2m", DPMSolverPP2M(), 20),
-        _k("dpmpp_2m_sde", "sample_dpmpp_2m_sde", sde, 20, "bank"),
-        _k("dpmpp_2m_sde", "sample_dpmpp_2m_sde", sde, 20, "tree"),
-        _azula(50),
-    ]  # fmt: skip
+        _diffusers_on_table("diffusers UniPC, 20 steps", diffusers.UniPCMultistepScheduler(**table), unipc, 20),
+        _diffusers_heun(diffusers, 20),
+        _diffusers_flow(diffusers, 20),
+    ]
 
 
-MATCHES = _matches()
+def _of_k_diffusion() -> list[Match]:
+    sampling, sde = _k_diffusion(), samplers.DPMSolverMultistep(2, eta=1.0)
+    return [
+        _k(sampling, "euler", "sample_euler", Euler(samplers.Kappa()), 20),
+        _k(sampling, "heun", "sample_heun", Heun(), 20),
+        _k(sampling, "dpmpp_2m", "sample_dpmpp_2m", DPMSolverPP2M(), 20),
+        _k(sampling, "dpmpp_2m_sde", "sample_dpmpp_2m_sde", sde, 20, "bank"),
+        _k(sampling, "dpmpp_2m_sde", "sample_dpmpp_2m_sde", sde, 20, "tree"),
+    ]
+
+
+OF = {"diffusers": _of_diffusers, "k-diffusion": _of_k_diffusion, "azula": lambda: [_azula(50)]}
+"""What each peer's runs are made by: nothing of a peer is imported before."""
+
+
+def matches_of_all() -> tuple[list[Match], list[str]]:
+    """The runs of the peers that can be imported, and one line for each that cannot, whatever is missing of it."""
+    found, missing = [], []
+    for peer, make in OF.items():
+        try:
+            found += make()
+        except Exception as error:  # a half-installed package raises what it likes
+            pip = f"{sys.executable} -m pip install" + (" --no-deps k-diffusion" if peer == "k-diffusion" else f" {peer}")
+            missing.append(f"{peer} is not here, or only half ({type(error).__name__}: {' '.join(str(error).split())[:120]}); try: {pip}")
+    return found, missing

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from oracle.case import HERE, Bank
 from samplers.exact import Gaussian, Mixture, mixture_numpy, paths
-from samplers.fake import small
+from samplers.fake import Watching, rows_fed, small
 from scipy.integrate import solve_ivp
 
 from score_lab.build import ConfigError
@@ -135,6 +135,17 @@ def test_nfe_is_what_was_evaluated(sampler):
     assert len(seen) == int(run.nfe[0]) > 12
     levels = np.array([LinearFlow().log_snr(t.ravel()[0]) for _, t in seen])
     assert levels.min() >= -6.001 and levels.max() <= 20.001
+
+
+@pytest.mark.parametrize(
+    "sampler", [DPMAdaptive(3), pytest.param(Dopri5(1e-3, 1e-3), marks=pytest.mark.slow), pytest.param(Tsit5(1e-3, 1e-3), marks=pytest.mark.slow)],
+    ids=["DPMAdaptive", "Dopri5", "Tsit5"],
+)
+def test_guided_evaluations_are_what_the_host_saw(sampler):
+    """One sample, so that nothing is masked: guidance's two rows a call, each of which the network was fed."""
+    denoiser, runs = CFG(small(LinearFlow(), F(0.7), Watching()), 2.0), []
+    rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, UniformLogSNR(2, -6.0, 6.0), (1, 2), KEY, cond={"label": jnp.ones(1)})) or runs[-1])
+    assert rows == int(runs[-1].nfe[0]) > 24 and rows % 2 == 0
 
 
 @pytest.mark.slow

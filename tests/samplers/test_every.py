@@ -82,6 +82,25 @@ def test_finite_counted_and_alone_in_its_batch(name):
         same(np.asarray(other.x)[known], np.asarray(run.x)[rows[known]], sampler, "float64")
 
 
+OF_EACH_FAMILY = ("DDIM", "DPM-Solver-2", "DPM-Solver++(2M)", "Euler a", "DPM-Solver-23, adaptive")
+
+
+def test_every_family_has_one():
+    assert {CATALOGUE[name].family for name in OF_EACH_FAMILY} == {entry.family for entry in CATALOGUE.values()}
+
+
+@pytest.mark.parametrize("name", OF_EACH_FAMILY)
+def test_the_same_in_chunks_of_another_size(name):
+    """Float64, to 1e-10 (adaptive: 10 tolerances): eight at once, or three, three and two, of which each has its own draws; the others of
+    a family in ``test_chunks_devices_and_programs``."""
+    sampler = CATALOGUE[name].sampler
+    with jax.enable_x64(True):
+        denoiser = small(LinearFlow(), F(0.7))
+        whole = sample(denoiser, sampler, GRID, (N, 2), KEY).x
+        assert len(np.unique(np.asarray(whole)[:, 0])) == N
+        same(sample_chunked(denoiser, sampler, GRID, (N, 2), KEY, chunk=3).x, np.asarray(whole), sampler, "float64")
+
+
 @pytest.mark.parametrize("name", OTHER_FORMS)
 def test_every_other_form_runs(name):
     """On exact Gaussian data: finite, and as many evaluations as it says."""
