@@ -47,9 +47,10 @@ def main(folder: Path, names: tuple = ("",)) -> int:
     from oracle.case import Excluded, error
     from oracle.translate import translate
 
+    wanted = chosen(folder, names)
     jax.config.update("jax_enable_x64", True)
     failed = excluded = loose = count = 0
-    for (peer, name), record in chosen(folder, names).items():
+    for (peer, name), record in wanted.items():
         count += 1
         try:
             case = translate(record)
@@ -72,13 +73,18 @@ def main(folder: Path, names: tuple = ("",)) -> int:
     return int(failed > 0)
 
 
-if __name__ == "__main__":
+def run(arguments: list[str]) -> int:
+    """The exit status of a command line: ``main``'s, or 2 for what holds no records."""
     from oracle.case import HERE
 
     from score_lab.build import ConfigError
 
     try:
-        sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else HERE, tuple(sys.argv[2:]) or ("",)))
+        return main(Path(arguments[0]) if arguments else HERE, tuple(arguments[1:]) or ("",))
     except ConfigError as problem:
         print(problem, file=sys.stderr)
-        sys.exit(2)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,16 +1,11 @@
 """Every fixed-step record of the peers is reproduced through ``sample`` to 1e-8 relative in float64; what is not is excluded by name."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from oracle import report
 from oracle.case import HERE, Excluded, error, records
-from oracle.report import chosen
 from oracle.translate import PEERS, translate
-
-from score_lab.build import ConfigError
 
 pytestmark = pytest.mark.usefixtures("x64")
 RECORDS = {f"{peer}-{name}": record for peer in PEERS for name, record in records(peer).items()}
@@ -18,7 +13,6 @@ MORE = ("diffusers", "flow_matching", "azula")
 DRAWN = records("diffusers", HERE / "drawn") | {name: r for peer in MORE for name, r in records(peer, HERE / "drawn" / "more").items()}
 """Of ``draw.py``: diffusers' churn, thresholding, clipping and strides, with options that the other records do not have; and ``more``: its
 SA-Solver, DPM++ SDE, learned variance and inverted levels, flow_matching's step_size, azula's predictor-corrector."""
-REPORT = Path(__file__).parent / "report.py"
 NO_SAMPLES = ("likelihood_inputs", "log_likelihood", "likelihood_condot_hutchinson", "likelihood_condot_dopri5_1e-09")
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """torchdiffeq's adaptive methods: one error norm for the whole batch."""
@@ -39,7 +33,10 @@ def test_record(name):
         assert case.bound <= 1e-8 or RECORDS[name].peer == "scipy_ode"
 
 
-@pytest.mark.parametrize("name", DRAWN)
+ALSO_SLOW = ("SASolver_more_3", "DPMSolverSDE_more")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALSO_SLOW else n for n in DRAWN])
 def test_drawn_record(name):
     assert error(DRAWN[name], translate(DRAWN[name])) <= 1e-8
 
@@ -65,15 +62,11 @@ def test_adams_methods_of_torchdiffeq_are_named():
     assert "Adams" in translate(record).reason
 
 
-@pytest.mark.parametrize(("folder", "names", "says"), [("typo", ("",), "RECORDS: 'typo'"), (HERE / "drawn", ("zzz",), "NAME: 'zzz'")])
-def test_records_that_are_not_there_are_one_line(folder, names, says):
-    with pytest.raises(ConfigError, match=says):
-        chosen(Path(folder), names)
-
-
-def test_from_the_shell_too():
-    ran = subprocess.run([sys.executable, str(REPORT), "typo"], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 2 and ran.stderr.startswith("RECORDS: 'typo'") and len(ran.stderr.splitlines()) == 1 and not ran.stdout
+@pytest.mark.parametrize(("arguments", "says"), [(["typo"], "RECORDS: 'typo'"), ([str(HERE / "drawn"), "zzz"], "NAME: 'zzz'")])
+def test_records_that_are_not_there_are_one_line(capsys, arguments, says):
+    assert report.run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(says) and len(err.splitlines()) == 1 and not out
 
 
 def test_how_many_are_held():

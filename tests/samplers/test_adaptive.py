@@ -138,13 +138,15 @@ def test_nfe_is_what_was_evaluated(sampler):
 
 
 @pytest.mark.parametrize(
-    "sampler", [DPMAdaptive(3), pytest.param(Dopri5(1e-3, 1e-3), marks=pytest.mark.slow), pytest.param(Tsit5(1e-3, 1e-3), marks=pytest.mark.slow)],
+    "sampler",
+    [DPMAdaptive(3), *(pytest.param(s, marks=pytest.mark.slow) for s in (Dopri5(1e-3, 1e-3), Tsit5(1e-3, 1e-3)))],
     ids=["DPMAdaptive", "Dopri5", "Tsit5"],
 )
 def test_guided_evaluations_are_what_the_host_saw(sampler):
     """One sample, so that nothing is masked: guidance's two rows a call, each of which the network was fed."""
     denoiser, runs = CFG(small(LinearFlow(), F(0.7), Watching()), 2.0), []
-    rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, UniformLogSNR(2, -6.0, 6.0), (1, 2), KEY, cond={"label": jnp.ones(1)})) or runs[-1])
+    grid, cond = UniformLogSNR(2, -6.0, 6.0), {"label": jnp.ones(1)}
+    rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, grid, (1, 2), KEY, cond=cond)) or runs[-1])
     assert rows == int(runs[-1].nfe[0]) > 24 and rows % 2 == 0
 
 
