@@ -51,7 +51,7 @@ from score_lab.samplers import (  # noqa: E402
     ending,
     sample,
 )
-from score_lab.samplers.as_released import ReadAsV  # noqa: E402
+from score_lab.samplers.as_released import ReadAsV, VInKappa  # noqa: E402
 from score_lab.samplers.as_released_noise import SASolverReleased  # noqa: E402
 
 PAGE = ROOT / "docs" / "samplers.md"
@@ -98,6 +98,8 @@ OPTIONS = {
     "tau", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety", "predictor", "corrector",
 }  # fmt: skip
 """Fields whose other values are the same solver with other options."""
+READ = {ReadAsV: "as released, eps read as v", VInKappa: "as released, v turned into eps after it is extrapolated"}
+"""What a peer's own variables are."""
 SWITCHES = {"independent", "as_released", "at_data", "together"}
 """Those of them that are switched."""
 STRONG = ("Euler-Maruyama, SiT's sigma", "stochastic Heun")
@@ -142,8 +144,10 @@ def differences(ours, theirs) -> list[str] | None:
             said.append(f"variable={b!r}")
         elif name == "variable" and type(a) is type(b):
             said += differences_of_parts(a, b)
-        elif name == "variable" and isinstance(b, ReadAsV):
-            said.append("as released, eps read as v")
+        elif name == "variable" and type(b) in READ:
+            said.append(READ[type(b)])
+        elif name == "k" and isinstance(ours, DPMSolverMultistep):  # 2M and 3M are names of their own
+            return None
         elif name in OPTIONS and not isinstance(a, bool | None) or name in SWITCHES:
             said.append(f"{name}={b:g}" if isinstance(b, float) else f"{name}={b!r}")
         else:
@@ -167,7 +171,7 @@ def written(sampler) -> str:
 def held() -> list[tuple]:
     """``(sampler, "peer Class")`` of every record that is reproduced: those of the table, and those drawn besides."""
     found = {}
-    for folder in (HERE, HERE / "drawn", HERE / "drawn" / "more"):
+    for folder in (HERE, HERE / "drawn", HERE / "drawn" / "end", HERE / "drawn" / "more"):
         for peer in PEERS:
             for record in records(peer, folder).values() if (folder / f"{peer}.npz").exists() else ():
                 case = translate(record)
@@ -309,7 +313,7 @@ def facts(name: str) -> dict[str, str]:
     s = entry.sampler
     return {
         "solver": name, "in code": f"`{written(s)}`", "family": entry.family, "source": entry.paper, "order": str(s.order),
-        "calls": str(s.calls), "stochastic": "yes" if s.stochastic else "no", "when to use it": entry.use,
+        "calls": str(s.calls), "stochastic": "yes" if s.stochastic and getattr(s, "eta", None) != 0 else "no", "when to use it": entry.use,
     }  # fmt: skip
 
 

@@ -9,7 +9,11 @@
 
                              x <- alpha_t x0 + sqrt(1 - delta) sigma_t eps + sqrt(delta) sigma_t z
 
-What is right: ``SASolver`` (Xue et al. 2023) and ``Langevin`` (Song et al. 2021, algorithms 4 and 5).
+    DDPMReleased         diffusers' DDPMScheduler where the last timestep is not 0: its step to data adds noise all the same, of variance
+                         beta = sigma_t^2 ("beta"), of 1e-20 ("beta_tilde"), or between the two ("learned")
+
+What is right: ``DDPM``, whose last step adds none (Ho et al. 2020, algorithm 2), ``SASolver`` (Xue et al. 2023) and
+``Langevin`` (Song et al. 2021, algorithms 4 and 5).
 """
 
 from __future__ import annotations
@@ -19,10 +23,48 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
+from score_lab.paths.transition import interpolate_log_variance, transition_variances
+from score_lab.samplers.ddim import DDPM
 from score_lab.samplers.sa_solver import sa_weights
 from score_lab.types import pytree_dataclass
 
-__all__ = ["PredictorCorrector", "SASolverReleased"]
+__all__ = ["DDPMReleased", "PredictorCorrector", "SASolverReleased"]
+
+
+@pytree_dataclass
+class DDPMReleased:
+    """``DDPM`` of ``variance`` "beta_tilde", "beta" or "learned", with that noise in its step to data."""
+
+    variance: str = "beta_tilde"
+    order = 1
+    calls = 1
+    memory = 0
+    stochastic = True
+
+    def check(self) -> None:
+        """A known variance."""
+        DDPM(self.variance).check()
+
+    def check_steps(self, steps, path) -> None:
+        """The same check on every use."""
+        self.check()
+
+    def init(self, x, steps, path):
+        """No history."""
+        return ()
+
+    def step(self, denoise, x, t, s, draw, carry):
+        """DDPM's step, and at data what is added to it."""
+        path, z = denoise.path, draw()
+        x, carry, p = DDPM(self.variance).step(denoise, x, t, s, lambda: z, carry)
+        least, end = jnp.log(1e-20), jnp.where(path.sigma(s) > 0, 0.0, 1.0)
+        most = jnp.log(transition_variances(path, t, s)[0])
+        if self.variance == "learned":
+            log_variance = interpolate_log_variance(p.aux["variance"], least, most)
+        else:
+            log_variance = jax.tree.map(lambda a: most if self.variance == "beta" else least, z)
+        fresh = jax.tree.map(lambda v, a: jnp.exp(0.5 * v) * a, log_variance, z)
+        return combine((1.0, x), (end, fresh)), carry, p
 
 
 @pytree_dataclass

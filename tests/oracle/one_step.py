@@ -37,7 +37,7 @@ from score_lab.samplers import (
     Times,
 )
 from score_lab.samplers.as_released import LateChurn, LateChurnFlow
-from score_lab.samplers.as_released_noise import PredictorCorrector
+from score_lab.samplers.as_released_noise import DDPMReleased, PredictorCorrector
 from score_lab.types import leaf, pytree_dataclass
 
 
@@ -111,7 +111,8 @@ def ddpm(record: Record) -> Case | Excluded:
         times, given, inner = (record["timesteps"] + 1) / T, record["model_out"][..., d:], around or (lambda denoiser: denoiser)
         around = lambda denoiser: WithVariance(inner(denoiser), times, given)  # noqa: E731
     variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta", "learned_range": "learned"}[kind]
-    return _table(record, DDPM(variance), [*record["timesteps"][1:], -1], around)
+    sampler = DDPMReleased(variance) if record["timesteps"][-1] > 0 else DDPM(variance)  # no noise is added at timestep 0 alone
+    return _table(record, sampler, [*record["timesteps"][1:], -1], around)
 
 
 def _late(record: Record) -> dict:

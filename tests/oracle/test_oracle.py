@@ -10,9 +10,11 @@ from oracle.translate import PEERS, translate
 pytestmark = pytest.mark.usefixtures("x64")
 RECORDS = {f"{peer}-{name}": record for peer in PEERS for name, record in records(peer).items()}
 MORE = ("diffusers", "flow_matching", "azula")
-DRAWN = records("diffusers", HERE / "drawn") | {name: r for peer in MORE for name, r in records(peer, HERE / "drawn" / "more").items()}
-"""Of ``draw.py``: diffusers' churn, thresholding, clipping and strides, with options that the other records do not have; and ``more``: its
-SA-Solver, DPM++ SDE, learned variance and inverted levels, flow_matching's step_size, azula's predictor-corrector."""
+DRAWN = records("diffusers", HERE / "drawn") | records("diffusers", HERE / "drawn" / "end")
+DRAWN |= {name: r for peer in MORE for name, r in records(peer, HERE / "drawn" / "more").items()}
+"""Of ``draw.py``, with options that the other records do not have: diffusers' churn, thresholding, clipping and strides; ``end``: DDPM's
+noise at data, and the same without; ``more``: SA-Solver, DPM++ SDE, learned variance, inverted levels, flow_matching's step_size, azula's
+predictor-corrector."""
 NO_SAMPLES = ("likelihood_inputs", "log_likelihood", "likelihood_condot_hutchinson", "likelihood_condot_dopri5_1e-09")
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """torchdiffeq's adaptive methods: one error norm for the whole batch."""

@@ -59,8 +59,9 @@ def test_order_of_one_of_them():
 
 @pytest.mark.parametrize("sampler", [UniPC(2), AdamsBashforth(EpsInTime(), 3), AdamsBashforth(Kappa(), 3)], ids=["UniPC", "DEIS", "LMS"])
 def test_interior_orders_quickly(sampler):
-    """The whole table is in make test-slow."""
-    assert order(sampler, VP(), steps(sampler), exact_start=True) >= sampler.order - 0.2
+    """The whole table is in make test-slow.  Not more than 0.5 above either; UniPC's corrector adds one (Zhao et al. 2023, theorem 3.1)."""
+    most = sampler.order + (1.5 if isinstance(sampler, UniPC) else 0.5)
+    assert sampler.order - 0.2 <= order(sampler, VP(), steps(sampler), exact_start=True) <= most
 
 
 @pytest.mark.slow
