@@ -37,7 +37,7 @@ def get_config():
         "seeds": (0, 1), "n": 80, "chunk": 80, "repeats": 60, "reference_steps": 32,
     })
 '''
-TIMES = ("ms", "compile s", "MB")
+TIMES = ("ms", "ms_low", "ms_high", "ms_n", "compile s", "MB")
 
 
 @pytest.fixture(scope="module")
