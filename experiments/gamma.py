@@ -61,7 +61,8 @@ def table_of(loaded: Loaded, workdir: Path, data: Callable[[], tuple]) -> dict[s
 
 
 def exact_table(denoiser: Any, x0: np.ndarray, cond: Mapping[str, np.ndarray] | None = None) -> dict[str, list[float]]:
-    """The table of an exact denoiser from draws ``x0`` (n, *shape) of its law, with their labels: E |eps|^2 of a mixture has no closed form."""
+    """The table of an exact denoiser from draws ``x0`` (n, *shape) of its law, with their labels; E |eps|^2 of a mixture has no closed
+    form."""
     levels = _levels(denoiser)
     return {"log_snrs": levels.tolist(), "gamma": measure_gamma(denoiser, x0, levels, jax.random.key(0), cond=cond)[1].tolist()}
 

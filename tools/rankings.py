@@ -26,8 +26,8 @@ HEAD = """# Which sampler, at how many network evaluations
 Made by `{command}` from stored ablations; do not edit. Which solver is best depends on the network, the data and the grid: for your own
 model, `make ablate WORKDIR=runs/yours`. What each solver is: [samplers.md](samplers.md).
 
-All solvers of one table start from the same noise, at equal counted evaluations (NFE: what was used of the budget; of an adaptive solver the
-mean over samples). minus the best: the paired difference, its interval holds for all pairs of that table at once. Not distinguishable: this
+All solvers of one table start from the same noise, at equal counted evaluations (NFE: what was used of the budget; of an adaptive solver
+the mean over samples). minus the best: the paired difference, its interval holds for all pairs of that table at once. Not distinguishable: this
 interval contains 0, or the difference is below the resolution ({resolution}); that is "these samples cannot tell", not "equal". ms: per
 sample, on the machine that drew them, beside other work.
 """

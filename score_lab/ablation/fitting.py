@@ -4,9 +4,9 @@
     made for a number   nfe of ``DPMFast``: the most that the budget pays for
     measured            the table of ``AnalyticDPM``: ``Model.fitted`` gives it
 
-An adaptive solver spends on each sample what that sample needs, so its budget is one of the mean.  The tolerance is chosen on NOISES samples
-of a seed that no cell has, so that what the cells spend is not what it was chosen by, and from above: with m(rtol) the mean evaluations
-there and e its standard error,
+An adaptive solver spends on each sample what that sample needs, so its budget is one of the mean.  The tolerance is chosen on NOISES
+samples of a seed that no cell has, so that what the cells spend is not what it was chosen by, and from above: with m(rtol) the mean
+evaluations there and e its standard error,
 
     rtol(budget) = min { rtol : m(rtol) + 2 e(rtol) <= budget }
 
@@ -110,7 +110,7 @@ def fit_tolerance(spend: Callable[[float], Spent], budget: int, steps: int | Non
     rtol, tight, found = LOOSEST, None, spend(LOOSEST)
     if found.most > budget:
         cost = f"at least {math.ceil(found.most)}, what tolerance {LOOSEST:g}, the loosest, costs in the mean"
-        raise BudgetError(f"nfe: {budget} is refused; allowed: {cost}: an adaptive solver whose steps are its own has no tolerance for less")
+        raise BudgetError(f"nfe: {budget} is refused; allowed: {cost}: an adaptive solver has no tolerance for less")
     while tight is None and rtol > TIGHTEST * 1.001:
         lower = spend(rtol / 10)
         if lower.most > budget:
@@ -156,4 +156,5 @@ def fit_evaluations(count: Callable[[int, int], float], solver: Any, budget: int
         raise BudgetError(f"nfe: {budget} is refused; allowed: at least {cost:g}, what the solver made for {nfe} evaluations costs")
     if best.nfe == budget:
         return best
-    return dataclasses.replace(best, note=f"made for {best.changes['nfe']}, {best.steps} steps cost {best.nfe:g} of {budget}; one more is over it")
+    made = f"made for {best.changes['nfe']}, {best.steps} steps cost {best.nfe:g} of {budget}"
+    return dataclasses.replace(best, note=f"{made}; made for more, they cost more than the budget")

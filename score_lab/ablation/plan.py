@@ -137,7 +137,8 @@ class _Planner:
     def tolerance(self, system: System, nfe: int, solver: Any, steps: int | None) -> Budget:
         """The tolerance of an adaptive solver for the budget, with what each that is tried costs kept in the store."""
         if system.correction != NONE:
-            refuse("corrections", system.correction, f"none: {type(solver).__name__} is adaptive, and a correction is set at the grid's steps")
+            name = type(solver).__name__
+            refuse("corrections", system.correction, f"none: {name} is adaptive, and a correction is set at the grid's steps")
         model, seed = self.models[system.model], seed_apart(self.study.seeds)
         first = self.section(system, steps, tolerances(solver, LOOSEST))
         parts = assembled(model, first)

@@ -36,8 +36,8 @@ BAND = "band_"
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled run: ``call(key, index, cond)`` -> (x, (nfe, attempted steps) of each sample or of all, and of every call slot: t (K,), whether it was made (K,), squared norms
-    (K, chunk), and of ``bands``, where the spectrum is known, its sums)."""
+    """A compiled run: ``call(key, index, cond)`` -> (x, (nfe, attempted steps) of each sample or of all, and of every call slot: t (K,),
+    whether it was made (K,), squared norms (K, chunk), and of ``bands``, where the spectrum is known, its sums)."""
 
     call: Callable
     chunk: int

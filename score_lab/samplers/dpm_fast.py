@@ -1,9 +1,9 @@
-"""DPM-Solver-fast: as many evaluations as are asked for, in steps of order 3 and a rest (Lu et al. 2022a, section 3.4; k-diffusion's dpm_fast).
+"""DPM-Solver-fast: as many evaluations as are asked for, in steps of order 3 and a rest (Lu et al. 2022a, section 3.4; k-diffusion).
 
-    m = floor(nfe / 3) + 1 steps, equal in log-SNR:    3, .., 3, 2, 1 where 3 divides nfe,    else 3, .., 3 and a last step of order nfe mod 3
+    m = floor(nfe / 3) + 1 steps, equal in log-SNR:    3, .., 3, 2, 1 where 3 divides nfe,    else 3, .., 3 and one of order nfe mod 3
 
-``DPMFast`` is the solver alone, for any grid of that many steps; ``dpm_singlestep.dpm_fast`` gives it with k-diffusion's grid, which ends at
-a finite level.  On a grid that ends at data the last step, and from pure noise the first, is of order 1 and costs one evaluation.
+``DPMFast`` is the solver alone, for any grid of that many steps; ``dpm_singlestep.dpm_fast`` gives it with k-diffusion's grid, which ends
+at a finite level.  On a grid that ends at data the last step, and from pure noise the first, is of order 1 and costs one evaluation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ __all__ = ["DPMFast"]
 
 @pytree_dataclass
 class DPMFast:
-    """``nfe`` evaluations on a grid of ``steps_for(nfe)`` steps; None: as many as the grid's N steps make, 3 (N - 1), with orders 3, .., 3, 2, 1.
+    """``nfe`` evaluations on a grid of ``steps_for(nfe)`` steps; None: as many as the grid's N steps make, 3 (N - 1), with the orders
+    3, .., 3, 2, 1.
 
     ``eta`` > 0: ancestral steps, noise times ``s_noise``, as in ``DPMSolverSinglestep``, whose steps these are.
     """

@@ -103,8 +103,8 @@ def multiplier_of(value: Any) -> Any:
 
 
 def check_rate(field: str, value: Any, steps: Steps, path: GaussianPath, ends: bool) -> None:
-    """Refuses, in the name of ``field``, a multiplier whose w is negative at the start of a step, or with ``ends`` at its end, and names the
-    first such time: sqrt(w) would be NaN in every sample.  ``Multiplier`` and ``SiTDiffusion`` are >= 0 by their own ``check``."""
+    """Refuses, in the name of ``field``, a multiplier whose w is negative at the start of a step, or with ``ends`` at its end, and names
+    the first such time: sqrt(w) would be NaN in every sample.  ``Multiplier`` and ``SiTDiffusion`` are >= 0 by their own ``check``."""
     part = multiplier_of(value)
     if isinstance(part, Multiplier | SiTDiffusion):
         return
