@@ -27,9 +27,9 @@ Made by `{command}` from stored ablations; do not edit. Which solver is best dep
 model, `make ablate WORKDIR=runs/yours`. What each solver is: [samplers.md](samplers.md).
 
 All solvers of one table start from the same noise, at equal counted evaluations (NFE: what was used of the budget; of an adaptive solver
-the mean over samples). minus the best: the paired difference, its interval holds for all pairs of that table at once. Not distinguishable: this
-interval contains 0, or the difference is below the resolution ({resolution}); that is "these samples cannot tell", not "equal". ms: per
-sample, on the machine that drew them, beside other work.
+the mean over samples). minus the best: the paired difference, its interval holds for all pairs of that table at once. Not distinguishable:
+this interval contains 0, or the difference is below the resolution ({resolution});
+that is "these samples cannot tell", not "equal". ms: per sample, on the machine that drew them, beside other work.
 """
 
 
@@ -57,7 +57,7 @@ def estimate(row: dict[str, str], column: str) -> str:
 
 def time_of(row: dict[str, str]) -> str:
     """ms with its interval; of a study that kept the fastest chunk's alone, that."""
-    return estimate(row, "ms") if "ms_low" in row else f"{row.get('ms', '-')} (the fastest chunk's)"
+    return estimate(row, "ms") if "ms_low" in row else f"{row.get('ms', '-')} (fastest chunk)"
 
 
 def contests(study: Path) -> dict[tuple[str, str], dict[int, list[dict[str, str]]]]:
