@@ -100,7 +100,8 @@ def contest(rows: list[dict[str, str]], table: dict[str, dict[str, str]], column
         same = ", ".join(rank[other] for other in row["not_distinguishable_from"].split("; ") if other) or "-"
         most = seen.get("most NFE", "-")
         used = number(row["nfe"]) + (f" (at most {most})" if most not in ("-", seen.get("NFE")) else "")
-        solver = f"`{name}`" + (" (diverged)" if seen.get("flag", "").startswith("diverged") else "")
+        flag = seen.get("flag", "-")
+        solver = f"`{name}`" + (f", {flag}" if flag != "-" else "")
         cells = (row["rank"], solver, used, estimate(row | {"value_low": row["low"], "value_high": row["high"]}, "value"),
                  estimate(row, "minus_best") if row["rank"] != "1" else "0", same, time_of(seen))  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")

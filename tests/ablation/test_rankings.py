@@ -40,8 +40,10 @@ def ablation(tmp_path):
     pairs = [("A", "B", False), ("A", "C", True), ("B", "C", True)]
     written(study, ranking, "ranking")
     written(study, [RANKED | {"better": a, "worse": b, "distinguishable": apart} for a, b, apart in pairs], "pairs")
-    table = [{"solver": n, "family": f"of {n}", "budget": 10, "NFE": "9.5" if n == "B" else "10", "most NFE": "16" if n == "B" else "10",
-              "n": 60, "flag": "diverged (energy)" if n == "C" else "-", "ms": 0.5, "ms_low": 0.4, "ms_high": 0.75} for n in "ABCD"]  # fmt: skip
+    table = [
+        {"solver": n, "family": f"of {n}", "budget": 10, "NFE": "9.5" if n == "B" else "10", "most NFE": "16" if n == "B" else "10",
+         "n": 60, "flag": "diverged (energy)" if n == "C" else "-", "ms": 0.5, "ms_low": 0.4, "ms_high": 0.75} for n in "ABCD"
+    ]  # fmt: skip
     written(study, [*table, {"solver": "exact samples", "budget": "-"}], "table")
     (study / "table.json").write_text(json.dumps({"notes": ["a note"]}))
     (study / "about.json").write_text(json.dumps({"about": "x", "commands": ["python -m it --config c.py:m --output /some/where"]}))
@@ -54,7 +56,7 @@ def test_a_study_becomes_its_ranks(ablation):
     assert "### m, 10 NFE: 2 of 3 pairs are distinguishable" in text and "11 NFE" not in text and "- a note" in text
     assert "| 1 | `A` | 10 | 0.1 [0.05, 0.2] | 0 | 2 | 0.5 [0.4, 0.75] |" in text
     assert "| 2 | `B` | 9.5 (at most 16) | 0.1 [0.0502, 0.201] | 0.0004 [-0.01, 3.5] | 1 | 0.5 [0.4, 0.75] |" in text
-    assert "| 3 | `C` (diverged) | 10 | 3 [1.5, 6] | 2.9 [-0.01, 3.5] | - | 0.5 [0.4, 0.75] |" in text
+    assert "| 3 | `C`, diverged (energy) | 10 | 3 [1.5, 6] | 2.9 [-0.01, 3.5] | - | 0.5 [0.4, 0.75] |" in text
     assert "| - | `D` | - | - | - | no / tolerance | - |" in text
     assert "energy distance, lower is better, on 60 samples a row; 4 solvers of 4 families" in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
