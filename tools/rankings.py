@@ -56,7 +56,9 @@ def estimate(row: dict[str, str], column: str) -> str:
 
 
 def time_of(row: dict[str, str]) -> str:
-    """ms with its interval; of a study that kept the fastest chunk's alone, that."""
+    """ms with its interval, if it has one; of a study that kept the fastest chunk's alone, that."""
+    if row.get("ms_low") in ("nan", ""):
+        return number(row["ms"])
     return estimate(row, "ms") if "ms_low" in row else f"{row.get('ms', '-')} (fastest chunk)"
 
 

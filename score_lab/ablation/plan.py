@@ -210,9 +210,9 @@ class _Planner:
 
 
 def family_of(solver: Any) -> str:
-    """The family of ``solver`` in the catalogue, by its class and whether it draws noise; "-" for one from elsewhere."""
+    """The family of ``solver`` in the catalogue, by its class and, of given steps, whether it draws noise; "-" for one from elsewhere."""
     same = [entry for entry in CATALOGUE.values() if type(entry.sampler) is type(solver)]
-    if same and solver.stochastic:
+    if same and solver.stochastic and not chooses_levels(solver):
         return STOCHASTIC
     return next((entry.family for entry in same if not entry.sampler.stochastic), same[0].family if same else "-")
 

@@ -65,13 +65,16 @@ class Row:
 
 def median_of(times: Sequence[float]) -> Estimate:
     """The median of independent ``times`` with the 95 % interval that order statistics give whatever their law: the k-th from either end,
-    k the largest with 2 P[Binomial(n, 1/2) < k] <= 0.05 (Conover 1999, section 3.2).  Fewer than 6 times have none: then their range."""
+    k the largest with 2 P[Binomial(n, 1/2) < k] <= 0.05 (Conover 1999, section 3.2).  Fewer than 6 times have none: then their range,
+    and of a single one NaN."""
     x = np.sort(np.asarray(times, np.float64))
     n = len(x)
     if not n or not np.isfinite(x).all():
         return Estimate.missing(n)
     k = int(scipy.stats.binom.ppf(0.025, n, 0.5))  # the least k with P[B <= k] >= 0.025, so that P[B < k] < 0.025
     low, high, what = (x[k - 1], x[n - k], "") if k else (x[0], x[-1], "; the range, too few for an interval")
+    if n == 1:
+        return Estimate(float(x[0]), float("nan"), float("nan"), 1, note="of one chunk, which has no interval")
     return Estimate(float(np.median(x)), float(low), float(high), n, note=f"median of {n} chunks{what}")
 
 

@@ -163,7 +163,7 @@ def test_only_a_solver_that_lacks_its_table_is_given_one():
     assert ready({"target": "AnalyticDPM", "gamma": (0.1,)}) == {"target": "AnalyticDPM", "gamma": (0.1,)}
 
 
-@pytest.mark.parametrize(("n", "ends"), [(1, (1, 1)), (5, (1, 5)), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (24, (7, 18))])
+@pytest.mark.parametrize(("n", "ends"), [(2, (1, 2)), (5, (1, 5)), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (24, (7, 18))])
 def test_the_interval_of_a_median_is_that_of_the_tables(n, ends):
     """Conover's table A3 by ranks (Hollander & Wolfe give the same); as often as 0.95 at least it holds the median of an odd law."""
     found = median_of(np.random.default_rng(0).permutation(np.arange(1.0, n + 1)).tolist())
@@ -188,7 +188,7 @@ def test_times_of_all_chunks_are_kept_and_a_store_of_before_is_read(tmp_path):
     assert cell.chunks == () and math.isnan(cell.most) and (cell.seconds, cell.memory) == (1e-3, 1e6)
     run = Run(None, Budget(9, 5, 9.0), {}, ("old",))
     one = Row(run, (cell,), Measured()).milliseconds
-    assert (one.value, one.low, one.high, one.n) == (1.0, 1.0, 1.0, 1) and "too few" in one.note
+    assert (one.value, one.n) == (1.0, 1) and math.isnan(one.low) and math.isnan(one.high) and "no interval" in one.note
     store.put(Cell("new", {"n": 5}, "done", "", 9.0, 5, (), 1e-3, 2.0, 1e6, 9.0, (1e-3, 3e-3, 2e-3)), {"x": np.zeros(1)})
     both = Row(run, (cell, store.cell("new")), Measured()).milliseconds
     assert (both.value, both.low, both.high, both.n) == (1.5, 1.0, 3.0, 4)

@@ -387,7 +387,8 @@ def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_s
     ("solver", "family"),
     [
         ("DDIM", "one-step"), ("DDIM(eta=1)", "stochastic"), ("UniPC", "multistep"), ("DPMSolverSinglestep", "exponential, singlestep"),
-        ("DPMSolverMultistep(eta=1.0)", "stochastic"), ("deis", "multistep"), ("Dopri5", "adaptive"), ("Rows", "-"),
+        ("DPMSolverMultistep(eta=1.0)", "stochastic"), ("deis", "multistep"), ("Dopri5", "adaptive"), ("DPMAdaptive", "adaptive"),
+        ("Rows", "-"),
     ],
 )  # fmt: skip
 def test_a_family_is_that_of_the_catalogue_for_what_is_run(solver, family):
