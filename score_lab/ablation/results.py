@@ -49,7 +49,7 @@ class Row:
     @property
     def most(self) -> float:
         """What it did for the sample that took the most."""
-        return max((cell.most for cell in self.cells), default=float("nan"))
+        return max((cell.most for cell in self.cells if cell.most is not None), default=float("nan"))
 
     @property
     def invalid(self) -> dict[int, tuple[int, ...]]:

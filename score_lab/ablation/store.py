@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS measures (key TEXT PRIMARY KEY, estimates TEXT, draws
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row of ``cells``: one system, one seed.  ``nfe`` of a sample in the mean, ``most`` of the sample that took the most;
+    """A row of ``cells``: one system, one seed.  ``nfe`` of a sample in the mean, ``most`` of the sample that took the most (None: not kept);
     ``seconds`` per sample of the fastest chunk and ``chunks`` of every one, ``compile_s`` of its program, ``memory`` in bytes; ``invalid``:
     the indices of the samples that were not finite."""
 
@@ -52,7 +52,7 @@ class Cell:
     seconds: float = float("nan")
     compile_s: float = float("nan")
     memory: float = float("nan")
-    most: float = float("nan")
+    most: float | None = None
     chunks: tuple[float, ...] = ()
 
 
@@ -87,7 +87,7 @@ class Store:
         number = lambda v: float("nan") if v is None else v  # noqa: E731 - SQLite keeps NaN as NULL
         what, invalid = json.loads(row[1]), tuple(json.loads(row[6]))
         chunks = tuple(json.loads(row[11] or "[]"))
-        return Cell(row[0], what, row[2], row[3], number(row[4]), row[5], invalid, *(number(v) for v in row[7:11]), chunks)
+        return Cell(row[0], what, row[2], row[3], number(row[4]), row[5], invalid, *(number(v) for v in row[7:10]), row[10], chunks)
 
     def put(self, cell: Cell, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Writes the samples, then the row; a failed cell has no samples."""
