@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS measures (key TEXT PRIMARY KEY, estimates TEXT, draws
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row of ``cells``: one system, one seed.  ``nfe`` of a sample in the mean, ``most`` of the sample that took the most (None: not kept);
+    """A row of ``cells``: one system, one seed.  ``nfe`` of a sample in the mean, ``most`` of the one that took the most (None: not kept);
     ``seconds`` per sample of the fastest chunk and ``chunks`` of every one, ``compile_s`` of its program, ``memory`` in bytes; ``invalid``:
     the indices of the samples that were not finite."""
 

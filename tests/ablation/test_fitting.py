@@ -111,7 +111,8 @@ def test_an_adaptive_solver_stands_where_its_levels_are_its_own_and_nowhere_else
         assert runs
 
 
-@pytest.mark.parametrize("nfe", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8))])
+@pytest.mark.slow
+@pytest.mark.parametrize("nfe", [4, 6, 8])
 def test_dpm_fast_spends_what_it_is_asked_for(nfe):
     """Counted by the loop on a grid that ends at a finite level; on one to data, whose last step costs 1, the most that fits."""
     model = open_models(study_of("DDIM"))["two"].denoiser
