@@ -19,6 +19,7 @@ SOLVERS = (
     "DPMSolverSinglestep",  # exponential
     "DPMSolverPP2M", "UniPC", "deis", "AdamsBashforth",  # multistep
     "DDIM(eta=1)", "DPMPP2SAncestral", "EulerMaruyama(increment=exact)", "ERSDE", "SASolver",  # stochastic
+    "Dopri5",  # adaptive: its tolerance is chosen for the budget, as far down as it has one
 )  # fmt: skip
 GRID = "UniformLogSNR(end=8)"
 """One grid for all: the same levels, so that solvers differ and nothing else."""

@@ -6,9 +6,10 @@
     python -m experiments.ablate_samplers --config configs/ablate.py:mixture --n 500
 
 All combinations at equal counted evaluations, from the same noise, measured with intervals; table.csv, ranking.csv, pairs.csv, pictures and
-report.html in --output (WORKDIR/ablation by default), whose first lines answer the question.  Stopped or killed, the same command goes on
-where it was; more solvers, budgets or seeds add their cells only, a larger --n the new samples only.  Every field of the configuration:
---config.FIELD=VALUE.
+report.html in --output (WORKDIR/ablation by default), whose first lines answer the question.  A solver may be made for a number (dpm_fast)
+or given a tolerance (Dopri5, DPMAdaptive: the tightest whose mean stays within the budget, on other noises than those that are measured);
+AnalyticDPM's Gamma is measured on the model.  Stopped or killed, the same command goes on where it was; more solvers, budgets or seeds add
+their cells only, a larger --n the new samples only.  Every field of the configuration: --config.FIELD=VALUE.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.gamma import exact_table, lacks_table, table_of, with_table
 from experiments.overrides import NESTED, PARTS
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
@@ -105,12 +107,18 @@ def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> 
     def command(section: Mapping[str, Any]) -> str:
         return command_of(spec, base, section)
 
+    def fitted(solver: Mapping[str, Any]) -> dict[str, Any]:
+        if not lacks_table(solver):
+            return dict(solver)
+        return with_table(solver, loaded, table_of(loaded, Path(spec["workdir"]), lambda: (x, label)))
+
     note = f"{spec['workdir']}: {config['network']['target']} trained on {config['path']['target']}, checkpoint {loaded.step}."
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
     data = None if spectrum is None else (x, {"label": label} if classes and label is not None else None)
     return Model(
-        name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command, spectrum, data
-    )
+        name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command, spectrum, data,
+        fitted=fitted,
+    )  # fmt: skip
 
 
 def _spectrum(study: Study, x: np.ndarray, images: bool) -> Spectrum:
@@ -184,8 +192,16 @@ def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Mo
     def assemble(section: Mapping[str, Any], denoiser: Any):
         return build_sampling(base | section, denoiser)
 
+    @functools.cache
+    def table() -> dict[str, list[float]]:
+        drawn = _drawn(denoiser, classes)
+        return exact_table(denoiser, drawn.x, None if drawn.label is None else {"label": drawn.label})
+
+    def fitted(solver: Mapping[str, Any]) -> dict[str, Any]:
+        return {**solver, **table()} if lacks_table(solver) else dict(solver)
+
     stamp = model_digest(denoiser, plain(spec))
-    return Model(name, denoiser, shape, stamp, truth, assemble, classes, None, note, spectrum=spectrum, forward_data=data)
+    return Model(name, denoiser, shape, stamp, truth, assemble, classes, None, note, spectrum=spectrum, forward_data=data, fitted=fitted)
 
 
 def _known(denoiser: Any, study: Study, classes: int, spectrum: Spectrum | None) -> Points:

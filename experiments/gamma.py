@@ -1,10 +1,11 @@
 """The table that ``AnalyticDPM`` reads, measured on the training data of a workdir when a command line gives none.
 
     python -m experiments.sample --workdir runs/flow --sampler=AnalyticDPM --steps 10
+    python -m experiments.ablate_samplers --workdir runs/flow --solvers 'DDIM(eta=1), AnalyticDPM'
 
 It is kept as WORKDIR/gamma/STEP-HASH.json and read from there the next time.  The hash is of what it depends on: the checkpoint and its
 average, the data, the levels and how many examples.  Gamma is a function of log-SNR, so one table serves every path; it is that of the
-network with its labels, without guidance.
+network with its labels, without guidance.  Of an exact denoiser it is measured on draws of its law, at the same levels.
 """
 
 from __future__ import annotations
@@ -21,19 +22,14 @@ import jax
 import numpy as np
 
 from score_lab.samplers import measure_gamma
+from score_lab.samplers.analytic_dpm import lacks_table
 from score_lab.training import Loaded
 
-__all__ = ["lacks_table", "table_of", "with_table"]
+__all__ = ["exact_table", "lacks_table", "table_of", "with_table"]
 
 LEVELS, WIDEST = 16, 12.0
 """Levels of the table, evenly spread over the trained log-SNRs within +-WIDEST."""
 EXAMPLES, BATCH = 1024, 128
-
-
-def lacks_table(spec: Any) -> bool:
-    """Whether ``spec`` names AnalyticDPM and gives neither ``log_snrs`` nor ``gamma``."""
-    named = isinstance(spec, Mapping) and str(spec.get("target")) in ("AnalyticDPM", "score_lab.samplers:AnalyticDPM")
-    return named and not {"log_snrs", "gamma"} & set(spec)
 
 
 def with_table(spec: Mapping[str, Any], loaded: Loaded, table: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -45,7 +41,7 @@ def with_table(spec: Mapping[str, Any], loaded: Loaded, table: Mapping[str, Any]
 def table_of(loaded: Loaded, workdir: Path, data: Callable[[], tuple]) -> dict[str, list[float]]:
     """``{"log_snrs": [...], "gamma": [...]}`` of the loaded network, read from the workdir, or measured on ``data()``, (x0, label or
     None), and written there."""
-    levels = _levels(loaded)
+    levels = _levels(loaded.denoiser)
     about = {
         "step": loaded.step, "ema": loaded.ema, "data": loaded.spec.fingerprint, "network": _digest(loaded.denoiser.params),
         "log_snrs": levels.tolist(), "examples": EXAMPLES,
@@ -64,11 +60,17 @@ def table_of(loaded: Loaded, workdir: Path, data: Callable[[], tuple]) -> dict[s
     return {"log_snrs": table["log_snrs"], "gamma": table["gamma"]}
 
 
-def _levels(loaded: Loaded) -> np.ndarray:
-    """Just inside the log-SNRs that the path of training has and the network was trained on."""
-    denoiser = loaded.denoiser
+def exact_table(denoiser: Any, x0: np.ndarray, cond: Mapping[str, np.ndarray] | None = None) -> dict[str, list[float]]:
+    """The table of an exact denoiser from draws ``x0`` (n, *shape) of its law, with their labels; E |eps|^2 of a mixture has no closed
+    form."""
+    levels = _levels(denoiser)
+    return {"log_snrs": levels.tolist(), "gamma": measure_gamma(denoiser, x0, levels, jax.random.key(0), cond=cond)[1].tolist()}
+
+
+def _levels(denoiser: Any) -> np.ndarray:
+    """Just inside the log-SNRs that the denoiser's path (of training) has and the network was trained on."""
     noise, data = (float(v) for v in denoiser.path.log_snr(np.array([1.0, 0.0], np.float32)))
-    low, high = (float(v) for v in denoiser.log_snr_range)
+    low, high = (float(v) for v in getattr(denoiser, "log_snr_range", (-np.inf, np.inf)))
     low, high = max(low, noise, -WIDEST), min(high, data, WIDEST)
     edge = 1e-3 * (high - low)
     return np.round(np.linspace(low + edge, high - edge, LEVELS), 4)

@@ -61,6 +61,7 @@ HEAD = """# Samplers
 
 Made by `make samplers-doc` from the code and a measured run; do not edit. One contract (`score_lab/samplers/base.py`), one compiled
 scan, any path. `python -m experiments.ablate_samplers --workdir runs/x` compares them on your network.
+How they rank at 5, 10, 20, 50 evaluations on two models: [rankings.md](rankings.md).
 
 - order: as declared by the code. interior: measured from exact starting values on a mixture; shipped: as it comes, with its own start (a
   multistep solver starts at first order, so what it reaches is min(order, 2)). stiff, stiff shipped: the same two on a Gaussian of standard
@@ -84,7 +85,7 @@ GRIDS_HEAD = """
 
 A grid is the list of levels that the steps go through, on whatever path is sampled; `grid.steps(path)` gives it, `ending` says where it
 ends. Those that carry another grid go around any of them. `Timesteps` and `TimestepList` are a beta table's own levels.
-`dpm_fast(nfe)` gives a solver and its grid, together of exactly `nfe` evaluations.
+`dpm_fast(nfe)` gives a solver (`DPMFast`, which goes on any grid of as many steps) and its grid, together of exactly `nfe` evaluations.
 
 | grid | in code | source | ends, on VP | on a linear flow | when to use it |
 | --- | --- | --- | --- | --- | --- |

@@ -71,12 +71,14 @@ def count_nfe(denoiser: Any, sampler: Any, grid: Any, cond: Mapping[str, Any] | 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """``steps`` (None: the grid has its own) that cost ``nfe`` of the ``budget``; ``note`` says why not all of it was used."""
+    """``steps`` (None: the grid has its own) that cost ``nfe`` of the ``budget``; ``note`` says why not all of it was used; ``changes`` are
+    fields of the solver that were chosen for the budget (see ``fitting``)."""
 
     budget: int
     steps: int | None
     nfe: float
     note: str = ""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def fit(count: Callable[[int | None], float], budget: int, per_step: float, fixed: bool = False) -> Budget:

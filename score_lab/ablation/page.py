@@ -71,7 +71,7 @@ def _composed(results: Results, store: Store, title: str, commands: Sequence[str
         page.section(caption).picture(file, "Column j of every row started from the same noise")
     page.section("Everything that was measured").table(full_table(results))
     if budgets(results):
-        page.section("Budgets that do not divide into whole steps", *budgets(results))
+        page.section("What was used of the budgets, where it was not all", *budgets(results))
     if failures(results):
         page.section("What failed", *failures(results))
     page.commands(commands)

@@ -17,14 +17,27 @@ import numpy as np
 
 from score_lab.ablation.correcting import NONE, assembled, correction_section
 from score_lab.ablation.counting import Budget, blank_of, count_nfe, fit
+from score_lab.ablation.fitting import (
+    LEVELS,
+    LOOSEST,
+    NOISES,
+    Counter,
+    Spent,
+    fit_evaluations,
+    fit_tolerance,
+    ready,
+    seed_apart,
+    tolerances,
+)
 from score_lab.ablation.keys import code_of, levels_of, versions
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study, System
-from score_lab.build import ConfigError, build, find
+from score_lab.build import ConfigError, build, find, refuse
 from score_lab.mismatch.inversion import on_host
 from score_lab.samplers import CATALOGUE
 from score_lab.samplers.catalogue import STOCHASTIC
 from score_lab.samplers.grids.base import ending
+from score_lab.samplers.integrate import chooses_levels
 from score_lab.samplers.steps import Steps
 from score_lab.specs import counted, key_of, stepped
 
@@ -40,8 +53,8 @@ class Run:
     """One system with a number of steps: what is compiled once and sampled for every seed.
 
     ``section`` is what ``Model.assemble`` takes; ``keys`` one per seed; ``reason`` is why it cannot be run (then there are no parts);
-    ``reference`` the keys of its reference solution, where it is deterministic; ``ending`` where its grid ends, in words; ``family`` its
-    solver's in ``samplers.CATALOGUE``, "-" for one that is not there.
+    ``reference`` the keys of its reference solution, where it is deterministic; ``ending`` where its grid ends, in words ("" for a solver
+    that chooses its levels); ``family`` its solver's in ``samplers.CATALOGUE``, "-" for one that is not there.
     """
 
     system: System
@@ -69,22 +82,24 @@ class _Planner:
 
     def __init__(self, study: Study, models: Mapping[str, Model], store: Any):
         self.study, self.models, self.store = study, models, store
+        self.counters: dict[str, Counter] = {}
 
-    def section(self, system: System, steps: int | None) -> dict[str, Any]:
-        """The sampling section of ``system``."""
+    def section(self, system: System, steps: int | None, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The sampling section of ``system``, its solver fitted to the model and with ``changes``."""
         grid = self.models[system.model].grid if system.grid is None else system.grid
         if grid is None:
             raise ConfigError(f"grids: 'own' is refused; allowed: the name of a grid, {system.model} has none of its own")
-        section = {"path": system.path, "guidance": system.guidance, "sampler": system.solver, "grid": stepped(grid, steps)}
+        sampler = {**self.models[system.model].fitted(system.solver), **(changes or {})}
+        section = {"path": system.path, "guidance": system.guidance, "sampler": sampler, "grid": stepped(grid, steps)}
         if system.correction != NONE:
             section["correction"] = correction_section(system.correction, self.study.calibrate, self.study.seeds, self.study.n)
         return section | {name: v for name in ("clip", "extrapolate") if (v := getattr(self.study, name)) is not None}
 
-    def count(self, system: System, steps: int | None) -> float:
+    def count(self, system: System, steps: int | None, changes: Mapping[str, Any] | None = None) -> float:
         """nfe of ``system``, or the ConfigError that refuses it."""
         model = self.models[system.model]
         blank = blank_of(model.denoiser)
-        section = self.section(system, steps)
+        section = self.section(system, steps, changes)
         code = code_of(*(find(section[part]["target"], "score_lab.samplers", part) for part in ("sampler", "grid")))
         shape = model.shape if "correction" in section else (1,)  # corrections know bands, or pixels
         key = key_of({"count": section, "blank": repr(blank), "code": code, "shape": list(shape), "versions": versions()})
@@ -104,20 +119,52 @@ class _Planner:
         """The run of ``system`` within the budget; with its reason where it is refused, or even its fewest steps cost more."""
         grid = self.models[system.model].grid if system.grid is None else system.grid
         try:
-            calls = build(system.solver, "score_lab.samplers", "solvers").calls  # a property of some: it depends on their fields
-            guess = float(calls) * (1 if system.guidance is None else 2)
+            solver = build(ready(system.solver), "score_lab.samplers", "solvers")
+            guess = float(solver.calls) * (1 if system.guidance is None else 2)  # calls of some depends on their fields
             fixed = grid is not None and not counted(grid)
-            budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
+            if chooses_levels(solver):
+                budget = self.tolerance(system, nfe, solver, None if fixed else LEVELS)
+            elif hasattr(solver, "steps_for") and not fixed:
+                budget = fit_evaluations(lambda steps, total: self.count(system, steps, {"nfe": total}), solver, nfe)
+            else:
+                budget = fit(lambda steps: self.count(system, steps), nfe, guess, fixed)
             return self.keyed(system, budget)
         except ConfigError as error:
             what = {"system": dataclasses.asdict(system), "nfe": nfe, "model": self.models[system.model].digest, "n": self.study.n}
             keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
             return Run(system, Budget(nfe, None, float("nan")), {}, keys, str(error), what)
 
+    def tolerance(self, system: System, nfe: int, solver: Any, steps: int | None) -> Budget:
+        """The tolerance of an adaptive solver for the budget, with what each that is tried costs kept in the store."""
+        if system.correction != NONE:
+            name = type(solver).__name__
+            refuse("corrections", system.correction, f"none: {name} is adaptive, and a correction is set at the grid's steps")
+        model, seed = self.models[system.model], seed_apart(self.study.seeds)
+        first = self.section(system, steps, tolerances(solver, LOOSEST))
+        parts = assembled(model, first)
+        code = code_of(parts.denoiser, parts.sampler, parts.grid)
+        counter = self.counters.setdefault(key_of({"section": first, "model": model.name}), Counter(model, seed))
+
+        def spend(rtol: float) -> Spent:
+            section = self.section(system, steps, tolerances(solver, rtol))
+            what = {"spent": section, "model": model.digest, "classes": model.classes, "seed": seed, "noises": NOISES, "code": code,
+                    "versions": versions()}  # fmt: skip
+            keys = [key_of(what | {"of": name}) for name in ("mean", "error")]
+            known = [self.store.count(key) for key in keys]
+            if None in known:
+                parts = assembled(model, section)
+                found = counter(parts.denoiser, parts.sampler, parts.grid)
+                for key, value in zip(keys, (found.mean, found.error), strict=True):
+                    self.store.put_count(key, value)
+                return found
+            return Spent(known[0][0], known[1][0])
+
+        return fit_tolerance(spend, nfe, steps, lambda rtol: tolerances(solver, rtol))
+
     def keyed(self, system: System, budget: Budget, grid: Mapping[str, Any] | None = None, n: int | None = None) -> Run:
         """With its keys: the parts are built once to see their levels and their code."""
         model, n = self.models[system.model], self.study.n if n is None else n
-        section = self.section(system, budget.steps) | ({} if grid is None else {"grid": dict(grid)})
+        section = self.section(system, budget.steps, budget.changes) | ({} if grid is None else {"grid": dict(grid)})
         parts = assembled(model, section)
         denoiser, sampler, built = parts.denoiser, parts.sampler, parts.grid
         steps = built.steps(denoiser.path)
@@ -137,7 +184,8 @@ class _Planner:
         # not n: sample i depends on (seed, i) alone, so that a cell is extended
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
         drawn = bool(solved.stochastic or steps.renoises)
-        return Run(system, budget, section, keys, "", what | {"n": n}, not drawn, ending(steps, denoiser.path), family_of(solved))
+        ends = "" if chooses_levels(solved) else ending(steps, denoiser.path)
+        return Run(system, budget, section, keys, "", what | {"n": n}, not drawn, ends, family_of(solved))
 
     def runs(self) -> list[Run]:
         """Every system at every budget; ConfigError where nothing at all can be run."""
@@ -162,9 +210,9 @@ class _Planner:
 
 
 def family_of(solver: Any) -> str:
-    """The family of ``solver`` in the catalogue, by its class and whether it draws noise; "-" for one from elsewhere."""
+    """The family of ``solver`` in the catalogue, by its class and, of given steps, whether it draws noise; "-" for one from elsewhere."""
     same = [entry for entry in CATALOGUE.values() if type(entry.sampler) is type(solver)]
-    if same and solver.stochastic:
+    if same and solver.stochastic and not chooses_levels(solver):
         return STOCHASTIC
     return next((entry.family for entry in same if not entry.sampler.stochastic), same[0].family if same else "-")
 
@@ -205,5 +253,8 @@ def planned(study: Study, models: Mapping[str, Model], store: Store) -> Plan:
 def runs_of(study: Study, models: Mapping[str, Model], counts: Any) -> list[Run]:
     """The runs alone, without references or a measure that ranks; ``counts`` remembers evaluations, with ``count(key)`` and
     ``put_count(key, nfe, reason)`` as of ``Store``.  ConfigError where nothing at all can be run: a budget that a solver does not fit is
-    its run's."""
+    its run's.  ConfigError for an adaptive solver, whose calls are at levels of its own."""
+    for spec in study.solver_specs():
+        if chooses_levels(build(ready(spec), "score_lab.samplers", "solvers")):
+            refuse("solvers", spec["target"], "solvers of the grid's steps: an adaptive solver calls the network at levels of its own")
     return _Planner(study, models, counts).runs()

@@ -11,9 +11,10 @@ on common noise with intervals that hold for all pairs of the contest at once, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import scipy.stats
 
 from score_lab.ablation import truth
 from score_lab.ablation.correcting import NONE, plain_section
@@ -22,7 +23,7 @@ from score_lab.ablation.plan import Plan, Run
 from score_lab.ablation.store import Cell, Store
 from score_lab.ablation.study import Model, Study
 from score_lab.ablation.truth import HIGHER, RANKABLE, Measured, snr_gap, solver_error
-from score_lab.evaluation import Ranking, resampled
+from score_lab.evaluation import Estimate, Ranking, resampled
 from score_lab.specs import key_of
 
 __all__ = ["Contest", "Results", "Row", "collected", "diverged"]
@@ -42,8 +43,13 @@ class Row:
 
     @property
     def nfe(self) -> float:
-        """What the network did for each sample."""
-        return self.cells[0].nfe if self.cells else float("nan")
+        """What the network did for each sample; of an adaptive solver in the mean over all samples."""
+        return float(np.mean([cell.nfe for cell in self.cells])) if self.cells else float("nan")
+
+    @property
+    def most(self) -> float:
+        """What it did for the sample that took the most."""
+        return max((cell.most for cell in self.cells if cell.most is not None), default=float("nan"))
 
     @property
     def invalid(self) -> dict[int, tuple[int, ...]]:
@@ -51,9 +57,25 @@ class Row:
         return {int(cell.what["seed"]): cell.invalid for cell in self.cells if cell.invalid}
 
     @property
-    def milliseconds(self) -> float:
-        """Per sample."""
-        return 1e3 * min((cell.seconds for cell in self.cells), default=float("nan"))
+    def milliseconds(self) -> Estimate:
+        """Per sample: the median over the chunks of all seeds with its interval (see ``median_of``)."""
+        times = [1e3 * second for cell in self.cells for second in (cell.chunks or (cell.seconds,))]
+        return median_of(times)
+
+
+def median_of(times: Sequence[float]) -> Estimate:
+    """The median of independent ``times`` with the 95 % interval that order statistics give whatever their law: the k-th from either end,
+    k the largest with 2 P[Binomial(n, 1/2) < k] <= 0.05 (Conover 1999, section 3.2).  Fewer than 6 times have none: then their range,
+    and of a single one NaN."""
+    x = np.sort(np.asarray(times, np.float64))
+    n = len(x)
+    if not n or not np.isfinite(x).all():
+        return Estimate.missing(n)
+    k = int(scipy.stats.binom.ppf(0.025, n, 0.5))  # the least k with P[B <= k] >= 0.025, so that P[B < k] < 0.025
+    low, high, what = (x[k - 1], x[n - k], "") if k else (x[0], x[-1], "; the range, too few for an interval")
+    if n == 1:
+        return Estimate(float(x[0]), float("nan"), float("nan"), 1, note="of one chunk, which has no interval")
+    return Estimate(float(np.median(x)), float(low), float(high), n, note=f"median of {n} chunks{what}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +292,7 @@ def _advice(results: Results, contest: Contest) -> str:
     best = best[0]
     row, same = contest.rows[best], ranking.same(best)
     line = f"At {', '.join(where)}: use {best} ({column} {row.measured.estimates[column]}"
-    line += f", {row.nfe:g} NFE used)." if row.nfe != contest.budget else ")."
+    line += f", {row.nfe:.4g} NFE used)." if row.nfe != contest.budget else ")."
     line += _against_the_ode(results, row, column)
     others = len(ranking.order) - 1
     if not others:

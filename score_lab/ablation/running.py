@@ -1,7 +1,8 @@
 """Cells are sampled: one program for all seeds of a run, the next one compiled while this one samples.
 
-A cell that raises is stored with its reason, in one line, and the rest go on.  Time per sample is that of the fastest chunk (the others may
-have shared the processor with a compilation); memory is what XLA allocates for one chunk: arguments, result and scratch.
+A cell that raises is stored with its reason, in one line, and the rest go on.  Every chunk is timed (some share the processor with a
+compilation, so that it is their median that tells); memory is what XLA allocates for one chunk: arguments, result and scratch.  Evaluations
+are those of every sample, which differ where the solver is adaptive.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ BAND = "band_"
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled run: ``call(key, index, cond)`` -> (x, nfe, and of every call slot: t (K,), whether it was made (K,), squared norms
-    (K, chunk), and of ``bands``, where the spectrum is known, its sums)."""
+    """A compiled run: ``call(key, index, cond)`` -> (x, (nfe, attempted steps) of each sample or of all, and of every call slot: t (K,),
+    whether it was made (K,), squared norms (K, chunk), and of ``bands``, where the spectrum is known, its sums)."""
 
     call: Callable
     chunk: int
@@ -62,7 +63,8 @@ class Program:
             recorder = Recorders((norms,) if bands is None else (norms, bands))
             done = sample(denoiser, sampler, steps, shape, key, x_T=x_T, index=index, cond=cond, recorder=recorder)
             seen = done.record[0]
-            return done.x, jnp.mean(done.nfe), seen.t, seen.made, seen.square, None if bands is None else done.record[1]
+            spent = done.nfe, steps.t.shape[0] if done.num_steps is None else done.num_steps
+            return done.x, spent, seen.t, seen.made, seen.square, None if bands is None else done.record[1]
 
         parts = jax.device_put((denoiser, sampler, steps, bands))
         begun, seen = time.perf_counter(), (jax.random.key(0), jnp.arange(chunk, dtype=jnp.int32), model.cond(chunk))
@@ -85,30 +87,34 @@ def draw_cell(
 ) -> tuple[Cell, dict[str, np.ndarray]]:
     """The samples 0..n-1 of ``seed``, chunk by chunk, with their indices as everywhere; the first of them are taken from ``before``."""
     n, chunk, key = int(run.what["n"]), program.chunk, jax.random.key(seed)
-    cond, fastest = model.cond(n), np.inf
+    cond, times = model.cond(n), []
     if program.bands is not None and before is not None and ((n - len(before["x"])) % chunk or f"{BAND}n" not in before):
         before = None  # sums over bands take whole chunks
     x, square = ([], []) if before is None else ([before["x"]], [before["square"]])
+    spent = [] if before is None or "spent" not in before else [before["spent"]]
     sums = [] if before is None or program.bands is None else [bands_of(before)]
     for first in range(sum(map(len, x)), n, chunk):
         rows = np.minimum(np.arange(first, first + chunk), n - 1)
         batch = jnp.asarray(rows, jnp.int32), None if cond is None else {name: jnp.asarray(v[rows]) for name, v in cond.items()}
         start = time.perf_counter()
         out = jax.block_until_ready(program.call(key, *batch))
-        fastest = min(fastest, time.perf_counter() - start)
+        times.append((time.perf_counter() - start) / chunk)
         x.append(np.asarray(out[0])[: n - first])
+        spent.append(np.stack([np.broadcast_to(np.asarray(v), chunk)[: n - first] for v in out[1]]))
         kept = _some(np.asarray(out[3]))
         square.append(np.asarray(out[4])[kept, : n - first])
         if program.bands is not None:
             sums.append(jax.tree.map(np.asarray, out[5]))
     drawn = np.concatenate(x)
     invalid = tuple(int(i) for i in np.flatnonzero(~np.isfinite(drawn.reshape(n, -1)).all(axis=1)))
-    what = {**run.what, "seed": seed}
+    what, (nfe, steps) = {**run.what, "seed": seed}, np.concatenate(spent, axis=1)
     cell = Cell(
-        what=what, key=run.keys[0], status="done", nfe=float(out[1]), steps=program.steps, invalid=invalid, seconds=fastest / chunk,
-        compile_s=program.compile_s, memory=program.memory,
+        what=what, key=run.keys[0], status="done", nfe=float(nfe.mean()), steps=round(float(steps.mean())), invalid=invalid,
+        seconds=min(times), compile_s=program.compile_s, memory=program.memory, most=float(nfe.max()), chunks=tuple(times),
     )  # fmt: skip
     arrays = {"x": drawn, "t": np.asarray(out[2])[kept], "square": np.concatenate(square, axis=1)}
+    if np.ptp(nfe) or np.ptp(steps):
+        arrays["spent"] = np.concatenate(spent, axis=1)
     if program.bands is not None:
         arrays |= {f"{BAND}{name}": np.asarray(value) for name, value in program.bands.merge(sums).items()}
     return cell, arrays
@@ -151,7 +157,8 @@ def run_cells(
                     begun = store.cell(run.keys[k])
                     before = store.arrays(run.keys[k]) if begun is not None and begun.status == "done" else None
                     cell, arrays = draw_cell(program, models[run.system.model], run, seeds[k], before)
-                    store.put(dataclasses.replace(cell, key=run.keys[k]), arrays)
+                    earlier = () if before is None or len(before["x"]) >= cell.what["n"] else begun.chunks
+                    store.put(dataclasses.replace(cell, key=run.keys[k], chunks=(*earlier, *cell.chunks)), arrays)
             except Exception as error:  # noqa: BLE001 - one cell's failure is its result
                 for k in missing:
                     if not _done(store, run, run.keys[k]):

@@ -1,11 +1,12 @@
 """What has been done, in one SQLite file: it outlives a kill at any moment, is resumed, and extended.
 
-    cells      key, what (JSON), status done | failed, reason, nfe, steps, invalid (JSON), seconds, compile_s, memory
+    cells      key, what (JSON), status done | failed, reason, nfe, steps, invalid (JSON), seconds, compile_s, memory, most, chunks (JSON)
     counts     key -> nfe or the reason why it was refused
     measures   key -> estimates (JSON) and bootstrap draws (npz)
     samples/KEY.npz    x (n, *shape), t (K,) and square (K, n) of some calls, written whole before its row
 
-A cell exists when its row does: a run that is killed loses the cell in progress and nothing else.
+A cell exists when its row does: a run that is killed loses the cell in progress and nothing else.  A file of before ``most`` and ``chunks``
+gets them, empty.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from score_lab.evaluation import Estimate
 
 __all__ = ["Cell", "Store"]
 
+COLUMNS = ("key", "what", "status", "reason", "nfe", "steps", "invalid", "seconds", "compile_s", "memory", "most", "chunks")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, what TEXT, status TEXT, reason TEXT, nfe REAL, steps INTEGER, invalid TEXT,
-    seconds REAL, compile_s REAL, memory REAL);
+    seconds REAL, compile_s REAL, memory REAL, most REAL, chunks TEXT);
 CREATE TABLE IF NOT EXISTS counts (key TEXT PRIMARY KEY, nfe REAL, reason TEXT);
 CREATE TABLE IF NOT EXISTS measures (key TEXT PRIMARY KEY, estimates TEXT, draws BLOB);
 """
@@ -36,7 +38,8 @@ CREATE TABLE IF NOT EXISTS measures (key TEXT PRIMARY KEY, estimates TEXT, draws
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A row of ``cells``: one system, one seed.  ``seconds`` per sample, ``compile_s`` of its program, ``memory`` in bytes; ``invalid``:
+    """A row of ``cells``: one system, one seed.  ``nfe`` of a sample in the mean, ``most`` of the one that took the most (None: not kept);
+    ``seconds`` per sample of the fastest chunk and ``chunks`` of every one, ``compile_s`` of its program, ``memory`` in bytes; ``invalid``:
     the indices of the samples that were not finite."""
 
     key: str
@@ -49,6 +52,8 @@ class Cell:
     seconds: float = float("nan")
     compile_s: float = float("nan")
     memory: float = float("nan")
+    most: float | None = None
+    chunks: tuple[float, ...] = ()
 
 
 class Store:
@@ -63,6 +68,10 @@ class Store:
         try:
             self._db = sqlite3.connect(file, timeout=60.0, check_same_thread=False)
             self._db.executescript(_SCHEMA)
+            there = {row[1] for row in self._db.execute("PRAGMA table_info(cells)")}
+            for name, kind in (("most", "REAL"), ("chunks", "TEXT")):
+                if name not in there:
+                    self._db.execute(f"ALTER TABLE cells ADD COLUMN {name} {kind}")
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"output: {str(file)!r} cannot be used ({error}); allowed: a new folder, or one of an earlier run") from None
 
@@ -72,12 +81,13 @@ class Store:
 
     def cell(self, key: str) -> Cell | None:
         """The cell, if it is there and (where done) so are its samples."""
-        row = self._db.execute("SELECT * FROM cells WHERE key = ?", (key,)).fetchone()
+        row = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM cells WHERE key = ?", (key,)).fetchone()
         if row is None or (row[2] == "done" and not self._file(key).is_file()):
             return None
         number = lambda v: float("nan") if v is None else v  # noqa: E731 - SQLite keeps NaN as NULL
         what, invalid = json.loads(row[1]), tuple(json.loads(row[6]))
-        return Cell(row[0], what, row[2], row[3], number(row[4]), row[5], invalid, *(number(v) for v in row[7:]))
+        chunks = tuple(json.loads(row[11] or "[]"))
+        return Cell(row[0], what, row[2], row[3], number(row[4]), row[5], invalid, *(number(v) for v in row[7:10]), row[10], chunks)
 
     def put(self, cell: Cell, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Writes the samples, then the row; a failed cell has no samples."""
@@ -88,8 +98,9 @@ class Store:
             os.replace(part, self._file(cell.key))
         row = (cell.key, json.dumps(cell.what, sort_keys=True), cell.status, cell.reason, cell.nfe, cell.steps, json.dumps(cell.invalid))
         with self._db:
-            marks = ", ".join("?" * 10)
-            self._db.execute(f"INSERT OR REPLACE INTO cells VALUES ({marks})", (*row, cell.seconds, cell.compile_s, cell.memory))
+            more = (cell.seconds, cell.compile_s, cell.memory, cell.most, json.dumps(cell.chunks))
+            marks = ", ".join("?" * len(COLUMNS))
+            self._db.execute(f"INSERT OR REPLACE INTO cells ({', '.join(COLUMNS)}) VALUES ({marks})", (*row, *more))
 
     def arrays(self, key: str) -> dict[str, np.ndarray]:
         """The samples of a cell that is done."""

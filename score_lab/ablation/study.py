@@ -14,10 +14,10 @@ import numpy as np
 
 from score_lab import guidance
 from score_lab.ablation.correcting import NONE, check_correction
+from score_lab.ablation.fitting import check_adaptive, ready
 from score_lab.ablation.spaces import check_features
 from score_lab.ablation.truth import RANKABLE
 from score_lab.build import build, find, refuse
-from score_lab.samplers import CATALOGUE
 from score_lab.samplers.integrate import chooses_levels
 from score_lab.specs import counted, name_of, spec_of, stepped, vary
 
@@ -27,6 +27,10 @@ LEAST_N = 20
 """Below it no interval says anything."""
 SOLVER = ("init", "step", "order", "calls", "memory")
 """What a solver of given steps has."""
+INTEGRATOR = ("integrate", "order", "calls", "memory", "stochastic")
+"""What one has that chooses its own."""
+ALIASES = {"dpm_fast": "DPMFast"}
+"""Functions that give a solver with its grid, and the solver alone, which goes on any."""
 LEAST_REFERENCE = 16
 """Steps of a reference solution: half of them still have somewhere to start."""
 
@@ -49,6 +53,7 @@ class Model:
       spectrum: of the training data, where there are corrections; None: none can be applied.
       forward_data: x0 (n, *shape) and its labels' dict or None, of which a measured calibration makes forward samples.
       made: what was corrected already, by the key of its section.
+      fitted: a solver's specification -> the same with what has to be measured on this model first (Gamma of ``AnalyticDPM``).
     """
 
     name: str
@@ -64,6 +69,7 @@ class Model:
     spectrum: Any = None
     forward_data: tuple[np.ndarray, Any] | None = None
     made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    fitted: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 
     def cond(self, n: int) -> dict[str, np.ndarray] | None:
         """The labels of samples 0..n-1: all classes in turn."""
@@ -181,10 +187,10 @@ class Study:
             refuse("reference_steps", self.reference_steps, f"0 (none), at least {LEAST_REFERENCE}, or None (8 times the largest budget)")
         for spec in self.solver_specs():
             find(spec["target"], "score_lab.samplers", "solvers.target", SOLVER)
-            if chooses_levels(build(spec, "score_lab.samplers", "solvers")):
-                fixed = sorted({type(e.sampler).__name__ for e in CATALOGUE.values() if not chooses_levels(e.sampler)})
-                refuse("solvers", name_of(spec), f"{', '.join(fixed)}: an adaptive solver has no budget of steps")
-            build(spec, "score_lab.samplers", "solvers", needs=SOLVER)
+            solver = build(ready(spec), "score_lab.samplers", "solvers")
+            if chooses_levels(solver):
+                check_adaptive(spec, solver)
+            build(ready(spec), "score_lab.samplers", "solvers", needs=INTEGRATOR if chooses_levels(solver) else SOLVER)
         for spec in filter(None, self.grid_specs()):
             find(spec["target"], "score_lab.samplers", "grids.target", ("steps",))
             build(stepped(spec, 16) if counted(spec) else spec, "score_lab.samplers", "grids", needs=("steps",))
@@ -207,7 +213,7 @@ class Study:
 
     def solver_specs(self) -> list[dict[str, Any]]:
         """The solvers with every varied field of theirs."""
-        return self._varied("solver", [spec_of(s, "solvers") for s in self.solvers])
+        return self._varied("solver", [_aliased(spec_of(s, "solvers")) for s in self.solvers])
 
     def grid_specs(self) -> list[dict[str, Any] | None]:
         """The grids, None for the model's own, with every varied field of theirs."""
@@ -250,6 +256,10 @@ class Study:
             return tuple(axis for axis, name in system.names().items() if len(short[axis, name]) > 1)
 
         return [dataclasses.replace(system, whole=shared(system)) for system in systems]
+
+
+def _aliased(spec: dict[str, Any]) -> dict[str, Any]:
+    return {**spec, "target": ALIASES.get(spec["target"], spec["target"])}
 
 
 def _guidance(part: Any) -> dict[str, Any] | None:

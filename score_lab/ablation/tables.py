@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+from score_lab.ablation.fitting import LEVELS
 from score_lab.ablation.results import Contest, Results, Row, diverged
 from score_lab.ablation.running import CALLS
 from score_lab.ablation.truth import COLUMNS, Measured
@@ -27,22 +28,24 @@ def full_table(results: Results, whole: bool = False) -> Table:
     at all are left out and named at the foot with the reason."""
     table, flags = Table(notes=_notes(results)), _flags(results)
     axes, seeds, n = results.varying(), len(results.study.seeds), results.study.n
+    uneven = any(row.most > row.nfe for row in results.rows)
     for row in results.rows:
         names, cells = row.run.system.names(), row.cells
         name = {axis: names[axis] for axis in axes} | {
             "family": row.run.family,
             "budget": row.run.budget.budget,
             "NFE": _number(row.nfe),
+            **({"most NFE": _number(row.most)} if uneven else {}),
             "steps": cells[0].steps if cells else "-",
             "n": _counted(results, row),
             "not finite": sum(map(len, row.invalid.values())),
             "flag": flags.get(id(row), "-"),
             "gap at": _level(row),
-            "ms": _number(row.milliseconds),
             "compile s": _number(max((c.compile_s for c in cells), default=math.nan)),
             "MB": _number(max((c.memory for c in cells), default=math.nan) / 1e6),
         }
-        table.add(name, _in_order(row.measured))
+        time = {"ms": row.milliseconds} if cells else {}
+        table.add(name, time | _in_order(row.measured))
     blank = dict.fromkeys(table.rows[0].name, "-")
     for row, _ in results.references:
         names = row.run.system.names() | {"solver": "the ODE itself", "grid": "fine"}
@@ -114,8 +117,15 @@ def _notes(results: Results) -> list[str]:
     )
     notes.append(
         f"n pools {len(study.seeds)} seeds of {study.n}; intervals resample samples, the trajectory is the unit, the reference is fixed; "
-        "ms: per sample, of the fastest chunk; MB: arguments, result and scratch of one chunk"
+        "ms: of the time of a chunk, what one sample has of it: the median over the chunks of all seeds (some share the processor with a "
+        "compilation) with the interval of a median by order statistics; MB: arguments, result and scratch of one chunk"
     )
+    if any(row.most > row.nfe for row in results.rows):
+        notes.append(
+            "NFE, most NFE: of an adaptive solver the mean and the maximum over samples; its tolerance was chosen for the budget on other "
+            f"noises than these (see the lines on budgets). steps: attempted, in the mean. Its ms hold {LEVELS} calls more, which show the "
+            "record its states and are not counted; its time is that of the slowest sample of a chunk"
+        )
     return notes
 
 
@@ -146,7 +156,7 @@ def ranking_table(results: Results, contest: Contest) -> Table:
         words = ", ".join(str(rank[other]) for other in same) or "-"
         columns = [c for c in (column, *results.models[contest.model].truth.columns, "solver_error") if c in row.measured.estimates]
         names = {"rank": rank[name], "sampler": name, "not distinguishable from": words}
-        names |= {"flag": flags.get(id(row), "-"), "NFE": _number(row.nfe), "ms": _number(row.milliseconds), "n": _counted(results, row)}
+        names |= {"flag": flags.get(id(row), "-"), "NFE": _number(row.nfe), "ms": str(row.milliseconds), "n": _counted(results, row)}
         table.add(names, _to_best(contest, name) | {c: row.measured.estimates[c] for c in dict.fromkeys(columns)})
     for name, why in ranking.unranked.items():
         names = {"rank": "-", "sampler": name, "not distinguishable from": why[:60]}
@@ -172,8 +182,13 @@ def _to_best(contest: Contest, name: str) -> dict[str, Estimate]:
 
 
 def budgets(results: Results) -> list[str]:
-    """One line for every system that could not use its whole budget."""
-    return list(dict.fromkeys(f"{results.entry(r.run)}: {r.run.budget.note}" for r in results.rows if r.run.budget.note))
+    """One line for every system that could not use its whole budget, or that spends it as each sample needs."""
+    return list(dict.fromkeys(f"{results.entry(r.run)}: {r.run.budget.note}{_used(r)}" for r in results.rows if r.run.budget.note))
+
+
+def _used(row: Row) -> str:
+    """What the samples of an adaptive solver took, which was not known when its tolerance was chosen."""
+    return f". The samples took {row.nfe:.4g} in the mean, at most {row.most:g}" if row.most > row.nfe else ""
 
 
 def failures(results: Results) -> list[str]:

@@ -12,6 +12,7 @@ from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import EpsInTime, deis
 from score_lab.samplers.dpm import DPMSolverMultistep, DPMSolverPP2M
+from score_lab.samplers.dpm_fast import DPMFast
 from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
 from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep, dpm_fast
 from score_lab.samplers.edit import noised
@@ -61,13 +62,14 @@ from score_lab.samplers.written import Written, open_written, sample_written
 
 __all__ = [
     "CATALOGUE", "DDIM", "DDPM", "DPM2", "DPMPPSDE", "ERSDE", "GDDIM", "GRIDS", "IDDPM", "NODES", "PLMS", "PNDM", "RK38", "RK4", "T",
-    "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMAdaptive", "DPMPP2SAncestral",
-    "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential", "DataPrediction", "Dopri5",
-    "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler", "EulerAncestral",
-    "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "GridEntry", "Heun", "Heun3", "Integrator", "ItoEuler", "Kappa", "Karras",
-    "Kvaerno5", "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws", "PolyExponential",
-    "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver", "Sampler", "Samples",
-    "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler", "StochasticHeun", "Straight",
-    "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime", "VPTime", "Written", "deis",
-    "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample", "sample_chunked", "sample_written",
+    "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMAdaptive", "DPMFast",
+    "DPMPP2SAncestral", "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential",
+    "DataPrediction", "Dopri5", "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler",
+    "EulerAncestral", "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "GridEntry", "Heun", "Heun3", "Integrator", "ItoEuler",
+    "Kappa", "Karras", "Kvaerno5", "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws",
+    "PolyExponential", "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver",
+    "Sampler", "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler",
+    "StochasticHeun", "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime",
+    "VPTime", "Written", "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample",
+    "sample_chunked", "sample_written",
 ]  # fmt: skip

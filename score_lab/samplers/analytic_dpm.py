@@ -16,6 +16,7 @@ data in [a, b] (theorem 2), and the last noise before pure data to a standard de
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.grids.base import times_of
 from score_lab.types import Array, Cond, PyTree, leaf, pytree_dataclass
 
-__all__ = ["AnalyticDPM", "measure_gamma"]
+__all__ = ["AnalyticDPM", "lacks_table", "measure_gamma"]
 
 
 @pytree_dataclass
@@ -94,6 +95,12 @@ class AnalyticDPM:
         log_v = jnp.interp(path.log_snr(t), levels, jnp.log1p(-gamma) - jnp.log(gamma) - levels)
         v, alpha2, sigma2 = jnp.exp(log_v), path.alpha(t) ** 2, path.sigma(t) ** 2
         return jnp.minimum(v * sigma2 / (v * alpha2 + sigma2), self.half_range**2)
+
+
+def lacks_table(spec: Any) -> bool:
+    """Whether the specification ``{"target": ..., **fields}`` names AnalyticDPM and gives neither ``log_snrs`` nor ``gamma``."""
+    named = isinstance(spec, Mapping) and str(spec.get("target")) in ("AnalyticDPM", "score_lab.samplers:AnalyticDPM")
+    return named and not {"log_snrs", "gamma"} & set(spec)
 
 
 def measure_gamma(

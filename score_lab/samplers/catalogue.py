@@ -16,6 +16,7 @@ from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestr
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import deis
 from score_lab.samplers.dpm import DPMSolverMultistep, DPMSolverPP2M
+from score_lab.samplers.dpm_fast import DPMFast
 from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
 from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep
 from score_lab.samplers.er_sde import ERSDE
@@ -119,6 +120,7 @@ CATALOGUE: dict[str, Entry] = {
     "DPM-Solver-3": Entry(DPMSolverSinglestep(3), EXPONENTIAL, "Lu et al. 2022a, algorithm 2", "accuracy, from 30 NFE on"),
     "DPM-Solver++(2S)": Entry(DPMSolverSinglestep(2, DataPrediction()), EXPONENTIAL, "Lu et al. 2022b, algorithm 1", "strong guidance"),
     "DPM-Solver++(3S)": Entry(DPMSolverSinglestep(3, DataPrediction()), EXPONENTIAL, "Lu et al. 2022a, algorithm 2, in x0", "accuracy"),
+    "DPM-Solver-fast": Entry(DPMFast(), EXPONENTIAL, "Lu et al. 2022a, section 3.4; k-diffusion's dpm_fast", "any number of evaluations"),
     "DPM-Solver++ on the nodes": Entry(
         DPMSolverNodes(2), EXPONENTIAL, "diffusers' DPMSolverSinglestepScheduler", "a singlestep solver on someone else's grid"
     ),

@@ -2,7 +2,7 @@
 
     dx = [velocity - (w / 2) score] dt + sqrt(w) dW, backwards in t                (Song et al. 2021, eq. 6, 13; Ma et al. 2024, eq. 9)
 
-whose marginals are the path's own whatever w is.  A multiplier m of the path's g has w = m^2 g^2: 1 is the reverse SDE, 0 the
+whose marginals are the path's own whatever w >= 0 is.  A multiplier m of the path's g has w = m^2 g^2: 1 is the reverse SDE, 0 the
 probability-flow ODE.  A multiplier is a number, a part with ``rate(path, t)``, or a function ``(path, t) -> w``.
 """
 
@@ -12,12 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from score_lab.build import refuse
 from score_lab.paths.base import GaussianPath
+from score_lab.samplers.steps import Steps
 from score_lab.types import Array, pytree_dataclass, static
 
-__all__ = ["Multiplier", "Rate", "SiTDiffusion", "multiplier_of", "nought"]
+__all__ = ["Multiplier", "Rate", "SiTDiffusion", "check_rate", "multiplier_of", "nought"]
 
 
 def nought(value: Any) -> bool:
@@ -98,3 +100,16 @@ def multiplier_of(value: Any) -> Any:
     if hasattr(value, "rate"):
         return value
     return Rate(value) if callable(value) else Multiplier(float(value) if isinstance(value, int) else value)
+
+
+def check_rate(field: str, value: Any, steps: Steps, path: GaussianPath, ends: bool) -> None:
+    """Refuses, in the name of ``field``, a multiplier whose w is negative at the start of a step, or with ``ends`` at its end, and names
+    the first such time: sqrt(w) would be NaN in every sample.  ``Multiplier`` and ``SiTDiffusion`` are >= 0 by their own ``check``."""
+    part = multiplier_of(value)
+    if isinstance(part, Multiplier | SiTDiffusion):
+        return
+    times = np.concatenate([np.asarray(steps.t), np.asarray(steps.s)] if ends else [np.asarray(steps.t)])
+    rates = np.broadcast_to(np.asarray(part.rate(path, jnp.asarray(times))), times.shape)
+    if (below := rates < 0).any():
+        k = int(below.argmax())
+        refuse(field, f"w = {float(rates[k]):.4g} at t = {float(times[k]):.4g}", "a rate of noise w(t) >= 0 at every level of the grid")

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from score_lab.build import refuse
 from score_lab.linear import combine
-from score_lab.samplers.multipliers import Multiplier, multiplier_of, nought
+from score_lab.samplers.multipliers import Multiplier, check_rate, multiplier_of, nought
 from score_lab.types import leaf, pytree_dataclass, static
 
 __all__ = ["EulerMaruyama", "StochasticHeun"]
@@ -96,8 +96,9 @@ class EulerMaruyama:
             refuse("EulerMaruyama.increment", self.increment, "g2h or exact", ("g2h", "exact"))
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use, and w >= 0 where a step starts."""
         self.check()
+        check_rate("EulerMaruyama.multiplier", self.multiplier, steps, path, ends=False)
 
     def init(self, x, steps, path):
         """No history."""
@@ -151,8 +152,9 @@ class StochasticHeun:
         _check("StochasticHeun", self.multiplier)
 
     def check_steps(self, steps, path) -> None:
-        """The same check on every use."""
+        """The same check on every use, and w >= 0 where a step starts and ends."""
         self.check()
+        check_rate("StochasticHeun.multiplier", self.multiplier, steps, path, ends=True)
 
     def init(self, x, steps, path):
         """No history."""

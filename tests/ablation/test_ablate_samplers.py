@@ -37,7 +37,7 @@ def get_config():
         "seeds": (0, 1), "n": 80, "chunk": 80, "repeats": 60, "reference_steps": 32,
     })
 '''
-TIMES = ("ms", "compile s", "MB")
+TIMES = ("ms", "ms_low", "ms_high", "ms_n", "compile s", "MB")
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +304,23 @@ def test_a_trained_network_on_two_paths_with_and_without_guidance(tmp_path):
     assert run("sample", *shlex.split(html.unescape(commands[1])), "--n=8", f"--output={tmp_path / 'drawn'}") == 0
     with np.load(tmp_path / "drawn" / "samples.npz") as drawn:
         assert set(np.ravel(drawn["nfe"]).tolist()) == {8}
+
+
+@pytest.mark.slow
+def test_what_is_fitted_to_a_trained_network(tmp_path):
+    """AnalyticDPM's table is measured once, kept in the workdir and part of the cell; Dopri5 and dpm_fast are given their budgets."""
+    workdir = tmp_path / "run"
+    assert run("train", *TRAIN.split(), f"--workdir={workdir}") == 0
+    words = ("--solvers=AnalyticDPM, dpm_fast, Dopri5", "--grids=UniformLogSNR(end=6)", "--nfe=40", "--seeds=0,1", "--n=40")
+    words = (f"--workdir={workdir}", *words, "--config.reference_steps=0")
+    assert run("ablate_samplers", *words) == 0
+    (file,) = (workdir / "gamma").iterdir()
+    sections = [json.loads(what)["section"] for _, what, *_ in cells(workdir / "ablation")]
+    tables = [s["sampler"]["gamma"] for s in sections if s["sampler"]["target"] == "AnalyticDPM"]
+    assert tables == [json.loads(file.read_text())["gamma"]] * 2
+    table = {r["solver"]: r for r in rows(workdir / "ablation")}
+    assert table["DPMFast"]["NFE"] == table["DPMFast"]["most NFE"] == table["AnalyticDPM"]["NFE"] == "40"
+    assert float(table["Dopri5"]["NFE"]) < 44 and float(table["Dopri5"]["most NFE"]) > float(table["Dopri5"]["NFE"])
+    assert all(np.isfinite(float(r["energy"])) for r in table.values())
+    before = file.stat().st_mtime_ns
+    assert run("ablate_samplers", *words, "--solvers=AnalyticDPM(eta=0.0)") == 0 and file.stat().st_mtime_ns == before

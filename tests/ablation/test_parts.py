@@ -269,6 +269,9 @@ GOOD = {"models": {"m": {"workdir": "w"}}, "solvers": ("DDIM",)}
         ({"solvers": ("DDIM(eta=2)",)}, "0 <= eta <= 1"),
         ({"solvers": ("UniformTime",)}, "solvers"),
         ({"solvers": ()}, "solvers.*at least one"),
+        ({"solvers": ("DPMAdaptive(atol=1e-3)",)}, r"DPMAdaptive\(atol=0.001\).*one with fields rtol and atol, neither given, has one"),
+        ({"solvers": ("EulerMaruyama(multiplier=-1)",)}, "EulerMaruyama.multiplier: -1"),
+        ({"solvers": ("DPMFast(nfe=0)",)}, "dpm_fast.nfe: 0"),
         ({"solvers": ("DDIM", "Dopri5(rtol=1e-3)")}, r"solvers: 'Dopri5\(rtol=0.001\)' is refused; allowed: .*DDIM.*an adaptive solver"),
         ({"grids": ("Karas",)}, "did you mean 'Karras'"),
         ({"paths": ("VPP",)}, "paths"),
@@ -289,11 +292,17 @@ def test_a_study_refuses_in_one_line(change, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("variant", "systems"), [("digits", 12), ("mixture", 12), ("noise", 21), ("guidance", 12)])
+@pytest.mark.parametrize(("variant", "systems"), [("digits", 13), ("mixture", 13), ("noise", 21), ("guidance", 12)])
 def test_every_configuration_is_a_study(variant, systems):
     """noise: (DDIM with 4 eta, Euler-Maruyama with 2 multipliers, Heun) on a grid and on churn with 2 strengths."""
     fields = study_fields(get_config(variant), {})
     assert len(build({"target": "score_lab.ablation.study:Study", **fields}, field="config").systems()) == systems
+
+
+def test_the_default_study_has_twelve_solvers_of_five_families():
+    """One-step, exponential, multistep, stochastic and adaptive, as ``make ablate`` compares them."""
+    solvers = [build(spec_of(words, "solvers"), "score_lab.samplers") for words in get_config().solvers]
+    assert len(solvers) >= 12 and len({plan.family_of(solver) for solver in solvers} - {"-"}) == 5
 
 
 def test_a_study_spans_every_combination_once():
@@ -378,7 +387,8 @@ def test_what_is_run_decides_whether_it_is_stochastic_and_where_the_search_for_s
     ("solver", "family"),
     [
         ("DDIM", "one-step"), ("DDIM(eta=1)", "stochastic"), ("UniPC", "multistep"), ("DPMSolverSinglestep", "exponential, singlestep"),
-        ("DPMSolverMultistep(eta=1.0)", "stochastic"), ("deis", "multistep"), ("Rows", "-"),
+        ("DPMSolverMultistep(eta=1.0)", "stochastic"), ("deis", "multistep"), ("Dopri5", "adaptive"), ("DPMAdaptive", "adaptive"),
+        ("Rows", "-"),
     ],
 )  # fmt: skip
 def test_a_family_is_that_of_the_catalogue_for_what_is_run(solver, family):

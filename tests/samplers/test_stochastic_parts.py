@@ -196,6 +196,10 @@ def test_a_function_of_time_is_a_multiplier():
     [
         (EulerMaruyama(-1.0), UniformTime(3), "EulerMaruyama.multiplier"),
         (StochasticHeun(-1.0), UniformTime(3), "StochasticHeun.multiplier"),
+        (EulerMaruyama(lambda path, t: 0.5 - t), UniformTime(4), r"EulerMaruyama.multiplier: 'w = -0.5 at t = 1' .*w\(t\) >= 0"),
+        (EulerMaruyama(Rate(lambda path, t: t - 0.6)), UniformTime(4), "EulerMaruyama.multiplier: 'w = -0.1 at t = 0.5'"),
+        (StochasticHeun(lambda path, t: t - 0.2), UniformTime(4), "StochasticHeun.multiplier: 'w = -0.2 at t = 0'"),
+        (Langevin(EulerMaruyama(lambda path, t: -t)), UniformTime(4), "EulerMaruyama.multiplier: 'w = -1 at t = 1'"),
         (EulerMaruyama(SiTDiffusion("sigmoid")), UniformTime(3), "SiTDiffusion.form"),
         (StochasticHeun(SiTDiffusion("sigma", -1.0)), UniformTime(3), "SiTDiffusion.norm"),
         (EulerAncestral(-0.1), UniformTime(3), "EulerAncestral.eta"), (DPM2Ancestral(1.0, -1.0), UniformTime(3), "DPM2Ancestral.s_noise"),
