@@ -58,7 +58,7 @@ def encode(
     return Encoded(x=run.x, nfe=run.nfe, steps=down, log_snr=denoiser.path.log_snr(up.t[0]), record=run.record)
 
 
-def _both_ways(steps: Steps, denoiser: Denoiser, sampler: Sampler) -> tuple[Steps, Steps]:
+def _both_ways(steps: Steps, denoiser: Denoiser, sampler: Sampler | Integrator) -> tuple[Steps, Steps]:
     """The rows down to the last finite level, and the same rows upwards."""
     steps.check()
     if steps.renoises or steps.ascends:

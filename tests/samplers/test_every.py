@@ -1,6 +1,8 @@
 """What holds for every solver of the catalogue: finite, counted, independent of batch, chunk and devices, compiled once.
 
-Values agree to 1e-10 relative in float64 and, 99 % of them, to 1e-5 in float32; an adaptive solver's to 10 times its tolerance.
+Values agree to 1e-10 relative in float64 and, 99 % of them, to 1e-5 in float32; an adaptive solver's to 10 times its tolerance, which is
+one of every step: rounding that differs changes which steps are taken, and the flow may make more of their errors, as a network of random
+weights does, a hundred times.  So these are compared in float32 on exact Gaussian data, where it does not.
 """
 
 import dataclasses
@@ -41,7 +43,7 @@ def same(a, b, sampler, precision):
     scale = np.maximum(np.abs(b), 1e-3)
     error = np.abs(a - b) / scale
     if adaptive(sampler):
-        assert error.max() <= 10 * sampler.rtol
+        assert (np.abs(a - b) <= 10 * (sampler.atol + sampler.rtol * np.abs(b))).all()
     elif precision == "float64":
         assert error.max() <= 1e-10
     else:
@@ -121,14 +123,17 @@ def test_chunks_devices_and_programs(name):
         assert rows == N * int(runs[-1].nfe) if not adaptive(sampler) else rows >= int(np.sum(runs[-1].nfe)) > 0
         pick = np.array([6, 1])
         same(np.asarray(sample(denoiser, sampler, GRID, (2, 2), KEY, index=pick).x), np.asarray(runs[-1].x)[pick], sampler, "float64")
-    denoiser = small(VP(), F(0.7))
-    whole = sample(denoiser, sampler, GRID, (N, 2), KEY).x
+    denoiser, n = small(VP(), F(0.7)), 128
+    whole = sample(denoiser, sampler, GRID, (n, 2), KEY).x
     size = _sample._cache_size()
     for other in (small(VP(0.2, 15.0), F(0.7)), small(VP(), F(0.7), sigma_data=0.7)):
-        sample(other, sampler, UniformLogSNR(5, -5.0, 3.0), (N, 2), jax.random.key(9))
+        sample(other, sampler, UniformLogSNR(5, -5.0, 3.0), (n, 2), jax.random.key(9))
     assert _sample._cache_size() == size
-    for chunk, devices in ((3, None), (4, jax.local_devices())):
-        x = sample_chunked(denoiser, sampler, GRID, (N, 2), KEY, chunk=chunk, devices=devices).x
+    if adaptive(sampler):
+        denoiser = Gaussian(VP())
+        whole = sample(denoiser, sampler, GRID, (n, 2), KEY).x
+    for chunk, devices in ((48, None), (16, jax.local_devices())):
+        x = sample_chunked(denoiser, sampler, GRID, (n, 2), KEY, chunk=chunk, devices=devices).x
         same(x, np.asarray(whole), sampler, "float32")
 
 

@@ -42,10 +42,15 @@ def draws_of(sampler):
     return 2 if isinstance(sampler, DPMPPSDE) else 1
 
 
+def weak_errors(path, sampler, n):
+    """The variance's relative errors, band by band, with n and 2n steps."""
+    grids = (UniformLogSNR(k, -3.0, 3.0, to_data=False) for k in (n, 2 * n))
+    return [np.abs(ratio(path, sampler, grid, draws_per_step=draws_of(sampler)) - 1) for grid in grids]
+
+
 def weak_orders(path, sampler, n):
     """Of the bands whose error is not rounding."""
-    grids = (UniformLogSNR(k, -3.0, 3.0, to_data=False) for k in (n, 2 * n))
-    coarse, fine = (np.abs(ratio(path, sampler, grid, draws_per_step=draws_of(sampler)) - 1) for grid in grids)
+    coarse, fine = weak_errors(path, sampler, n)
     moved = fine > 1e-9
     assert moved.sum() >= 3
     return np.log2(coarse[moved] / fine[moved])
@@ -69,9 +74,14 @@ def test_weak_order(sampler):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", WEAK + MORE, ids=str)
 def test_weak_order_on_other_paths(sampler):
+    """Of every band, but where the leading term is small beside the others' (the third of Euler-Maruyama on the linear flow vanishes: its
+    order is 2; the second of stochastic Heun on EDM): of such a band the order may be higher, and never lower."""
     for path in (LinearFlow(), EDM(), VP()):
-        found = weak_orders(path, sampler, 96)
-        assert (np.abs(found - sampler.order) <= 0.2).all(), (path, found)
+        coarse, fine = weak_errors(path, sampler, 96)
+        moved = fine > 1e-9
+        found, vanishes = np.log2(coarse[moved] / fine[moved]), coarse[moved] < 0.05 * coarse.max()
+        assert moved.sum() >= 3 and (found >= sampler.order - 0.2).all(), (path, found)
+        assert (np.abs(found - sampler.order) <= 0.2)[~vanishes].all() and vanishes.sum() <= 1, (path, found, coarse)
 
 
 @pytest.mark.slow
