@@ -84,7 +84,7 @@ def test_the_ratios_are_those_of_an_independent_program(found):
     np.testing.assert_allclose(image.paper, np.square(data()).mean(), rtol=1e-3)
 
 
-def test_disagreement_in_sign_is_said_in_a_sentence(found):
+def test_a7_disagreement_in_sign_is_said_in_a_sentence(found):
     _, m = found
     lines = findings(m)
     (line,) = [x for x in lines if x.startswith("Estimators disagree in sign")]

@@ -16,6 +16,7 @@ from score_lab.mismatch.readouts import ReadOut
 from score_lab.mismatch.replicates import curve
 from score_lab.report import (
     Corrected,
+    save_as_drawn,
     save_corrections,
     save_coverage,
     save_decomposition,
@@ -156,6 +157,35 @@ def test_read_outs_have_their_null_and_what_the_paper_holds_them_against(tmp_pat
     assert square.get_yscale() == "log" and above.get_yscale() == "linear"
     assert less.get_xlabel() == "network call" and "told" in below.get_xlabel()
     assert "P1: norm of the predicted noise" in above.get_title(loc="left")
+
+
+def timed(name, what, value, seed=0, **fields):
+    value, null = some(value, seed=seed), some(np.full(6, 5.0), seed=3)
+    return ReadOut(name, what, value, null, value - null, log_snr=LEVEL, t=TIME, **fields)
+
+
+TIME = np.array([1.0, 0.8, 0.6, 0.6, 0.4, 0.1])
+
+
+def test_as_drawn_is_against_time_with_the_training_curve_and_one_panel_for_both_labels(tmp_path, drawn):
+    norm = timed("P1", "norm of the predicted noise", np.linspace(4, 6, 6))
+    image = timed("P4", "squared norm of the predicted image", np.linspace(4, 6, 6), paper=np.full(6, 7.0))
+    labels = [timed("P3", "one label", np.linspace(1, 9, 6) + k, label=0.4, gaussian=np.linspace(2, 8, 6)) for k in range(2)]
+    save_as_drawn(tmp_path / "a.png", {"DDIM": [norm, image, *labels], "Heun": [norm]})
+    first, second, third = drawn[0].axes[:3]
+    order = [5, 4, 3, 1, 0]  # by time; of a time that comes twice its last call
+    assert first.get_title(loc="left").startswith("P1") and "time t" in first.get_xlabel() and "‖ε‖" in first.get_ylabel()
+    for colour in COLOURS[:2]:
+        np.testing.assert_allclose(lines(first, colour)[0], np.stack([TIME, norm.value.value], axis=1)[order])
+    np.testing.assert_allclose(lines(first, GREY, "")[0][:, 1], norm.null.value[order])
+    dashed = [ln for ln in second.lines if ln.get_linestyle() == "--"]
+    assert len(dashed) == 1 and set(dashed[0].get_ydata()) == {7.0} and "‖x0‖²" in second.get_ylabel()
+    assert "P3" in third.get_title(loc="left") and len(lines(third, COLOURS[0])) == len(lines(third, COLOURS[1])) == 1
+    levels = [ln.get_ydata()[0] for ln in third.lines if ln.get_linestyle() == "--" and len(ln.get_ydata())]
+    np.testing.assert_allclose(levels, [5.0, 5.0])
+    assert "none of a mismatch" in text_of(drawn[0]) and "told the one time" in text_of(drawn[0])
+    with pytest.raises(ConfigError, match="save_as_drawn.runs"):
+        save_as_drawn(tmp_path / "b.png", {"DDIM": [read("P5", "energy", np.ones(6))]})
 
 
 def decomposition(exact=False):

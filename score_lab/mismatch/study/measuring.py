@@ -25,6 +25,7 @@ from score_lab.mismatch.readouts import (
     ReadOut,
     eps_norm,
     eps_square,
+    gaussian_window,
     pixel_variance,
     posterior_mean,
     sliding_window,
@@ -201,7 +202,8 @@ def _windows(setting: Setting, path: GaussianPath, n: int = 512) -> list[ReadOut
         kept = setting.kept({"window": label, "t": setting.t.tolist(), "n": len(x)}, made)
         what = f"squared norm of the predicted noise under the label of log-SNR {wanted:g}"
         curves = [curve(d) for d in (kept["value"], kept["null"], kept["value"] - kept["null"])]
-        found.append(ReadOut("P3", what, *curves, log_snr=level))
+        gaussian = gaussian_window(setting.spectrum, path, label, setting.t)
+        found.append(ReadOut("P3", what, *curves, log_snr=level, t=setting.t, label=label, gaussian=gaussian))
     return found
 
 

@@ -22,7 +22,8 @@ from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
 from score_lab.mismatch.study.conclusions import cannot, compared, several_models
 from score_lab.mismatch.study.words import READ_IT, disagreements, findings
-from score_lab.report.mismatch import save_effective, save_layers, save_log_ratios, save_read_outs
+from score_lab.report.mismatch import save_as_drawn, save_effective, save_layers, save_log_ratios, save_read_outs
+from score_lab.report.mismatch.as_drawn import AS_DRAWN
 from score_lab.report.mismatch.found import save_found
 from score_lab.report.page import Page
 
@@ -154,6 +155,9 @@ def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str
     read = {m.subject.name: [*m.read_outs, *m.extra.values()] for m in runs if m.read_outs or m.extra}
     if read:
         yield save_read_outs(folder / "read_outs.png", read), "What papers plot, beside what a perfect sampler would show"
+    published = {name: kept for name, found in read.items() if (kept := [r for r in found if r.name in AS_DRAWN])}
+    if published:
+        yield save_as_drawn(folder / "as_drawn.png", published), "The same as the papers draw it, against time"
 
 
 def _runs_and_nulls(m: Measured) -> tuple[list[Curve], Curve, list[Curve], Curve]:
