@@ -42,8 +42,8 @@ from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, Cond, pytree_dataclass, static
 
 __all__ = [
-    "ReadOut", "eps_norm", "eps_square", "gaussian_window", "nearest", "nearest_null", "nearest_recorder", "paired_delta", "paired_null", "paired_recorder",
-    "pixel_variance", "posterior_mean", "sliding_window", "subband_energies", "x0_square",
+    "ReadOut", "eps_norm", "eps_square", "gaussian_window", "nearest", "nearest_null", "nearest_recorder", "paired_delta",
+    "paired_null", "paired_recorder", "pixel_variance", "posterior_mean", "sliding_window", "subband_energies", "x0_square",
 ]  # fmt: skip
 
 

@@ -22,6 +22,6 @@ from score_lab.report.samples import draw_samples, save_samples
 
 __all__ = [
     "Corrected", "Page", "draw_film", "draw_samples", "save_as_drawn", "save_corrections", "save_coverage", "save_decomposition",
-    "save_effective", "save_film", "save_layers", "save_log_ratios", "save_loss", "save_mismatch", "save_overview", "save_quality", "save_read_outs",
-    "save_same_noise", "save_samples", "save_scatter", "save_shares", "versions",
+    "save_effective", "save_film", "save_layers", "save_log_ratios", "save_loss", "save_mismatch", "save_overview", "save_quality",
+    "save_read_outs", "save_same_noise", "save_samples", "save_scatter", "save_shares", "versions",
 ]  # fmt: skip

@@ -128,7 +128,10 @@ def test_bands_of_one_variance_do_not_tell_signal_from_noise():
     spectrum, path = Spectrum(np.full(3, 0.25), np.repeat([0, 1, 2], 4), np.zeros(12)), EDM()
     t = times(path, [1.0])
     record = exact_record(spectrum, path, t, spectrum.V(path, times(path, [1.1])))
-    assert SpectralRegression().read(record, spectrum, path).flag[0] == "unidentifiable"
+    found = SpectralRegression().read(record, spectrum, path)
+    assert found.flag[0] == "unidentifiable" and "cannot tell signal from noise: condition number" in found.words[0]
+    nearly = Spectrum(0.25 * (1 + 1e-7 * np.arange(3)), np.repeat([0, 1, 2], 4), np.zeros(12))
+    assert SpectralRegression(condition=1e3).read(record, nearly, path).words[0].endswith("at most 1000; no number of trajectories helps")
     np.testing.assert_allclose(TotalVariance().read(record, spectrum, path).log_snr.value, -2 * np.log(1.1), atol=1e-9)
 
 

@@ -21,7 +21,8 @@ def drawn(tmp_path_factory):
     import score_lab.report.mismatch.page as page
 
     folder = tmp_path_factory.mktemp("published") / "out"
-    words = ("--config=configs/mismatch.py:bimodal", "--read_outs=P1,P3,P4", "--estimators=", "--n=16384", "--chunk=4096", "--replicates=60", f"--output={folder}")
+    words = ("--config=configs/mismatch.py:bimodal", "--read_outs=P1,P3,P4", "--estimators=")
+    words = (*words, "--n=16384", "--chunk=4096", "--replicates=60", f"--output={folder}")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("save_found", "save_effective", "save_log_ratios", "save_layers", "save_read_outs"):  # as_drawn is drawn
             patch.setattr(page, name, lambda file, *_: (file.write_bytes(b"\x89PNG"), file)[1])
@@ -65,9 +66,8 @@ def test_a11_p3_rises_with_the_noise_of_the_states_and_its_null_is_the_value_at_
     rows, _ = drawn
     for steps in RATIO:
         for label in (-2.0, 2.0):
-            level, value, low, high, null = column(
-                rows, f"P3: squared norm of the predicted noise under the label of log-SNR {label:g}", steps, "value", "low", "high", "null"
-            )
+            which = f"P3: squared norm of the predicted noise under the label of log-SNR {label:g}"
+            level, value, low, high, null = column(rows, which, steps, "value", "low", "high", "null")
             assert len(set(null)) == 1 and null[0] > 0.1  # one number, and not 0
             order = np.argsort(level)
             rise = np.diff(value[order])

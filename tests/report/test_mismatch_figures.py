@@ -1,5 +1,6 @@
 """The pictures of the mismatch hold the numbers they are given: lines where there are numbers, gaps and ticks where there are none."""
 
+import types
 from pathlib import Path
 
 import matplotlib.figure
@@ -25,7 +26,8 @@ from score_lab.report import (
     save_log_ratios,
     save_read_outs,
 )
-from score_lab.report.mismatch.levels import Levels, groups
+from score_lab.report.mismatch.levels import Levels, far, groups
+from score_lab.report.mismatch.page import together
 from score_lab.report.style import COLOURS, GREY, INK
 
 LEVEL = np.array([-np.inf, -2.0, 0.0, 0.0, 1.0, 3.0])
@@ -186,6 +188,36 @@ def test_as_drawn_is_against_time_with_the_training_curve_and_one_panel_for_both
     assert "none of a mismatch" in text_of(drawn[0]) and "told the one time" in text_of(drawn[0])
     with pytest.raises(ConfigError, match="save_as_drawn.runs"):
         save_as_drawn(tmp_path / "b.png", {"DDIM": [read("P5", "energy", np.ones(6))]})
+
+
+def test_a_run_far_beyond_the_others_is_cut_off_and_named_and_they_fill_the_panel(tmp_path, drawn):
+    usual = {f"run {k}": timed("P1", "norm", np.linspace(5, 6 + 0.1 * k, 6), seed=k) for k in range(3)}
+    broken = timed("P1", "norm", np.linspace(5, 900, 6))
+    save_as_drawn(tmp_path / "a.png", usual | {"EM": broken})
+    ax = drawn[0].axes[0]
+    assert ax.get_ylim()[1] < 8 and [t.get_text() for t in ax.texts] == [f"EM: beyond the axis, to {broken.value.value.max():.3g}"]
+    save_as_drawn(tmp_path / "b.png", usual)
+    assert not drawn[1].axes[0].texts
+    save_read_outs(tmp_path / "c.png", usual | {"EM": broken})
+    above, below = drawn[2].axes[:2]
+    assert above.texts and below.texts and below.get_ylim()[1] < 4
+    flat = some(np.zeros(6))
+    runs = {f"run {k}": (LEVEL, [some(0.1 * k * np.arange(6))], flat, [flat], flat) for k in range(3)}
+    save_log_ratios(tmp_path / "d.png", runs | {"EM": (LEVEL, [some(3.0 * np.arange(6))], flat, [flat], flat)})
+    *panels, own = drawn[3].axes[:4]
+    assert len({ax.get_ylim() for ax in panels}) == 1 and panels[0].get_ylim()[1] < 5 < own.get_ylim()[1]
+    assert own.get_title(loc="left") == "EM (an axis of its own)"
+    assert far({"a": 1.0, "b": 1.2, "c": 9.0}) == ["c"] and far({"a": 1.0, "c": 9.0}) == [] and far({"a": 0.0, "b": 0.0, "c": 0.0}) == []
+
+
+def test_runs_of_one_budget_stay_in_one_picture():
+    def runs(solvers, budgets):
+        axes = [{"solver": s, "NFE": n, "steps": n} for n in budgets for s in range(solvers)]
+        return [types.SimpleNamespace(subject=types.SimpleNamespace(axes=a)) for a in axes]
+
+    sizes = lambda *words: [len(part) for part in together(runs(*words))]  # noqa: E731
+    assert sizes(6, "abcd") == [6, 6, 6, 6] and sizes(2, "abcdef") == [8, 4] and sizes(3, "ab") == [6] and sizes(10, "a") == [8, 2]
+    assert sizes(10, "ab") == [8, 2, 8, 2]
 
 
 def decomposition(exact=False):

@@ -124,8 +124,8 @@ def dcw_effects(size: float = 0.01, s: float = 1.0) -> dict[str, dict[float, flo
 
 
 def one_angle() -> float:
-    """F6.  The largest difference of R between DDIM on VP, Euler in sigma on EDM, Euler in t on the linear flow, and prod cos^2(phi - phi'),
-    four bands, the same eight levels."""
+    """F6.  The largest difference of R between DDIM on VP, Euler in sigma on EDM, Euler in t on the linear flow, and the product of
+    cos^2(phi - phi'): four bands, the same nine levels."""
     band = Spectrum(np.array([0.01, 0.25, 1.0, 9.0]), np.arange(4), np.zeros(4))
     grid = UniformLogSNR(8, -7.0, 6.0, to_data=False)
     cases = ((DDIM(), VP()), (Euler(Kappa()), EDM()), (Euler(T()), LinearFlow()))

@@ -20,6 +20,6 @@ from score_lab.report.mismatch.read_outs import save_read_outs
 from score_lab.report.mismatch.shares import save_shares
 
 __all__ = [
-    "Corrected", "save_as_drawn", "save_corrections", "save_coverage", "save_decomposition", "save_effective", "save_layers", "save_log_ratios",
-    "save_mismatch", "save_read_outs", "save_shares",
+    "Corrected", "save_as_drawn", "save_corrections", "save_coverage", "save_decomposition", "save_effective", "save_layers",
+    "save_log_ratios", "save_mismatch", "save_read_outs", "save_shares",
 ]  # fmt: skip

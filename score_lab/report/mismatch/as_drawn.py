@@ -22,7 +22,7 @@ from matplotlib.patches import Patch
 
 from score_lab.mismatch import Curve
 from score_lab.mismatch.readouts import ReadOut
-from score_lab.report.mismatch.levels import MOST, footnote, groups, heading, some
+from score_lab.report.mismatch.levels import MOST, focus, footnote, groups, heading, some
 from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
 
 __all__ = ["AS_DRAWN", "save_as_drawn"]
@@ -39,8 +39,8 @@ _DECADES = 30.0
 
 
 def save_as_drawn(file: str | Path, runs: Mapping[str, Sequence[ReadOut]], title: str = "") -> Path:
-    """One panel for each figure that the read-outs of ``runs`` (name -> its read-outs) allow, eight runs at most in a panel; P3, which is of
-    the network and no run, once, of the run with the most times.
+    """One panel for each figure that the read-outs of ``runs`` (name -> its read-outs) allow, eight runs at most in a panel; P3, which is
+    of the network and no run, once, of the run with the most times.
 
     Raises ConfigError where there is neither P1 nor P3 nor P4 with its times.
     """
@@ -100,6 +100,9 @@ def _forward_and_reverse(ax: Axes, name: str, what: str, by: Mapping[str, ReadOu
         if r.paper is not None:
             ax.axhline(float(np.ravel(r.paper)[0]), color=INK, linestyle="--", linewidth=1.2)
     _scale(ax, [c.value for r in by.values() for c in (r.value, r.null)])
+    show = [r.null.value for r in by.values()] + [np.asarray(r.paper, np.float64) for r in by.values() if r.paper is not None]
+    middle = float(np.nanmedian(np.concatenate([r.null.value for r in by.values()])))
+    focus(ax, {run: r.value.value for run, r in by.items()}, colours, show, lambda v: np.abs(v - middle))
 
 
 def _windows(ax: Axes, reads: Sequence[ReadOut]) -> None:
