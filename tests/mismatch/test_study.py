@@ -17,7 +17,7 @@ from score_lab.mismatch.on_curve import divergence, share
 from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
 from score_lab.mismatch.study.conclusions import cannot, compared
 from score_lab.mismatch.study.recording import even
-from score_lab.mismatch.study.words import bands_of, findings, looked, variance_verdict
+from score_lab.mismatch.study.words import bands_of, findings, looked, ratio_words, variance_verdict
 from score_lab.paths import EDM, VP
 from score_lab.samplers import Euler, Kappa, Karras, sample
 from score_lab.types import pytree_dataclass
@@ -236,6 +236,7 @@ def test_where_no_number_of_trajectories_helps_it_is_said():
 
 
 def test_words():
+    assert [ratio_words(v) for v in (0.8384, 1.0, 6128.183, 3.2e7)] == ["0.838", "1.000", "6130", "3.2e+07"]
     assert bands_of([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7, 8"
     for ratio, ends, words in ((0.9, (0.88, 0.92), "is lost"), (1.1, (1.05, 1.15), "too much"), (1.0, (0.9, 1.1), "cannot be told")):
         assert words in variance_verdict("DDIM", 3.0, ratio, *ends, 1.0)

@@ -15,6 +15,7 @@ from score_lab.mismatch.cube import PARTS, Cube
 from score_lab.mismatch.estimators import Effective
 from score_lab.mismatch.readouts import ReadOut
 from score_lab.mismatch.replicates import curve
+from score_lab.mismatch.study import Measured
 from score_lab.report import (
     Corrected,
     save_as_drawn,
@@ -185,20 +186,20 @@ def test_as_drawn_is_against_time_with_the_training_curve_and_one_panel_for_both
     assert "P3" in third.get_title(loc="left") and len(lines(third, COLOURS[0])) == len(lines(third, COLOURS[1])) == 1
     levels = [ln.get_ydata()[0] for ln in third.lines if ln.get_linestyle() == "--" and len(ln.get_ydata())]
     np.testing.assert_allclose(levels, [5.0, 5.0])
-    assert "none of a mismatch" in text_of(drawn[0]) and "told the one time" in text_of(drawn[0])
+    assert "told from no mismatch" in text_of(drawn[0]) and "told the one time" in text_of(drawn[0])
     with pytest.raises(ConfigError, match="save_as_drawn.runs"):
         save_as_drawn(tmp_path / "b.png", {"DDIM": [read("P5", "energy", np.ones(6))]})
 
 
 def test_a_run_far_beyond_the_others_is_cut_off_and_named_and_they_fill_the_panel(tmp_path, drawn):
-    usual = {f"run {k}": timed("P1", "norm", np.linspace(5, 6 + 0.1 * k, 6), seed=k) for k in range(3)}
+    usual = {f"run {k}": [timed("P1", "norm", np.linspace(5, 6 + 0.1 * k, 6), seed=k)] for k in range(3)}
     broken = timed("P1", "norm", np.linspace(5, 900, 6))
-    save_as_drawn(tmp_path / "a.png", usual | {"EM": broken})
+    save_as_drawn(tmp_path / "a.png", usual | {"EM": [broken]})
     ax = drawn[0].axes[0]
     assert ax.get_ylim()[1] < 8 and [t.get_text() for t in ax.texts] == [f"EM: beyond the axis, to {broken.value.value.max():.3g}"]
     save_as_drawn(tmp_path / "b.png", usual)
     assert not drawn[1].axes[0].texts
-    save_read_outs(tmp_path / "c.png", usual | {"EM": broken})
+    save_read_outs(tmp_path / "c.png", usual | {"EM": [broken]})
     above, below = drawn[2].axes[:2]
     assert above.texts and below.texts and below.get_ylim()[1] < 4
     flat = some(np.zeros(6))
@@ -213,7 +214,10 @@ def test_a_run_far_beyond_the_others_is_cut_off_and_named_and_they_fill_the_pane
 def test_runs_of_one_budget_stay_in_one_picture():
     def runs(solvers, budgets):
         axes = [{"solver": s, "NFE": n, "steps": n} for n in budgets for s in range(solvers)]
-        return [types.SimpleNamespace(subject=types.SimpleNamespace(axes=a)) for a in axes]
+        found = [object.__new__(Measured) for _ in axes]  # nothing but its axes is looked at
+        for m, a in zip(found, axes, strict=True):
+            object.__setattr__(m, "subject", types.SimpleNamespace(axes=a))
+        return found
 
     sizes = lambda *words: [len(part) for part in together(runs(*words))]  # noqa: E731
     assert sizes(6, "abcd") == [6, 6, 6, 6] and sizes(2, "abcdef") == [8, 4] and sizes(3, "ab") == [6] and sizes(10, "a") == [8, 2]

@@ -73,19 +73,19 @@ def save_as_drawn(file: str | Path, runs: Mapping[str, Sequence[ReadOut]], title
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     shown = {run for panel in panels if panel is not None for run in panel[1]}
-    handles: dict[str, object] = {f"sampling: {n}": Line2D([], [], color=c, marker=".") for n, c in colours.items() if n in shown}
+    handles: dict[str, object] = {n: Line2D([], [], color=c, marker=".") for n, c in colours.items() if n in shown}
     if shown:
-        handles["training: forward samples (the null)"] = Patch(color=GREY, alpha=0.45)
+        handles["training (the null)"] = Patch(color=GREY, alpha=0.45)
     if any(r.paper is not None for panel in panels if panel for r in panel[1].values()):
         handles["the data's own"] = Line2D([], [], color=INK, linestyle="--", linewidth=1.2)
-    footnote(fig, handles, _words(bool(shown), bool(windows)), 4)
+    footnote(fig, handles, _words(bool(shown), bool(windows)), 2 * across)
     heading(fig, title or "Published figures of the mismatch, drawn again with the null that they lack")
     return save(fig, file)
 
 
 def _words(shown: bool, windows: bool) -> str:
-    found = ["bands: 95 % over trajectories, for all times at once"]
-    found += ["a sampling curve inside the grey band cannot be told from none of a mismatch"] if shown else []
+    found = ["coloured: sampling; bands: 95 % over trajectories, for all times at once"]
+    found += ["a sampling curve inside the grey band cannot be told from no mismatch"] if shown else []
     found += ["P3 is of the network alone: forward samples of every time, told the one time of the vertical line"] if windows else []
     return "; ".join(found)
 
@@ -113,7 +113,7 @@ def _windows(ax: Axes, reads: Sequence[ReadOut]) -> None:
         _line(ax, r.t, r.value, colour, 0.2, ".", 1.4, label=f"told t = {r.label:.2f}" if r.label is not None else r.what)
         ax.axhline(float(r.null.value[0]), color=colour, linestyle="--", linewidth=1.0)
         if r.label is not None:
-            ax.axvline(r.label, color=colour, linestyle="-", linewidth=0.8, alpha=0.5)
+            ax.axvline(r.label, 0, 0.78, color=colour, linestyle="-", linewidth=0.8, alpha=0.5)
         if r.gaussian is not None:
             order = np.argsort(r.t, kind="stable")
             ax.plot(r.t[order], r.gaussian[order], ":", color=colour, linewidth=1.3)

@@ -141,29 +141,29 @@ def write(
 def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
     """File and caption of every picture: all runs together, then level by estimator, bands, layers, and papers' read-outs."""
     parts = together(runs)
+    whose = [f"{p[0].subject.name} to {p[-1].subject.name}" if len(parts) > 1 else "All runs" for p in parts]
     for i, part in enumerate(parts):
-        which = f"{part[0].subject.name} to {part[-1].subject.name}" if len(parts) > 1 else "All runs"
-        words = f"{which}: variance of the states, how far off the level is, and where in the spectrum"
+        words = f"{whose[i]}: variance of the states, how far off the level is, and where in the spectrum"
         yield save_found(folder / f"found_{i}.png", part), words
     for i, name in enumerate(dict.fromkeys(name for m in runs for name in m.effective)):
         for j, part in enumerate(parts):
             told = {m.subject.name: (m.log_snr, m.effective[name], m.effective_null[name]) for m in part if name in m.effective}
             if told:
-                yield save_effective(folder / f"effective_{i}{_numbered(j)}.png", told), f"The level that the states are of, by {name}"
+                yield save_effective(folder / f"effective_{i}{_numbered(j)}.png", told), f"{whose[j]}: the level that the states are of, by {name}"
     if max(len(m.bands) for m in runs) > 1:
         for j, part in enumerate(parts):
             bands = {m.subject.name: (m.log_snr, *_runs_and_nulls(m)) for m in part}
-            words = "ln R of every band over the levels: where in the spectrum, and when"
+            words = f"{whose[j]}: ln R of every band over the levels: where in the spectrum, and when"
             yield save_log_ratios(folder / f"log_ratios{_numbered(j)}.png", bands), words
         yield from _layers(folder, runs)
     for j, part in enumerate(parts):
         read = {m.subject.name: [*m.read_outs, *m.extra.values()] for m in part if m.read_outs or m.extra}
         if read:
-            words = "What papers plot, beside what a perfect sampler would show"
+            words = f"{whose[j]}: what papers plot, beside what a perfect sampler would show"
             yield save_read_outs(folder / f"read_outs{_numbered(j)}.png", read), words
         published = {name: kept for name, found in read.items() if (kept := [r for r in found if r.name in AS_DRAWN])}
         if published:
-            yield save_as_drawn(folder / f"as_drawn{_numbered(j)}.png", published), "The same as the papers draw it, against time"
+            yield save_as_drawn(folder / f"as_drawn{_numbered(j)}.png", published), f"{whose[j]}: the same as the papers draw it, against time"
 
 
 def together(runs: Sequence[Measured]) -> list[list[Measured]]:
