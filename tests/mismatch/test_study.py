@@ -17,7 +17,7 @@ from score_lab.mismatch.on_curve import divergence, share
 from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
 from score_lab.mismatch.study.conclusions import cannot, compared
 from score_lab.mismatch.study.recording import even
-from score_lab.mismatch.study.words import bands_of, findings, looked, ratio_words, variance_verdict
+from score_lab.mismatch.study.words import bands_of, disagreements, findings, looked, ratio_words, variance_verdict
 from score_lab.paths import EDM, VP
 from score_lab.samplers import Euler, Kappa, Karras, sample
 from score_lab.types import pytree_dataclass
@@ -99,6 +99,17 @@ def test_a7_disagreement_in_sign_is_said_in_a_sentence(found):
     (curve,) = [x for x in lines if x.startswith("Curve:")]
     assert "re-timing" in curve or "nothing to share out" in curve
     assert any(x.startswith("Precision: 1600 trajectories tell R") for x in lines)
+
+
+def test_more_variance_than_any_level_has_is_neither_more_nor_less_noise(found):
+    """R of 6000: total variance tells no level, so it is no witness in a disagreement, whichever way the variance goes there."""
+    _, m = found
+    assert disagreements(m) and "total variance" in disagreements(m)[0]
+    estimate = m.effective["total variance"]
+    flag = np.full(len(m.log_snr), "beyond the path", object)
+    delta = dataclasses.replace(estimate.delta, flag=flag)
+    beyond = dataclasses.replace(m, effective={**m.effective, "total variance": dataclasses.replace(estimate, delta=delta)})
+    assert not any("total variance" in line for line in disagreements(beyond))
 
 
 def test_what_cannot_be_concluded_depends_on_what_was_trained(found):

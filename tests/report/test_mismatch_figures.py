@@ -221,7 +221,7 @@ def test_runs_of_one_budget_stay_in_one_picture():
 
     sizes = lambda *words: [len(part) for part in together(runs(*words))]  # noqa: E731
     assert sizes(6, "abcd") == [6, 6, 6, 6] and sizes(2, "abcdef") == [8, 4] and sizes(3, "ab") == [6] and sizes(10, "a") == [8, 2]
-    assert sizes(10, "ab") == [8, 2, 8, 2]
+    assert sizes(10, "ab") == [8, 8, 4]
 
 
 def decomposition(exact=False):

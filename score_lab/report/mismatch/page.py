@@ -149,7 +149,8 @@ def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str
         for j, part in enumerate(parts):
             told = {m.subject.name: (m.log_snr, m.effective[name], m.effective_null[name]) for m in part if name in m.effective}
             if told:
-                yield save_effective(folder / f"effective_{i}{_numbered(j)}.png", told), f"{whose[j]}: the level that the states are of, by {name}"
+                words = f"{whose[j]}: the level that the states are of, by {name}"
+                yield save_effective(folder / f"effective_{i}{_numbered(j)}.png", told), words
     if max(len(m.bands) for m in runs) > 1:
         for j, part in enumerate(parts):
             bands = {m.subject.name: (m.log_snr, *_runs_and_nulls(m)) for m in part}
@@ -163,7 +164,8 @@ def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str
             yield save_read_outs(folder / f"read_outs{_numbered(j)}.png", read), words
         published = {name: kept for name, found in read.items() if (kept := [r for r in found if r.name in AS_DRAWN])}
         if published:
-            yield save_as_drawn(folder / f"as_drawn{_numbered(j)}.png", published), f"{whose[j]}: the same as the papers draw it, against time"
+            words = f"{whose[j]}: the same as the papers draw it, against time"
+            yield save_as_drawn(folder / f"as_drawn{_numbered(j)}.png", published), words
 
 
 def together(runs: Sequence[Measured]) -> list[list[Measured]]:
