@@ -76,7 +76,7 @@ def test_parts_of_ones_own_are_found_by_their_import_path(measured, monkeypatch)
     ((_, make),) = makers_of("mine_of_the_docs:damped")
     denoiser, spectrum = names["denoiser"], names["spectrum"]
     made = make(Setting(spectrum.surrogate(VP()), DDIM(), UniformLogSNR(5), spectrum)).denoiser
-    x, t = names["data"][:2], jnp.asarray(0.5)
+    x, t = jnp.asarray(names["data"][:2]), jnp.asarray(0.5)
     np.testing.assert_allclose(made(x, t).x0, 0.98 * spectrum.surrogate(VP())(x, t).x0, rtol=1e-3, atol=1e-3)
     assert np.isfinite(np.asarray(denoiser(x, t).x0)).all()
 
