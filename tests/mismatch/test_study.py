@@ -16,6 +16,7 @@ from score_lab.mismatch.measures import band_kl
 from score_lab.mismatch.on_curve import divergence, share
 from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
 from score_lab.mismatch.study.conclusions import cannot, compared
+from score_lab.mismatch.study.measuring import window_labels
 from score_lab.mismatch.study.recording import even
 from score_lab.mismatch.study.words import bands_of, disagreements, findings, looked, ratio_words, variance_verdict
 from score_lab.paths import EDM, VP
@@ -252,6 +253,11 @@ def test_words():
     for ratio, ends, words in ((0.9, (0.88, 0.92), "is lost"), (1.1, (1.05, 1.15), "too much"), (1.0, (0.9, 1.1), "cannot be told")):
         assert words in variance_verdict("DDIM", 3.0, ratio, *ends, 1.0)
     assert "(log-SNR" not in variance_verdict("DDIM", np.inf, 1.0, 0.9, 1.1, 1.0)
+
+
+def test_a_sliding_window_has_a_label_among_the_levels():
+    for levels, labels in (([-5, 0, 5], [-2, 2]), ([-1, 1, 3], [2]), ([4, 5, 7], [5]), ([-np.inf, 6], [6]), ([-np.inf], [])):
+        assert window_labels(np.array(levels, float)) == labels
 
 
 def test_the_short_look_speaks_the_same_words():
