@@ -27,7 +27,7 @@ def get_config():
 '''
 
 
-PICTURES = ("found_0", "effective_0", "effective_1", "effective_2", "log_ratios", "layers", "read_outs")
+PICTURES = ("found_0", "effective_0", "effective_1", "effective_2", "log_ratios", "layers", "read_outs", "as_drawn")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def copy(done, tmp_path, monkeypatch):
     import score_lab.report.mismatch.page as page
 
     shutil.copytree(done, tmp_path / "out")
-    for name in ("save_found", "save_effective", "save_log_ratios", "save_layers", "save_read_outs"):
+    for name in ("save_found", "save_effective", "save_log_ratios", "save_layers", "save_read_outs", "save_as_drawn"):
         monkeypatch.setattr(page, name, lambda file, *_: shutil.copy(done / "found_0.png", file))
     return tmp_path / "out"
 

@@ -42,15 +42,17 @@ from score_lab.paths.base import GaussianPath
 from score_lab.types import Array, Cond, pytree_dataclass, static
 
 __all__ = [
-    "ReadOut", "eps_norm", "eps_square", "nearest", "nearest_null", "nearest_recorder", "paired_delta", "paired_null", "paired_recorder",
-    "pixel_variance", "posterior_mean", "sliding_window", "subband_energies", "x0_square",
+    "ReadOut", "eps_norm", "eps_square", "gaussian_window", "nearest", "nearest_null", "nearest_recorder", "paired_delta",
+    "paired_null", "paired_recorder", "pixel_variance", "posterior_mean", "sliding_window", "subband_energies", "x0_square",
 ]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadOut:
     """``name`` P1 to P8 and ``what`` in words; ``value``, ``null`` and ``excess`` = value - null, curves over calls; ``paper`` (K,): what
-    the paper holds it against, where that is not the null; ``log_snr`` (K,): the level of each call (of P3, of the forward samples)."""
+    the paper holds it against, where that is not the null; ``log_snr``, ``t`` (K,): level and time of each call (of P3, of the forward
+    samples); ``label``: the one time that P3 tells the network; ``gaussian`` (K,): the same in closed form for Gaussian data of the
+    spectrum and an exact denoiser, where it is known."""
 
     name: str
     what: str
@@ -59,6 +61,9 @@ class ReadOut:
     excess: Curve
     paper: np.ndarray | None = None
     log_snr: np.ndarray | None = None
+    t: np.ndarray | None = None
+    label: float | None = None
+    gaussian: np.ndarray | None = None
 
 
 def _read(record: Any, name: str, what: str, value: np.ndarray, null: np.ndarray, paper: np.ndarray | None = None, **options) -> ReadOut:
@@ -67,7 +72,8 @@ def _read(record: Any, name: str, what: str, value: np.ndarray, null: np.ndarray
     null = np.broadcast_to(null[:, None], value.shape) if null.ndim == 1 else null
     r = min(value.shape[1], null.shape[1])
     value, null = value[:, :r], null[:, :r]
-    return ReadOut(name, what, *(curve(draws, **options) for draws in (value, null, value - null)), paper, record.log_snr[: len(value)])
+    curves = (curve(draws, **options) for draws in (value, null, value - null))
+    return ReadOut(name, what, *curves, paper, record.log_snr[: len(value)], np.asarray(record.t[: len(value)]))
 
 
 def _same_calls(record: Any, null: Any) -> None:
@@ -125,7 +131,20 @@ def sliding_window(
     record = recorder.collect(forward_run(denoiser, np.asarray(x0), shown, recorder, noise, cond=cond, fed=fed))
     values = record.means("eps_square")
     null = np.broadcast_to(values[-1:], values[:-1].shape)
-    return _read(record, "P3", f"squared norm of the predicted noise under the label t = {float(label):.4g}", values[:-1], null, **options)
+    what = f"squared norm of the predicted noise under the label t = {float(label):.4g}"
+    return dataclasses.replace(_read(record, "P3", what, values[:-1], null, **options), label=float(label))
+
+
+def gaussian_window(spectrum: Spectrum, path: GaussianPath, label: float, t: np.ndarray) -> np.ndarray:
+    """P3 (K,) of Gaussian data and their exact denoiser: ``(sigma_s^2 / V_b(s)^2) (n_b V_b(t) + (alpha_t - alpha_s)^2 |mu_b|^2)``, summed
+    over bands, under the label s: the curve that the paper's is to be compared with.  It rises with the noise of the states wherever the
+    variance does, so that the read-out tells a level only on such a branch."""
+    own, t = np.array([float(label)]), np.asarray(t, np.float64)
+    (alpha, _, _), (alpha_s, sigma_s, _) = on_host(path, t), on_host(path, own)
+    c = np.asarray(spectrum.basis.analyse(jnp.asarray(spectrum.mean, jnp.float32)[None])[0], np.float64)
+    mean = np.bincount(spectrum.band.reshape(-1), weights=np.square(c).reshape(-1), minlength=len(spectrum.variance))
+    energy = spectrum.count * spectrum.V(path, t) + np.square(alpha - alpha_s)[:, None] * mean
+    return energy @ (sigma_s**2 / np.square(spectrum.V(path, own)[0]))
 
 
 @pytree_dataclass

@@ -113,7 +113,7 @@ def test_what_fits_no_signal_and_noise_is_off_the_curve():
 
 
 @pytest.mark.parametrize("kind", BANDED)
-def test_vp_of_unit_variance_is_unidentifiable(kind):
+def test_a4_vp_of_unit_variance_is_unidentifiable(kind):
     """V = 1 at every level: nothing that looks at it can tell one from another, whatever the number of trajectories."""
     spectrum, path = Spectrum(np.ones(2), np.repeat([0, 1], 8), np.zeros(16)), VP()
     t = np.linspace(0.05, 0.95, 7)
@@ -128,7 +128,10 @@ def test_bands_of_one_variance_do_not_tell_signal_from_noise():
     spectrum, path = Spectrum(np.full(3, 0.25), np.repeat([0, 1, 2], 4), np.zeros(12)), EDM()
     t = times(path, [1.0])
     record = exact_record(spectrum, path, t, spectrum.V(path, times(path, [1.1])))
-    assert SpectralRegression().read(record, spectrum, path).flag[0] == "unidentifiable"
+    found = SpectralRegression().read(record, spectrum, path)
+    assert found.flag[0] == "unidentifiable" and "cannot tell signal from noise: condition number" in found.words[0]
+    nearly = Spectrum(0.25 * (1 + 1e-7 * np.arange(3)), np.repeat([0, 1, 2], 4), np.zeros(12))
+    assert SpectralRegression(condition=1e3).read(record, nearly, path).words[0].endswith("at most 1000; no number of trajectories helps")
     np.testing.assert_allclose(TotalVariance().read(record, spectrum, path).log_snr.value, -2 * np.log(1.1), atol=1e-9)
 
 
@@ -224,7 +227,7 @@ def repeat(kind, reps, contamination, simultaneous=False, n=150, replicates=100)
 
 
 @pytest.mark.parametrize("kind", BANDED)
-def test_coverage_and_bias_in_60_repetitions(kind):
+def test_a3_coverage_and_bias_in_60_repetitions(kind):
     """60 x 3 intervals: 95 % less four binomial standard deviations of 60; the mean within four standard errors of the truth."""
     value, intervals, truth, se = repeat(kind, 60, 0.18, replicates=50)
     assert coverage(intervals, truth)[0] > 0.84
@@ -235,7 +238,7 @@ def test_coverage_and_bias_in_60_repetitions(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BANDED)
 @pytest.mark.parametrize("contamination", [0.0, 0.18])
-def test_coverage_and_bias_in_500_repetitions(kind, contamination):
+def test_a3_coverage_and_bias_in_500_repetitions(kind, contamination):
     """92 to 98 % pointwise and simultaneously; bias below 5 % of the shift, which is below a quarter of the standard error."""
     value, intervals, truth, se = repeat(kind, 500, contamination)
     assert 0.92 <= coverage(intervals, truth)[0] <= 0.98

@@ -45,7 +45,7 @@ def euler(steps, recorder, path):
 
 
 @pytest.mark.parametrize("steps", [11, *(pytest.param(n, marks=pytest.mark.slow) for n in (21, 41, 81))])
-def test_two_estimators_of_one_state_disagree_in_sign(steps, x64):
+def test_a7_two_estimators_of_one_state_disagree_in_sign(steps, x64):
     path = EDM(20.0)
     bands, likelihood = BandRecorder.of(BIMODAL, KEY, 20), MixtureLikelihood(bimodal(path), points=41, window=3.0, tol=10.0)
     parts = Recorders((bands, likelihood.recorder(KEY, 20)))
@@ -140,7 +140,7 @@ def repeat(reps, contamination, n=300):
 
 
 @pytest.mark.parametrize(("reps", "contamination"), [(40, 0.15), *(pytest.param(500, c, marks=pytest.mark.slow) for c in (0.0, 0.15))])
-def test_coverage_and_bias(reps, contamination):
+def test_a3_coverage_and_bias(reps, contamination):
     """Known contamination (the mixture's noise is Gaussian, so contaminated states are forward states): bias <= 5 %, coverage 92-98 %."""
     found, truth = repeat(reps, contamination)
     good = [f for f, _ in found if (f.flag == "ok").all()]

@@ -74,7 +74,7 @@ def test_beyond_the_window_is_off_the_branch():
     assert (found.flag == "off the branch").all() and np.isnan(found.delta.value).all() and found.words[0]
 
 
-def test_vp_of_unit_variance_is_unidentifiable():
+def test_a4_vp_of_unit_variance_is_unidentifiable():
     """eps = sigma x: it sees the total variance, which says nothing."""
     spectrum, path = Spectrum.white(1.0, (16,)), VP()
     t = times(path, [2.0, 1.0, 0.5])
@@ -105,7 +105,7 @@ def repeat(reps, contamination, simultaneous, n=150, calibration=400):
     return np.stack([f.value for f in found]), [(f.low, f.high) for f in found], truth, np.median([f.se for f in found], axis=0)
 
 
-def test_coverage_and_bias_in_40_repetitions():
+def test_a3_coverage_and_bias_in_40_repetitions():
     """40 x 3 intervals of contaminated states: within four binomial standard deviations of 40; the calibration's error is in them."""
     value, intervals, truth, se = repeat(40, 0.3, False)
     assert coverage(intervals, truth)[0] > 0.81
@@ -115,7 +115,7 @@ def test_coverage_and_bias_in_40_repetitions():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contamination", [0.0, 0.2])
-def test_coverage_and_bias_in_500_repetitions(contamination):
+def test_a3_coverage_and_bias_in_500_repetitions(contamination):
     """92 to 98 % pointwise and simultaneously; bias below 5 % of the shift, which is below a quarter of the standard error."""
     value, intervals, truth, se = repeat(500, contamination, False)
     assert 0.92 <= coverage(intervals, truth)[0] <= 0.98

@@ -73,7 +73,7 @@ def test_known_contamination_is_recovered():
     np.testing.assert_allclose(r.ratio, 1 + tau**2 / (MOMENTS.s2 + kappa**2), rtol=0.05)
 
 
-def test_vp_with_unit_variance_is_flagged_everywhere_however_many_samples():
+def test_a4_vp_with_unit_variance_is_flagged_everywhere_however_many_samples():
     m, t = DataMoments.isotropic(1.0, (D,)), np.linspace(0.05, 0.95, 7)
     r = read(record_of(np.full((7, 4), 1.5 * D) * np.array([0.9, 1.1, 1.0, 1.0]), t), VP(), m, tol=100.0)
     assert (r.flag == "unidentifiable").all()

@@ -58,7 +58,7 @@ def nulls(repetitions):
 
 
 @pytest.mark.parametrize("repetitions", [60, pytest.param(500, marks=pytest.mark.slow)])
-def test_nulls_hold_as_often_as_they_say(repetitions):
+def test_a3_nulls_hold_as_often_as_they_say(repetitions):
     """All levels at once, of each measure: of 500 repetitions 92 to 98 % (three binomial deviations of 1 %).
 
     Of 60 the deviation is 2.8 %: of seven measures each at least 83 % and their mean 88 %; that they are not too wide is seen by the se,

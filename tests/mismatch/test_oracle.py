@@ -140,7 +140,7 @@ def test_a8_richardson_orders(sampler, order, sign):
 
 
 @slow
-def test_prior_and_mean_leak():
+def test_a1_prior_and_mean_leak():
     """(4.8): R_0 = prior^2 / V_T, and E x - alpha mu = -alpha_T mu sqrt(V_N / V_T) prod cos delta; 0 where the start is right."""
     for path, prior in ((VP(), 1.0), (EDM(), 80.0), (LinearFlow(), 1.0)):
         grid = UniformTime(8)

@@ -63,7 +63,7 @@ def test_posteriors_are_densities_around_the_level(probe):
 
 
 @pytest.mark.slow
-def test_white_data_are_unidentifiable():
+def test_a4_white_data_are_unidentifiable():
     """Divided by its own rms, white noise is white noise at every level."""
     white = Spectrum.white(0.25, (12,)).surrogate(EDM())
     x0 = np.asarray(white.sample(jax.random.key(0), jnp.arange(1500)))
@@ -115,7 +115,7 @@ def repeat(probe, reps, contamination, simultaneous):
     return np.stack([f.value for f in good]), [(f.low, f.high) for f in good], np.median([f.se for f in good], axis=0)
 
 
-def test_coverage_and_bias_in_40_repetitions(probe):
+def test_a3_coverage_and_bias_in_40_repetitions(probe):
     value, intervals, _ = repeat(probe, 40, 0.18, False)
     truth = -np.log(1 + 0.18**2 / KAPPA**2)
     assert coverage(intervals, truth)[0] > 0.81
@@ -124,7 +124,7 @@ def test_coverage_and_bias_in_40_repetitions(probe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contamination", [0.0, 0.18])
-def test_coverage_and_bias_in_500_repetitions(probe, contamination):
+def test_a3_coverage_and_bias_in_500_repetitions(probe, contamination):
     """92 to 98 %, although all repetitions share one calibration: its error, which is in the intervals, is a bias below one standard error
     here.  What contamination adds to it is below 5 % of the shift (same seeds: the difference from the forward states' readings)."""
     truth = -np.log(1 + contamination**2 / KAPPA**2)

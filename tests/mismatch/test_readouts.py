@@ -1,5 +1,7 @@
 """The papers' own read-outs: their values in closed form, and their nulls, which are not what the papers take them to be."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.readouts import (
     eps_norm,
     eps_square,
+    gaussian_window,
     nearest,
     nearest_null,
     nearest_recorder,
@@ -99,6 +102,19 @@ def test_sliding_window_is_the_closed_form_and_zero_at_its_label():
     V, own = SPECTRUM.V(path, t), SPECTRUM.V(path, np.array([label]))
     assert near(p3.value, 0.8**2 * (V / own**2) @ SPECTRUM.count)
     assert p3.excess.low[0] > 0 > p3.excess.high[2] and abs(p3.excess.value[1]) < 1e-3 * p3.value.value[1]
+    np.testing.assert_allclose(gaussian_window(SPECTRUM, path, label, t), 0.8**2 * (V / own**2) @ SPECTRUM.count, rtol=1e-6)
+    assert p3.label == label and p3.t.tolist() == pytest.approx(t.tolist())
+
+
+def test_the_gaussian_window_sees_the_mean_on_a_path_that_scales_it():
+    """VP: eps(x, s) = sigma_s (x - alpha_s mu) / V(s), so that E ||eps||^2 has (alpha_t - alpha_s)^2 |mu|^2 in it."""
+    path = VP()
+    t, label = times(path, [1.6, 0.8, 0.4]), float(times(path, [0.8])[0])
+    far = dataclasses.replace(SPECTRUM, mean=3.0 * SPECTRUM.mean)
+    data = np.asarray(far.surrogate(path).sample(jax.random.key(0), jnp.arange(2000)))
+    p3 = sliding_window(far.surrogate(path), data, label, t, jax.random.key(1))
+    assert near(p3.value, gaussian_window(far, path, label, t))
+    assert not near(p3.value, gaussian_window(SPECTRUM, path, label, t))
 
 
 def exact_reverse(path, t, s2, n, d, stochastic, seed=0):
@@ -120,7 +136,7 @@ def exact_reverse(path, t, s2, n, d, stochastic, seed=0):
 
 
 @pytest.mark.parametrize("stochastic", [True, False])
-def test_a_perfect_sampler_has_a_paired_delta_and_no_excess(stochastic):
+def test_a6_a_perfect_sampler_has_a_paired_delta_and_no_excess(stochastic):
     """P2 reports its null (2.6), 2 s^2 at t -> 0 and not 0; less the null it is 0 within its interval."""
     path, s2, n, d = VP(), 0.49, 3000, 6
     t = np.array([1.0, 0.6, 0.3, 0.1, 0.01])

@@ -16,8 +16,9 @@ from score_lab.mismatch.measures import band_kl
 from score_lab.mismatch.on_curve import divergence, share
 from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
 from score_lab.mismatch.study.conclusions import cannot, compared
+from score_lab.mismatch.study.measuring import window_labels
 from score_lab.mismatch.study.recording import even
-from score_lab.mismatch.study.words import bands_of, findings, looked, variance_verdict
+from score_lab.mismatch.study.words import bands_of, disagreements, findings, looked, ratio_words, variance_verdict
 from score_lab.paths import EDM, VP
 from score_lab.samplers import Euler, Kappa, Karras, sample
 from score_lab.types import pytree_dataclass
@@ -84,7 +85,7 @@ def test_the_ratios_are_those_of_an_independent_program(found):
     np.testing.assert_allclose(image.paper, np.square(data()).mean(), rtol=1e-3)
 
 
-def test_disagreement_in_sign_is_said_in_a_sentence(found):
+def test_a7_disagreement_in_sign_is_said_in_a_sentence(found):
     _, m = found
     lines = findings(m)
     (line,) = [x for x in lines if x.startswith("Estimators disagree in sign")]
@@ -99,6 +100,17 @@ def test_disagreement_in_sign_is_said_in_a_sentence(found):
     (curve,) = [x for x in lines if x.startswith("Curve:")]
     assert "re-timing" in curve or "nothing to share out" in curve
     assert any(x.startswith("Precision: 1600 trajectories tell R") for x in lines)
+
+
+def test_more_variance_than_any_level_has_is_neither_more_nor_less_noise(found):
+    """R of 6000: total variance tells no level, so it is no witness in a disagreement, whichever way the variance goes there."""
+    _, m = found
+    assert disagreements(m) and "total variance" in disagreements(m)[0]
+    estimate = m.effective["total variance"]
+    flag = np.full(len(m.log_snr), "beyond the path", object)
+    delta = dataclasses.replace(estimate.delta, flag=flag)
+    beyond = dataclasses.replace(m, effective={**m.effective, "total variance": dataclasses.replace(estimate, delta=delta)})
+    assert not any("total variance" in line for line in disagreements(beyond))
 
 
 def test_what_cannot_be_concluded_depends_on_what_was_trained(found):
@@ -236,10 +248,16 @@ def test_where_no_number_of_trajectories_helps_it_is_said():
 
 
 def test_words():
+    assert [ratio_words(v) for v in (0.8384, 1.0, 6128.183, 3.2e7)] == ["0.838", "1.000", "6130", "3.2e+07"]
     assert bands_of([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7, 8"
     for ratio, ends, words in ((0.9, (0.88, 0.92), "is lost"), (1.1, (1.05, 1.15), "too much"), (1.0, (0.9, 1.1), "cannot be told")):
         assert words in variance_verdict("DDIM", 3.0, ratio, *ends, 1.0)
     assert "(log-SNR" not in variance_verdict("DDIM", np.inf, 1.0, 0.9, 1.1, 1.0)
+
+
+def test_a_sliding_window_has_a_label_among_the_levels():
+    for levels, labels in (([-5, 0, 5], [-2, 2]), ([-1, 1, 3], [2]), ([4, 5, 7], [5]), ([-np.inf, 6], [6]), ([-np.inf], [])):
+        assert window_labels(np.array(levels, float)) == labels
 
 
 def test_the_short_look_speaks_the_same_words():

@@ -1,5 +1,6 @@
 """The pictures of the mismatch hold the numbers they are given: lines where there are numbers, gaps and ticks where there are none."""
 
+import types
 from pathlib import Path
 
 import matplotlib.figure
@@ -14,8 +15,10 @@ from score_lab.mismatch.cube import PARTS, Cube
 from score_lab.mismatch.estimators import Effective
 from score_lab.mismatch.readouts import ReadOut
 from score_lab.mismatch.replicates import curve
+from score_lab.mismatch.study import Measured
 from score_lab.report import (
     Corrected,
+    save_as_drawn,
     save_corrections,
     save_coverage,
     save_decomposition,
@@ -24,7 +27,8 @@ from score_lab.report import (
     save_log_ratios,
     save_read_outs,
 )
-from score_lab.report.mismatch.levels import Levels, groups
+from score_lab.report.mismatch.levels import Levels, far, groups
+from score_lab.report.mismatch.page import together
 from score_lab.report.style import COLOURS, GREY, INK
 
 LEVEL = np.array([-np.inf, -2.0, 0.0, 0.0, 1.0, 3.0])
@@ -156,6 +160,68 @@ def test_read_outs_have_their_null_and_what_the_paper_holds_them_against(tmp_pat
     assert square.get_yscale() == "log" and above.get_yscale() == "linear"
     assert less.get_xlabel() == "network call" and "told" in below.get_xlabel()
     assert "P1: norm of the predicted noise" in above.get_title(loc="left")
+
+
+def timed(name, what, value, seed=0, **fields):
+    value, null = some(value, seed=seed), some(np.full(6, 5.0), seed=3)
+    return ReadOut(name, what, value, null, value - null, log_snr=LEVEL, t=TIME, **fields)
+
+
+TIME = np.array([1.0, 0.8, 0.6, 0.6, 0.4, 0.1])
+
+
+def test_as_drawn_is_against_time_with_the_training_curve_and_one_panel_for_both_labels(tmp_path, drawn):
+    norm = timed("P1", "norm of the predicted noise", np.linspace(4, 6, 6))
+    image = timed("P4", "squared norm of the predicted image", np.linspace(4, 6, 6), paper=np.full(6, 7.0))
+    labels = [timed("P3", "one label", np.linspace(1, 9, 6) + k, label=0.4, gaussian=np.linspace(2, 8, 6)) for k in range(2)]
+    save_as_drawn(tmp_path / "a.png", {"DDIM": [norm, image, *labels], "Heun": [norm]})
+    first, second, third = drawn[0].axes[:3]
+    order = [5, 4, 3, 1, 0]  # by time; of a time that comes twice its last call
+    assert first.get_title(loc="left").startswith("P1") and "time t" in first.get_xlabel() and "‖ε‖" in first.get_ylabel()
+    for colour in COLOURS[:2]:
+        np.testing.assert_allclose(lines(first, colour)[0], np.stack([TIME, norm.value.value], axis=1)[order])
+    np.testing.assert_allclose(lines(first, GREY, "")[0][:, 1], norm.null.value[order])
+    dashed = [ln for ln in second.lines if ln.get_linestyle() == "--"]
+    assert len(dashed) == 1 and set(dashed[0].get_ydata()) == {7.0} and "‖x0‖²" in second.get_ylabel()
+    assert "P3" in third.get_title(loc="left") and len(lines(third, COLOURS[0])) == len(lines(third, COLOURS[1])) == 1
+    levels = [ln.get_ydata()[0] for ln in third.lines if ln.get_linestyle() == "--" and len(ln.get_ydata())]
+    np.testing.assert_allclose(levels, [5.0, 5.0])
+    assert "told from no mismatch" in text_of(drawn[0]) and "told the one time" in text_of(drawn[0])
+    with pytest.raises(ConfigError, match="save_as_drawn.runs"):
+        save_as_drawn(tmp_path / "b.png", {"DDIM": [read("P5", "energy", np.ones(6))]})
+
+
+def test_a_run_far_beyond_the_others_is_cut_off_and_named_and_they_fill_the_panel(tmp_path, drawn):
+    usual = {f"run {k}": [timed("P1", "norm", np.linspace(5, 6 + 0.1 * k, 6), seed=k)] for k in range(3)}
+    broken = timed("P1", "norm", np.linspace(5, 900, 6))
+    save_as_drawn(tmp_path / "a.png", usual | {"EM": [broken]})
+    ax = drawn[0].axes[0]
+    assert ax.get_ylim()[1] < 8 and [t.get_text() for t in ax.texts] == [f"EM: beyond the axis, to {broken.value.value.max():.3g}"]
+    save_as_drawn(tmp_path / "b.png", usual)
+    assert not drawn[1].axes[0].texts
+    save_read_outs(tmp_path / "c.png", usual | {"EM": [broken]})
+    above, below = drawn[2].axes[:2]
+    assert above.texts and below.texts and below.get_ylim()[1] < 4
+    flat = some(np.zeros(6))
+    runs = {f"run {k}": (LEVEL, [some(0.1 * k * np.arange(6))], flat, [flat], flat) for k in range(3)}
+    save_log_ratios(tmp_path / "d.png", runs | {"EM": (LEVEL, [some(3.0 * np.arange(6))], flat, [flat], flat)})
+    *panels, own = drawn[3].axes[:4]
+    assert len({ax.get_ylim() for ax in panels}) == 1 and panels[0].get_ylim()[1] < 5 < own.get_ylim()[1]
+    assert own.get_title(loc="left") == "EM (an axis of its own)"
+    assert far({"a": 1.0, "b": 1.2, "c": 9.0}) == ["c"] and far({"a": 1.0, "c": 9.0}) == [] and far({"a": 0.0, "b": 0.0, "c": 0.0}) == []
+
+
+def test_runs_of_one_budget_stay_in_one_picture():
+    def runs(solvers, budgets):
+        axes = [{"solver": s, "NFE": n, "steps": n} for n in budgets for s in range(solvers)]
+        found = [object.__new__(Measured) for _ in axes]  # nothing but its axes is looked at
+        for m, a in zip(found, axes, strict=True):
+            object.__setattr__(m, "subject", types.SimpleNamespace(axes=a))
+        return found
+
+    sizes = lambda *words: [len(part) for part in together(runs(*words))]  # noqa: E731
+    assert sizes(6, "abcd") == [6, 6, 6, 6] and sizes(2, "abcdef") == [8, 4] and sizes(3, "ab") == [6] and sizes(10, "a") == [8, 2]
+    assert sizes(10, "ab") == [8, 8, 4]
 
 
 def decomposition(exact=False):

@@ -61,6 +61,12 @@ class SpectralRegression(Resolution):
         found = self.effective("spectral regression", record, levels, found, flag, needed, (np.sqrt(a), np.sqrt(b)))
         for name, words in (("signal deficit", "no signal is in the bands"), ("beyond the path", "no noise is in the bands")):
             found.words[found.flag == name] = f"{words}: their variances have the shape of the other alone"
+        alike = usable & (condition > self.condition) & (found.flag == "unidentifiable")
+        for k in np.flatnonzero(alike):
+            found.words[k] = (
+                f"the bands cannot tell signal from noise: condition number {condition[k]:.2g}, at most {self.condition:g}; no number of "
+                "trajectories helps"
+            )
         return found
 
     def _off(self, v, a, b, signal, noise, n, spectrum) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from score_lab.mismatch.study.measuring import Measured
-from score_lab.mismatch.study.words import disagreements, sign_of
+from score_lab.mismatch.study.words import disagreements, ratio_words, sign_of
 
 __all__ = ["cannot", "compared", "several_models"]
 
@@ -17,7 +17,7 @@ def compared(runs: Sequence[Measured]) -> list[str]:
     groups: dict[int, list[str]] = {-1: [], 1: [], 0: [], 2: []}
     for m in runs:
         ok = m.total.excess.flag[m.last] == "ok"
-        name = m.subject.name + (f" ({np.exp(m.total.run.value[m.last]):.3f})" if ok else "")
+        name = m.subject.name + (f" ({ratio_words(float(np.exp(m.total.run.value[m.last])))})" if ok else "")
         groups[int(sign_of(m.total.excess)[m.last]) if ok else 2].append(name)
     words = {-1: "Lose variance", 1: "Have too much variance", 0: "Cannot be told from no mismatch in total", 2: "Cannot be read"}
     lines = [f"{words[s]} (R at the last call): {', '.join(names)}." for s, names in groups.items() if names]

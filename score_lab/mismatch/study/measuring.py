@@ -25,6 +25,7 @@ from score_lab.mismatch.readouts import (
     ReadOut,
     eps_norm,
     eps_square,
+    gaussian_window,
     pixel_variance,
     posterior_mean,
     sliding_window,
@@ -37,7 +38,7 @@ from score_lab.mismatch.study.named import Setting
 from score_lab.mismatch.study.recording import Recorded, Recording, Subject
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["Measured", "Pair", "measured"]
+__all__ = ["Measured", "Pair", "measured", "window_labels"]
 
 LABELS = (-2.0, 2.0)
 """The log-SNRs of the labels of the sliding window: one noisy, one clean."""
@@ -184,11 +185,18 @@ def _read_outs(names: Sequence[str], setting: Setting, done: Recorded, path: Gau
     return [r if r.name == "P3" else dataclasses.replace(r, log_snr=level) for r in found]
 
 
+def window_labels(log_snr: np.ndarray) -> list[float]:
+    """The labels of the sliding window: those of ``LABELS`` among the finite levels (K,), the middle level where neither is, none where no
+    level is finite."""
+    fine = log_snr[np.isfinite(log_snr)]
+    among = [wanted for wanted in LABELS if len(fine) and fine.min() <= wanted <= fine.max()]
+    return among or [float(v) for v in np.sort(fine)[len(fine) // 2 : len(fine) // 2 + 1]]
+
+
 def _windows(setting: Setting, path: GaussianPath, n: int = 512) -> list[ReadOut]:
-    """P3 of the levels of this run under the labels of ``LABELS`` that are among them; kept."""
+    """P3 of the levels of this run under the labels of ``window_labels``; kept."""
     level, x = on_host(path, setting.t)[2], setting.x0[:n]
-    fine = level[np.isfinite(level)]
-    labels = [wanted for wanted in LABELS if len(fine) and fine.min() <= wanted <= fine.max()]
+    labels = window_labels(level)
     with jax.enable_x64(True):
         times = np.asarray(path.time_of(jax.numpy.asarray(np.array(labels, np.float64))), np.float64)
     cond, found = jax.tree.map(lambda v: v[:n], setting.cond), []
@@ -201,7 +209,8 @@ def _windows(setting: Setting, path: GaussianPath, n: int = 512) -> list[ReadOut
         kept = setting.kept({"window": label, "t": setting.t.tolist(), "n": len(x)}, made)
         what = f"squared norm of the predicted noise under the label of log-SNR {wanted:g}"
         curves = [curve(d) for d in (kept["value"], kept["null"], kept["value"] - kept["null"])]
-        found.append(ReadOut("P3", what, *curves, log_snr=level))
+        gaussian = gaussian_window(setting.spectrum, path, label, setting.t)
+        found.append(ReadOut("P3", what, *curves, log_snr=level, t=setting.t, label=label, gaussian=gaussian))
     return found
 
 

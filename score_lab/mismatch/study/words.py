@@ -17,7 +17,7 @@ from score_lab.mismatch.replicates import Curve
 from score_lab.mismatch.study.measuring import Measured
 
 __all__ = [
-    "READ_IT", "bands_of", "disagreements", "findings", "looked", "sign_of", "unreadable", "variance_verdict",
+    "READ_IT", "bands_of", "disagreements", "findings", "looked", "ratio_words", "sign_of", "unreadable", "variance_verdict",
 ]  # fmt: skip
 
 READ_IT = (
@@ -29,11 +29,17 @@ READ_IT = (
 """How to read any figure of the mismatch; the same words on every page."""
 
 
+def ratio_words(ratio: float) -> str:
+    """Three digits after the point, or three in all of what has run away: ``0.838``, ``6130``."""
+    return f"{ratio:.3f}" if not ratio >= 100 else f"{float(f'{ratio:.3g}'):.0f}" if ratio < 1e6 else f"{ratio:.2g}"
+
+
 def variance_verdict(name: str, level: float, ratio: float, low: float, high: float, null: float) -> str:
     """One sentence on R at the last call: ``low``, ``high`` its interval with that of forward samples, which read ``null``, taken into
     account (of R / null, times null)."""
     where = f"the last call (log-SNR {level:.3g})" if np.isfinite(level) else "the last call"
-    said = f"{name}: at {where} the states have {ratio:.3f} [{low:.3f}, {high:.3f}] of the variance that the network was trained on"
+    told, ends = ratio_words(ratio), f"[{ratio_words(low)}, {ratio_words(high)}]"
+    said = f"{name}: at {where} the states have {told} {ends} of the variance that the network was trained on"
     what = "variance is lost" if high < null else "there is too much variance" if low > null else "which cannot be told from no mismatch"
     return f"{said} (forward samples read {null:.3f}): {what}."
 
@@ -85,7 +91,7 @@ def _calls(m: Measured) -> str:
     return (
         f"Total variance: at {int((real != 0).sum())} of {K} calls the interval over trajectories excludes what forward samples read "
         f"({int((real < 0).sum())} with less, {int((real > 0).sum())} with more); it is furthest at log-SNR {m.log_snr[k]:.3g}, "
-        f"R = {np.exp(m.total.run.value[k]):.3f}."
+        f"R = {ratio_words(float(np.exp(m.total.run.value[k])))}."
     )
 
 
@@ -114,7 +120,7 @@ def _bands(m: Measured) -> list[str]:
     opposite = " The total hides it: bands that lose and bands that gain cancel." if len(parts) == 2 else ""
     return [
         f"By band, at the last call (0 is the coarsest of {B}): variance is {', '.join(parts)}; furthest in band {worst}, "
-        f"R = {np.exp(m.bands[worst].run.value[k]):.3f}.{opposite}"
+        f"R = {ratio_words(float(np.exp(m.bands[worst].run.value[k])))}.{opposite}"
     ]
 
 
@@ -133,6 +139,8 @@ def _says(m: Measured) -> dict[str, tuple[np.ndarray, list[str]]]:
     real, text = found.get("total variance", (np.zeros(K, int), [""] * K))
     plain = sign_of(m.total.excess) * np.where(np.abs(m.slope) > _FLAT, np.sign(m.slope), 0).astype(int)
     silent = real == 0  # it tells no level there: the ratio itself, as people read it
+    if "total variance" in m.effective:  # more than any level has: neither more nor less noise
+        plain = np.where(m.effective["total variance"].flag == "beyond the path", 0, plain)
     ratios = [f"R = {np.exp(v):.3g}" for v in m.total.run.value]
     found["total variance"] = (np.where(silent, plain, real), [r if s else t for r, t, s in zip(ratios, text, silent, strict=True)])
     found["norm of the predicted noise"] = (sign_of(m.gap), [f"{np.exp(v):.3g} times that of forward samples" for v in m.gap.value])

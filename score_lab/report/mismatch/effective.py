@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from score_lab.mismatch.estimators import Effective
-from score_lab.report.mismatch.levels import TOLD, Levels, draw_curve, footnote, groups, heading, nothing, some, words_of
+from score_lab.report.mismatch.levels import TOLD, Levels, draw_curve, focus, footnote, groups, heading, nothing, some, words_of
 from score_lab.report.style import COLOURS, GREY, figure, save, tidy
 
 __all__ = ["save_effective"]
@@ -46,6 +46,9 @@ def save_effective(file: str | Path, runs: Mapping[str, tuple[np.ndarray, Effect
                 grey = {"alpha": 0.3 / np.sqrt(len(names)), "foot": None, "linewidth": 0.8, "marker": ""}
                 draw_curve(ax, levels, told, getattr(null, what), GREY, **grey)
                 draw_curve(ax, levels, told, getattr(run, what), COLOURS[k % len(COLOURS)], label=name, foot=k)
+        reach = {name: runs[name][1].delta.value for name in names}
+        colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
+        focus(right, reach, colours, [runs[name][2].delta.value for name in names])
         for ax in (left, right):
             if not any((e.flag == "ok").any() for name in names for e in runs[name][1:]):
                 nothing(ax, "no level can be told at any call")

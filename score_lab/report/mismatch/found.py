@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from score_lab.build import refuse
 from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
+from score_lab.report.mismatch.levels import focus
 from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
 
 __all__ = ["save_found"]
@@ -48,8 +49,13 @@ def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", 
             _curve(level, m.log_snr, delta, ~m.inner & (delta.flag == "ok"), colour, lambda v: v)
     for band in rest:
         _by_band(band, runs, null)
-    for ax in (ratio, *rest):
+    colours = {m.subject.name: COLOURS[i % len(COLOURS)] for i, m in enumerate(runs)}
+    by_call = {m.subject.name: np.exp(m.total.run.value[~m.inner & (m.total.run.flag == "ok")]) for m in runs}
+    by_band = {m.subject.name: np.exp([p.run.value[m.last] for p in m.bands]) for m in runs}
+    for ax, values in zip((ratio, *rest), (by_call, by_band), strict=False):
         ax.axhline(1, color=GREY, linewidth=0.8)
+        ax.set_yscale("log")
+        focus(ax, values, colours, [np.ones(1)], _decades)
         _plain_log(ax)
     level.axhline(0, color=GREY, linewidth=0.8)
     if not any(chosen in m.effective and (m.effective[chosen].flag == "ok").any() for m in runs):
@@ -99,6 +105,11 @@ def _finite(level: np.ndarray) -> np.ndarray:
     """Infinite levels one unit outside the finite ones."""
     fine = level[np.isfinite(level)]
     return np.clip(level, fine.min() - 1, fine.max() + 1) if len(fine) else np.zeros_like(level)
+
+
+def _decades(v: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.abs(np.log(v))
 
 
 def _plain_log(ax: Axes) -> None:

@@ -21,11 +21,16 @@ from score_lab.build import refuse
 from score_lab.mismatch import Curve
 from score_lab.report.style import GREY, INK
 
-__all__ = ["MOST", "TOLD", "Levels", "draw_curve", "footnote", "groups", "heading", "inner", "nothing", "shades", "some", "words_of"]
+__all__ = [
+    "MOST", "TOLD", "Levels", "draw_curve", "far", "focus", "footnote", "groups", "heading", "inner", "nothing", "shades", "some",
+    "words_of",
+]  # fmt: skip
 
 TOLD = "log-SNR that the network is told\n(left: noise, right: data)"
 MOST = 8
 """Runs in one panel; more are drawn in further panels."""
+_FAR = 6.0
+"""Times the median size beyond which a run is cut off and named."""
 
 
 def inner(log_snr: np.ndarray) -> np.ndarray:
@@ -109,6 +114,41 @@ def draw_curve(
     if foot is not None and len(blind):
         height = np.full(len(blind), 0.012 + 0.022 * foot)
         ax.plot(x[blind], height, "|", color=colour, markersize=6, transform=ax.get_xaxis_transform(), clip_on=False)
+
+
+def far(sizes: Mapping[str, float]) -> list[str]:
+    """The names whose size is more than ``_FAR`` times the median of all: drawn to scale they would flatten the others."""
+    fine = [v for v in sizes.values() if np.isfinite(v)]
+    usual = float(np.median(fine)) if len(fine) > 2 else np.inf
+    return [name for name, v in sizes.items() if np.isfinite(v) and v > _FAR * max(usual, 1e-12)]
+
+
+def focus(ax: Axes, values: Mapping[str, np.ndarray], colours: Mapping[str, Any], show: Sequence[np.ndarray] = (), size=np.abs) -> None:
+    """Limits of a panel in which a run or two are beyond all others: the others fill it, and those are named in it with how far they go.
+
+    Args:
+      values: name -> what its curve reaches; ``show``: further values that stay in sight (a null, a reference).
+      size: of a value, from which ``far`` is told; by default its distance to 0.  (On a logarithmic axis: of the logarithm.)
+    """
+    fine = {name: np.asarray(v)[np.isfinite(v)] for name, v in values.items()}
+    away = far({name: float(np.max(size(v))) for name, v in fine.items() if len(v)})
+    rest = [v for name, v in fine.items() if name not in away] + [np.asarray(v)[np.isfinite(v)] for v in show]
+    kept = np.concatenate(rest) if rest else np.zeros(0)
+    if not away or not len(kept):
+        return
+    low, high = float(kept.min()), float(kept.max())
+    if ax.get_yscale() == "log" and low > 0:
+        pad = max((high / low) ** 0.12, 1.02)
+        ax.set_ylim(low / pad, high * pad ** (1 + len(away)))
+    else:
+        pad = 0.1 * (high - low) or 0.1
+        ax.set_ylim(low - pad, high + pad * (1 + len(away)))
+    for i, name in enumerate(away):
+        furthest = fine[name][np.argmax(size(fine[name]))]
+        ax.text(
+            0.99, 0.985 - 0.07 * i, f"{name}: beyond the axis, to {furthest:.3g}", transform=ax.transAxes, ha="right", va="top",
+            fontsize=8, color=colours[name],
+        )  # fmt: skip
 
 
 def words_of(curves: Sequence[tuple[np.ndarray, Curve]], grey: str, bands: str = "bands") -> str:

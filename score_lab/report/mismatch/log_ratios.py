@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from score_lab.mismatch import Curve
-from score_lab.report.mismatch.levels import TOLD, Levels, draw_curve, footnote, heading, shades, some, words_of
+from score_lab.report.mismatch.levels import TOLD, Levels, draw_curve, far, footnote, heading, shades, some, words_of
 from score_lab.report.style import GREY, INK, figure, save, tidy
 
 __all__ = ["band_bar", "save_log_ratios"]
@@ -36,16 +36,25 @@ def save_log_ratios(
       runs: name -> (nominal log-SNR of its calls (K,), ``ln R_b`` by band from coarse to fine, ``ln R`` in total, and the same two of the
         null: forward samples at the same calls).
 
-    The grey is where the null's intervals reach, over all bands.  Raises ConfigError for no run at all.
+    The grey is where the null's intervals reach, over all bands.  Panels share an axis, but for runs that are far beyond the others, which
+    have one of their own and say so.  Raises ConfigError for no run at all.
     """
     some("save_log_ratios.runs", runs)
     columns = min(3, len(runs))
     rows = -(-len(runs) // columns)
     fig = figure(1.0 + 4.4 * columns, 1.1 + 3.6 * rows)
-    axes = fig.subplots(rows, columns, squeeze=False, sharey=True)
+    axes = fig.subplots(rows, columns, squeeze=False)
     for ax, (name, found) in zip(axes.flat, runs.items(), strict=False):
         tidy(ax, name, TOLD, "ln (variance in sampling / in training)" if ax in axes[:, 0] else "")
         _panel(ax, *found)
+    away = far({name: _size([*bands, total]) for name, (_, bands, total, *_) in runs.items()})
+    panels = dict(zip(runs, axes.flat, strict=False))
+    ends = np.array([panels[name].get_ylim() for name in runs if name not in away])
+    for name, ax in panels.items():
+        if name in away:
+            ax.set_title(f"{name} (an axis of its own)", fontsize=11, color=INK, loc="left", fontweight="bold")
+        else:
+            ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
     for ax in axes.flat[len(runs) :]:
         ax.set_visible(False)
     band_bar(fig, axes)
@@ -56,6 +65,12 @@ def save_log_ratios(
     footnote(fig, {"all bands together": black, "forward samples (no mismatch)": Patch(color=GREY, alpha=0.35)}, text)
     heading(fig, title or "Variance of a sampler's states by band: below 0 too little, above 0 too much")
     return save(fig, file)
+
+
+def _size(curves: Sequence[Curve]) -> float:
+    """How far from 0 the curves go."""
+    values = np.concatenate([c.value[np.isfinite(c.value)] for c in curves])
+    return float(np.abs(values).max()) if len(values) else 0.0
 
 
 def _panel(ax: Axes, told: np.ndarray, bands: Sequence[Curve], total: Curve, null: Sequence[Curve], null_total: Curve) -> None:

@@ -22,7 +22,8 @@ from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
 from score_lab.mismatch.study.conclusions import cannot, compared, several_models
 from score_lab.mismatch.study.words import READ_IT, disagreements, findings
-from score_lab.report.mismatch import save_effective, save_layers, save_log_ratios, save_read_outs
+from score_lab.report.mismatch import save_as_drawn, save_effective, save_layers, save_log_ratios, save_read_outs
+from score_lab.report.mismatch.as_drawn import AS_DRAWN
 from score_lab.report.mismatch.found import save_found
 from score_lab.report.page import Page
 
@@ -139,21 +140,56 @@ def write(
 
 def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
     """File and caption of every picture: all runs together, then level by estimator, bands, layers, and papers' read-outs."""
-    for i in range(0, len(runs), AT_ONCE):
-        part = runs[i : i + AT_ONCE]
-        which = f"Runs {i + 1} to {i + len(part)}" if len(runs) > AT_ONCE else "All runs"
-        words = f"{which}: variance of the states, how far off the level is, and where in the spectrum"
-        yield save_found(folder / f"found_{i // AT_ONCE}.png", part), words
+    parts = together(runs)
+    whose = [f"{p[0].subject.name} to {p[-1].subject.name}" if len(parts) > 1 else "All runs" for p in parts]
+    for i, part in enumerate(parts):
+        words = f"{whose[i]}: variance of the states, how far off the level is, and where in the spectrum"
+        yield save_found(folder / f"found_{i}.png", part), words
     for i, name in enumerate(dict.fromkeys(name for m in runs for name in m.effective)):
-        told = {m.subject.name: (m.log_snr, m.effective[name], m.effective_null[name]) for m in runs if name in m.effective}
-        yield save_effective(folder / f"effective_{i}.png", told), f"The level that the states are of, by {name}"
+        for j, part in enumerate(parts):
+            told = {m.subject.name: (m.log_snr, m.effective[name], m.effective_null[name]) for m in part if name in m.effective}
+            if told:
+                words = f"{whose[j]}: the level that the states are of, by {name}"
+                yield save_effective(folder / f"effective_{i}{_numbered(j)}.png", told), words
     if max(len(m.bands) for m in runs) > 1:
-        bands = {m.subject.name: (m.log_snr, *_runs_and_nulls(m)) for m in runs}
-        yield save_log_ratios(folder / "log_ratios.png", bands), "ln R of every band over the levels: where in the spectrum, and when"
+        for j, part in enumerate(parts):
+            bands = {m.subject.name: (m.log_snr, *_runs_and_nulls(m)) for m in part}
+            words = f"{whose[j]}: ln R of every band over the levels: where in the spectrum, and when"
+            yield save_log_ratios(folder / f"log_ratios{_numbered(j)}.png", bands), words
         yield from _layers(folder, runs)
-    read = {m.subject.name: [*m.read_outs, *m.extra.values()] for m in runs if m.read_outs or m.extra}
-    if read:
-        yield save_read_outs(folder / "read_outs.png", read), "What papers plot, beside what a perfect sampler would show"
+    for j, part in enumerate(parts):
+        read = {m.subject.name: [*m.read_outs, *m.extra.values()] for m in part if m.read_outs or m.extra}
+        if read:
+            words = f"{whose[j]}: what papers plot, beside what a perfect sampler would show"
+            yield save_read_outs(folder / f"read_outs{_numbered(j)}.png", read), words
+        published = {name: kept for name, found in read.items() if (kept := [r for r in found if r.name in AS_DRAWN])}
+        if published:
+            words = f"{whose[j]}: the same as the papers draw it, against time"
+            yield save_as_drawn(folder / f"as_drawn{_numbered(j)}.png", published), words
+
+
+def together(runs: Sequence[Measured]) -> list[list[Measured]]:
+    """The runs of one picture: as they come, ``AT_ONCE`` at most, and no budget broken in two where it fits."""
+    budgets: list[list[Measured]] = []
+    seen: set[tuple] = set()
+    for m in runs:
+        own = tuple((k, v) for k, v in m.subject.axes.items() if k not in ("NFE", "steps"))
+        if not budgets or own in seen or len(budgets[-1]) == AT_ONCE:
+            budgets.append([])
+            seen = set()
+        budgets[-1].append(m)
+        seen.add(own)
+    found: list[list[Measured]] = []
+    for part in budgets:
+        if found and len(found[-1]) + len(part) <= AT_ONCE:
+            found[-1] = [*found[-1], *part]
+        else:
+            found.append(part)
+    return found
+
+
+def _numbered(i: int) -> str:
+    return f"_{i}" if i else ""
 
 
 def _runs_and_nulls(m: Measured) -> tuple[list[Curve], Curve, list[Curve], Curve]:
@@ -166,7 +202,10 @@ def _layers(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]
     if with_layers:
         m = max(with_layers, key=lambda m: len(m.log_snr))
         found = {"forward samples": m.layers_null, m.subject.name: m.layers}
-        yield save_layers(folder / "layers.png", found), "Coarse to fine: when each band of the spectrum is resolved"
+        words = "Coarse to fine: when each band of the spectrum is resolved"
+        if m.subject.cond(1) is not None:
+            words += "; the network is told labels, and what a label tells is resolved even in pure noise"
+        yield save_layers(folder / "layers.png", found), words
 
 
 def _json(value: Any) -> str:

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from score_lab.mismatch.readouts import ReadOut
-from score_lab.report.mismatch.levels import MOST, TOLD, Levels, draw_curve, footnote, groups, heading, some, words_of
+from score_lab.report.mismatch.levels import MOST, TOLD, Levels, draw_curve, focus, footnote, groups, heading, some, words_of
 from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
 
 __all__ = ["save_read_outs"]
@@ -81,6 +81,11 @@ def _pair(above: Axes, below: Axes, name: str, what: str, by: Mapping[str, ReadO
     seen = np.concatenate([c.value[np.isfinite(c.value)] for r in by.values() for c in (r.value, r.null)])
     if len(seen) and seen.min() > 0 and seen.max() > _DECADES * seen.min():
         above.set_yscale("log")
+    own = {run: r.value.value for run, r in by.items()}
+    show = [r.null.value for r in by.values()] + [np.asarray(r.paper, np.float64) for r in by.values() if r.paper is not None]
+    middle = float(np.nanmedian(np.concatenate([r.null.value for r in by.values()])))
+    focus(above, own, colours, show, lambda v: np.abs(v - middle))
+    focus(below, {run: r.excess.value for run, r in by.items()}, colours, [np.zeros(1)])
     levels.mark(above)
     levels.mark(below)
 
