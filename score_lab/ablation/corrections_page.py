@@ -1,17 +1,21 @@
-"""What a comparison of corrections leaves behind: table.csv, table.json, outcomes.csv, corrections.png and report.html."""
+"""What a comparison of corrections leaves behind: table.csv, table.json, outcomes.csv, corrections.md, corrections.png, one picture of
+before and after for every sampler and budget, and report.html."""
 
 from __future__ import annotations
 
 import csv
 import html
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from score_lab.ablation.correcting import NONE
 from score_lab.ablation.corrections import MOMENTS, Comparison, Outcome, outcomes_table, rows_table
-from score_lab.ablation.truth import COLUMNS
+from score_lab.ablation.corrections_summary import dumbbells, summary
+from score_lab.ablation.truth import COLUMNS, HIGHER, RANKABLE
 from score_lab.report import Page, save_shares
+from score_lab.report.mismatch.corrections import save_corrections
 
 __all__ = ["answer", "write_corrections"]
 
@@ -72,6 +76,7 @@ def write_corrections(found: Comparison, folder: Path, title: str, commands: Seq
     for o in found.outcomes:
         if o.column != "solver_error":
             shares.setdefault(COLUMNS[o.column], {}).setdefault(o.solver, {}).setdefault(o.correction, {})[o.budget] = o.share
+    (folder / "corrections.md").write_text(summary(found))
     left: dict = {}
     for (solver, correction, budget), m in found.mismatch.items():
         if budget in found.results.study.nfe:
@@ -84,6 +89,14 @@ def write_corrections(found: Comparison, folder: Path, title: str, commands: Seq
         picture = save_shares(folder / "corrections.png", shares, left)
         page.section("How far each goes", "0: no gain; 1, the dashed line: what twice the steps give without correction. Bars: 95 %.")
         page.picture(picture, "Share of the way from N to 2N, by measure and sampler; below, what is left of the mismatch")
+    column = next((c for c in ("energy", *RANKABLE) if any(o.column == c for o in found.outcomes)), None)
+    for (solver, budget), rows in {} if column is None else dumbbells(found, column).items():
+        file = folder / f"before_after_{re.sub('[^A-Za-z0-9.]+', '-', solver).strip('-')}_{budget}.png"
+        words = f"{solver} at {budget} evaluations"
+        floors, lower = (None, found.floor.get(column)), column not in HIGHER
+        title = f"{words}: what does each correction change?"
+        save_corrections(file, rows, mismatch="ln R at the last call", quality=COLUMNS[column], floors=floors, lower=lower, title=title)
+        page.section(f"Before and after: {words}").picture(file, "Ring: without; dot: with. Coloured where the paired change is told apart")
     for budget in found.results.study.nfe:
         for column in dict.fromkeys(o.column for o in found.outcomes if o.budget == budget):
             page.section(f"{COLUMNS[column]} at {budget} evaluations").table(outcomes_table(found, column, budget))
