@@ -119,16 +119,24 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
         refuse("corrections", asked["names"], f"a model whose data's spectrum is known: {model.name} has none")
     parts = Parts(*model.assemble(plain_section(section), model.denoiser))
     number = asked["calibrate"] if asked["calibrate"] not in CALIBRATIONS else None
-    for name, make in makers_of(asked["names"]):
+    for k, (name, make) in enumerate(makers_of(asked["names"])):
         told = {"number": number}
         if asked["calibrate"] == "measured":
-            told |= measured(model, parts, asked["seed"], asked["n"])
+            told |= _measured_once(model, parts, section, asked) if k == 0 else measured(model, parts, asked["seed"], asked["n"])
         made = make(Setting(parts.denoiser, parts.sampler, parts.grid, model.spectrum, **told))
         if not isinstance(made, Corrected):
             refuse("corrections", f"{name} gives {type(made).__name__}", "a callable Setting -> Corrected")
         start = parts.start if made.start is None else made.start
         parts = Parts(made.denoiser, made.sampler, parts.grid if made.grid is None else made.grid, start)
     return parts
+
+
+def _measured_once(model: Any, parts: Parts, section: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """``measured`` of the uncorrected parts of ``section``: one run for all corrections of it."""
+    key = key_of({"measured": plain_section(section), "seed": asked["seed"], "n": asked["n"]})
+    if key not in model.made:
+        model.made[key] = measured(model, parts, asked["seed"], asked["n"])
+    return model.made[key]
 
 
 def measured(model: Any, parts: Parts, seed: int, n: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from experiments.ablation_parts import corrections_of
 from score_lab.ablation import corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
+from score_lab.ablation.corrections_summary import changed
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
 from score_lab.evaluation import Pair, Ranking, compared
@@ -82,6 +83,30 @@ def test_each_stands_beside_the_uncorrected_run_at_n_and_at_2n(done):
     text = (done / "report.html").read_text()
     assert "FreshNoise.sampler" in text and "Broken gives NoneType" in text and "data:image/png" in text
     assert "a_stranger.corrections:more_noise" in text and "Calibrated by gaussian" in text
+
+
+def test_before_and_after_say_which_differences_are_real(done):
+    """corrections.md: values of the table, words of the paired intervals, refusals in one line each; the change of |ln R| is paired."""
+    text = (done / "corrections.md").read_text()
+    table = {(r["NFE"], r["correction"]): r for r in rows(done / "table.csv")}
+    lines = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
+    assert {"*none, N*", "*none, 2N*", "angle step", "a_stranger.corrections:more_noise"} < set(lines) and "### DDIM, N = 4" in text
+    plain, angle = table["4", "none"], table["4", "angle step"]
+    change = {end: float(angle[f"change of |ln R|{end}"]) for end in ("", "_low", "_high")}
+    assert change[""] == pytest.approx(abs(float(angle["ln R"])) - abs(float(plain["ln R"]))) and change["_high"] < 0
+    alone = [float(r["ln R_high"]) - float(r["ln R_low"]) for r in (plain, angle)]
+    assert change["_low"] < change[""] and change["_high"] - change["_low"] < 1.5 * np.hypot(*alone)
+    assert f"{float(angle['ln R']):+.3f} better" in lines["angle step"] and f"{float(plain['ln R']):+.3f} |" in lines["*none, N*"]
+    outcome = {r["column"]: r for r in rows(done / "outcomes.csv") if r["correction"] == "angle step"}
+    for column, r in outcome.items():
+        real = float(r["minus_N_high"]) < 0
+        word = f"{float(angle[column]):.3g} better" if real else f"{float(angle[column]):.3g} ="
+        assert (f"{word} (2N)" if real and r["verdict"] in ("better", "reached") else word) in lines["angle step"]
+    refused = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(refused) == 2 and "draws nothing" in refused[0] and "around DDIM at 4" in refused[0]
+    assert (done / "before_after_DDIM_4.png").is_file()
+    assert "Exact samples or held-out data read: energy distance" in text and [changed(None), changed(pair(0, 1))] == ["", "="]
+    assert [changed(pair(-2, 1)), changed(pair(-2, 1), -1.0), changed(pair(2, 1))] == ["better", "worse", "worse"]
 
 
 def test_the_verdicts_are_those_of_the_intervals(done):
@@ -156,6 +181,21 @@ def test_a_measured_calibration_has_a_seed_of_its_own_and_reads_forward_samples(
     assert assembled(law, {"correction": asked}) is parts
     number = assembled(law, {"correction": correction_section("state gain, by band", 1.25, (0,), 20)})
     assert isinstance(number.sampler, StateGain) and float(np.asarray(number.sampler.constants.values).max()) == pytest.approx(0.25)
+
+
+def test_one_measured_run_serves_all_corrections_of_it(monkeypatch):
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    law.assemble = lambda section, denoiser: (denoiser, DDIM(), UniformLogSNR(3, end=float(section.get("end", 6.0))))
+    runs = []
+    monkeypatch.setattr("score_lab.ablation.correcting.measured", lambda *args: runs.append(args) or {})
+    for words, end, made in (("angle step", 6, 1), ("angle step, own", 6, 1), ("angle step", 7, 2), ("angle step + angle step, own", 7, 3)):
+        asked = correction_section(words, "measured", (0,), 100)
+        if "+" in words:
+            with pytest.raises(ConfigError, match="in place of DDIM"):
+                assembled(law, {"correction": asked, "end": end})
+        else:
+            assembled(law, {"correction": asked, "end": end})
+        assert len(runs) == made, words
 
 
 def pair(difference, half, least=0.0):
