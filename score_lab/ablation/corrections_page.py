@@ -29,25 +29,28 @@ def judged(found: Comparison, *, moments: bool) -> list[Outcome]:
 
 def answer(found: Comparison) -> list[str]:
     """One line for every correction and sampler: at which N it has the quality of 2N, by which columns that are no moments; and one line
-    for the whole question."""
+    for the whole question.  Where N and 2N are not told apart there is nothing to reach: such a column asks nothing of a correction."""
     lines, rows = [], judged(found, moments=False)
     columns = list(dict.fromkeys(o.column for o in rows))
     everywhere = []
     for solver, correction in dict.fromkeys((o.solver, o.correction) for o in rows):
-        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction)]
+        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction) and o.verdict != "same"]
         budgets = sorted({o.budget for o in mine})
         good = [b for b in budgets if all(o.verdict in AS_GOOD for o in mine if o.budget == b)]
         some = [f"{o.column} at {o.budget}" for o in mine if o.verdict in AS_GOOD and o.budget not in good]
+        short = [f"{o.column} at {o.budget}" for o in mine if o.verdict not in (*AS_GOOD, "worse")]
         worse = [f"{o.column} at {o.budget}" for o in mine if o.verdict == "worse"]
-        words = [f"twice the steps by all of {', '.join(columns)} at N = {', '.join(map(str, good))}"] if good else []
+        words = [f"twice the steps by all of {', '.join(columns)} that tell N from 2N, at N = {', '.join(map(str, good))}"] if good else []
         words += [f"by {', '.join(some)}"] if some else []
+        words += [f"not by {', '.join(short)}"] if short else []
         words += [f"worse than without by {', '.join(worse)}"] if worse else []
-        lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nowhere'}.")
+        lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nothing to reach, N and 2N are not told apart'}.")
         if budgets and good == budgets:
             everywhere.append(f"{correction} around {solver}")
     calibrated = f"Calibrated by {found.results.study.calibrate}"
-    head = f"{calibrated}: {'; '.join(everywhere)} has the quality of 2N steps at every N." if everywhere else (
-        f"{calibrated}: no correction has the quality of 2N steps at every N by all of {', '.join(columns)}.")
+    where = f"by all of {', '.join(columns)} that tell N from 2N"
+    head = f"{calibrated}: {'; '.join(everywhere)} has the quality of 2N steps at every N, {where}." if everywhere else (
+        f"{calibrated}: no correction has the quality of 2N steps at every N {where}.")
     return [head, *lines]
 
 
