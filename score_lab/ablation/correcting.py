@@ -35,6 +35,8 @@ from score_lab.specs import key_of, spec_of
 __all__ = ["CALIBRATIONS", "NONE", "Parts", "assembled", "check_correction", "correction_section", "plain_section"]
 
 NONE = "none"
+BLIND = "noise awareness guidance"
+"""What asks the network for its answer without a noise label."""
 CALIBRATIONS = ("gaussian", "measured")
 FORWARD, CHUNK, REPLICATES = 1000, 250, 20
 """Forward samples of a measured calibration, trajectories in one compiled call of its run, and replicates of its record."""
@@ -123,6 +125,8 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
         told = {"number": number}
         if asked["calibrate"] == "measured":
             told |= _measured_once(model, parts, section, asked) if k == 0 else measured(model, parts, asked["seed"], asked["n"])
+        if name == BLIND and model.blind is False:
+            refuse("corrections", name, f"a network trained with NoiseLabelDropout: {model.name} was never without its noise label")
         made = make(Setting(parts.denoiser, parts.sampler, parts.grid, model.spectrum, **told))
         if not isinstance(made, Corrected):
             refuse("corrections", f"{name} gives {type(made).__name__}", "a callable Setting -> Corrected")

@@ -48,6 +48,7 @@ class Model:
       command: sampling section -> the line to type that draws from it, "" where there is none (an exact denoiser has no workdir).
       spectrum: of the training data, where there are corrections; None: none can be applied.
       forward_data: x0 (n, *shape) and its labels' dict or None, of which a measured calibration makes forward samples.
+      blind: whether the network was trained with its noise label dropped now and then; None: not known, or no network.
       made: what was corrected already, by the key of its section.
     """
 
@@ -63,6 +64,7 @@ class Model:
     command: Callable[[Mapping[str, Any]], str] = lambda section: ""
     spectrum: Any = None
     forward_data: tuple[np.ndarray, Any] | None = None
+    blind: bool | None = None
     made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def cond(self, n: int) -> dict[str, np.ndarray] | None:

@@ -198,6 +198,15 @@ def test_one_measured_run_serves_all_corrections_of_it(monkeypatch):
         assert len(runs) == made, words
 
 
+def test_guidance_without_the_noise_label_is_refused_of_a_network_that_always_had_it():
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    asked = {"correction": correction_section("angle step + noise awareness guidance", "gaussian", (0,), 100)}
+    for blind, says in ((False, "law was never without its noise label"), (None, "blind: 'GaussianMixture'")):
+        law.blind = blind
+        with pytest.raises(ConfigError, match=says):
+            assembled(law, asked)
+
+
 def pair(difference, half, least=0.0):
     return Pair("a", "b", difference, difference - half, difference + half, 0.0, 0.0, least)
 
