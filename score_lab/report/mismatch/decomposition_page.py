@@ -29,6 +29,8 @@ __all__ = ["PREDICTED", "TRUNCATION", "Part", "error_table", "rows_of", "table_o
 
 PREDICTED = "discretisation of a Gaussian"
 """The row of the surrogate: a Gaussian with the data's spectrum and its exact denoiser, by the oracle."""
+KNOWN = 0.02
+"""The standard error of a gain that is told in words."""
 TRUNCATION = "truncation, on top"
 """The row of what stopping at the last level leaves, where the run does not end at data."""
 _COLUMNS = ("run", "nfe", "steps", "part", "band", "value", "low", "high", "flag")
@@ -109,12 +111,14 @@ def error_table(part: Part) -> Table:
 
 
 def _model_words(e: LocalError) -> str:
-    gains, noises = (np.concatenate([c.value for c in curves]) for curves in (e.gain, e.noise))
-    gains, noises = gains[np.isfinite(gains)], noises[np.isfinite(noises)]
-    if not len(gains):
-        return "  model: no level of the run tells its gain"
-    return (f"  model: over levels and bands its gain is {gains.min():.3g} to {gains.max():.3g} (median {np.median(gains):.3g}) and its "
-            f"independent noise {noises.min():.2g} to {noises.max():.2g} of the MMSE (median {np.median(noises):.2g})")  # fmt: skip
+    """Of the levels and bands where the gain's standard error is at most KNOWN: elsewhere D* says next to nothing."""
+    gains, errors, noises = (np.concatenate(v) for v in ([c.value for c in e.gain], [c.se for c in e.gain], [c.value for c in e.noise]))
+    good = np.isfinite(gains) & np.isfinite(noises) & (errors <= KNOWN)
+    if not good.any():
+        return f"  model: no level of the run tells its gain to {KNOWN:g}"
+    gain, noise = (f"{v[good].min():.3g} to {v[good].max():.3g}" for v in (gains, noises))
+    where = f"where the gain is known to {KNOWN:g} ({good.sum()} of {len(good)} levels and bands)"
+    return f"  model: gain {gain} and independent noise {noise} of the MMSE, {where}"
 
 
 def _nothing(c: Curve) -> bool:
