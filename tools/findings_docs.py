@@ -125,7 +125,8 @@ def main() -> None:
         for name, folder in folders.items():
             start, end = MARKED.format(name), MARKED.format(f"end {name}")
             text, count = re.subn(f"{start}.*?{end}", lambda _, s=start, f=folder, e=end: f"{s}\n{table(f)}\n\n{e}", text, flags=re.DOTALL)
-            assert count == 1, f"docs/findings.md has no {start.strip()} ... {end.strip()}"
+            if count != 1:
+                sys.exit(f"docs/findings.md has no {start.strip()} ... {end.strip()}")
         (docs / "findings.md").write_text(text)
         if set(folders) == set(PICTURED):
             save_shares(docs / "findings.png", shares(folders))

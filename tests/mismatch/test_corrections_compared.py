@@ -1,7 +1,10 @@
 """experiments.compare_corrections on an exact mixture: what it finds, what it refuses, a correction from outside, and resumption."""
 
 import csv
+import importlib.util
 import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -107,6 +110,38 @@ def test_before_and_after_say_which_differences_are_real(done):
     assert (done / "before_after_DDIM_4.png").is_file()
     assert "Exact samples or held-out data read: energy distance" in text and [changed(None), changed(pair(0, 1))] == ["", "="]
     assert [changed(pair(-2, 1)), changed(pair(-2, 1), -1.0), changed(pair(2, 1))] == ["better", "worse", "worse"]
+
+
+def test_the_documents_repeat_what_the_command_left(done, tmp_path, monkeypatch):
+    """tools/findings_docs.py: values of table.csv, words of outcomes.csv between the marks, all else as it was; one mark must be there."""
+    spec = importlib.util.spec_from_file_location("findings_docs", Path(__file__).parents[2] / "tools" / "findings_docs.py")
+    docs = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec.loader.exec_module(docs)
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    page = tmp_path / "docs" / "findings.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- mixture -->\nold\n<!-- end mixture -->\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
+    docs.main()
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    table = {(r["NFE"], r["correction"]): r for r in rows(done / "table.csv")}
+    words = {(r["correction"], r["column"]): r["verdict"] for r in rows(done / "outcomes.csv")}
+    line = next(v for v in text.splitlines() if v.startswith("| DDIM | 4 | energy |"))
+    cells = [v.strip() for v in line.strip("|").split("|")]
+    keys = (("4", "none"), ("8", "none"), ("4", "angle step"), ("4", "a_stranger.corrections:more_noise"))
+    assert [float(c.split()[0]) for c in cells[3:]] == pytest.approx([float(table[k]["energy"]) for k in keys], rel=5e-3)
+    assert cells[5].split()[1] == docs.WORDS.get(words["angle step", "energy"], words["angle step", "energy"])
+    assert set(docs.shares({"mixture": done})) == {"mixture, energy", "mixture, W2"} and "Exact samples or held-out data read" in text
+    monkeypatch.setattr(sys, "argv", ["docs", "corrections", f"gaussian={done}"])
+    docs.main()
+    written = (page.parent / "corrections.md").read_text()
+    assert (done / "corrections.md").read_text().strip() in written and "--nfe 10" in written and "2 seeds of 150" in written
+    page.write_text("no marks")
+    monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
+    with pytest.raises(SystemExit, match="has no <!-- mixture -->"):
+        docs.main()
 
 
 def test_the_verdicts_are_those_of_the_intervals(done):
