@@ -26,7 +26,7 @@ from score_lab.ablation.counting import blank_of
 from score_lab.ablation.keys import code_of_modules
 from score_lab.build import build, find, refuse
 from score_lab.mismatch import BandRecorder, Spectrum
-from score_lab.mismatch.corrections import CATALOGUE, Corrected, Setting
+from score_lab.mismatch.corrections import CATALOGUE, Corrected, Recondition, Setting
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.forward import forward_run
 from score_lab.samplers import sample
@@ -130,6 +130,9 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
         made = make(Setting(parts.denoiser, parts.sampler, parts.grid, model.spectrum, **told))
         if not isinstance(made, Corrected):
             refuse("corrections", f"{name} gives {type(made).__name__}", "a callable Setting -> Corrected")
+        if isinstance(made.sampler, Recondition) and "effective" in told and idle(made.sampler):
+            flags = ", ".join(dict.fromkeys(str(flag) for flag in told["effective"].delta.flag))
+            refuse("corrections", f"{name}, measured", f"a run whose states tell a level that is another: spectral regression says {flags}")
         start = parts.start if made.start is None else made.start
         parts = Parts(made.denoiser, made.sampler, parts.grid if made.grid is None else made.grid, start)
     return parts
@@ -177,6 +180,11 @@ def measured(model: Any, parts: Parts, seed: int, n: int) -> dict[str, Any]:
         seen = forward_run(denoiser, x0[keep], t[::-1], recorder, jax.random.key(seed + 1), cond=given)
         found["forward"] = recorder.collect(seen)
     return found
+
+
+def idle(correction: Recondition) -> bool:
+    """Whether a re-conditioning leaves every step as it is."""
+    return bool((np.asarray(correction.gain) == 1).all() and (np.asarray(correction.shift) == 0).all())
 
 
 def last_ratios(x: np.ndarray, spectrum: Spectrum, path: Any, steps: Any) -> np.ndarray:

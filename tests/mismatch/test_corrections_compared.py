@@ -23,6 +23,7 @@ from score_lab.build import ConfigError
 from score_lab.evaluation import Pair, Ranking, compared
 from score_lab.mismatch import Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, AngleStep, StateGain
+from score_lab.mismatch.replicates import curve
 from score_lab.paths import VP
 from score_lab.samplers import DDIM, UniformLogSNR
 
@@ -240,6 +241,25 @@ def test_guidance_without_the_noise_label_is_refused_of_a_network_that_always_ha
         law.blind = blind
         with pytest.raises(ConfigError, match=says):
             assembled(law, asked)
+
+
+def test_a_measured_run_that_tells_no_other_level_is_no_calibration_of_the_label(monkeypatch):
+    """Re-conditioning that would leave every step as it is, is refused with the estimator's flags; one step is enough to make it."""
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    t = np.asarray(UniformLogSNR(3, end=6.0).steps(VP()).t, np.float64)
+    for shift, flags in ((0.0, ("off curve", "ok", "ok")), (0.5, ("ok", "ok", "ok"))):
+        delta = curve(np.full((3, 41), shift) + 0.01 * np.random.default_rng(0).standard_normal((3, 41)) * (np.arange(41) > 0),
+                      flag=np.array(flags, dtype=object))  # fmt: skip
+        gain = curve(np.ones((3, 41)))
+        seen = {"record": None, "last": None, "effective": SimpleNamespace(delta=delta, signal_gain=gain), "t": t}
+        monkeypatch.setattr("score_lab.ablation.correcting.measured", lambda *args, seen=seen: seen)
+        law.made.clear()
+        asked = {"correction": correction_section("re-conditioning", "measured", (0,), 100)}
+        if shift:
+            assert float(np.abs(assembled(law, asked).sampler.shift).max()) == pytest.approx(0.1)
+        else:
+            with pytest.raises(ConfigError, match="re-conditioning, measured.*off curve, ok"):
+                assembled(law, asked)
 
 
 def pair(difference, half, least=0.0):
