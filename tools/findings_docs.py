@@ -1,7 +1,7 @@
 """Writes the tables and the picture of docs/findings.md, and docs/corrections.md, from what experiments.compare_corrections left behind.
 
     python tools/findings_docs.py findings digits=runs/digits-0/corrections patches=runs/patches-0/corrections \\
-        mixture=runs/corrections-mixture
+        mixture=runs/corrections-mixture more=runs/digits-0/corrections-more
     python tools/findings_docs.py corrections gaussian=runs/digits/corrections measured=runs/digits/corrections-measured
 
 findings: between ``<!-- NAME -->`` and ``<!-- end NAME -->`` of docs/findings.md a row for every sampler, N and measure, from table.csv
@@ -97,11 +97,12 @@ def _said(value: float, column: str) -> str:
 
 
 def shares(folders: dict[str, Path]) -> dict:
-    """For ``save_shares``: measure -> sampler -> correction -> {N: share}, of what could be gained at all."""
+    """For ``save_shares``: measure -> sampler -> correction -> {N: share}, by corrections of all folders, where N is told from 2N."""
     kept: dict = {}
+    common = set.intersection(*({r["correction"] for r in rows(folder / "outcomes.csv")} for folder in folders.values()))
     for name, folder in folders.items():
         for r in rows(folder / "outcomes.csv"):
-            if r["column"] in PICTURED[name] and r["verdict"] != "same":
+            if r["column"] in PICTURED[name] and r["verdict"] != "same" and r["correction"] in common:
                 share = Estimate(*(number(r[f"share_{v}"]) for v in ("value", "low", "high")), 0)
                 by = kept.setdefault(f"{name}, {NAMES[r['column']]}", {}).setdefault(r["solver"], {})
                 by.setdefault(r["correction"], {})[int(r["budget"])] = share
@@ -120,7 +121,7 @@ def main() -> None:
             size = json.loads((folder / "table.json").read_text())["notes"][0]
             parts += [title, f"{words} {size}.", f"```bash\n{command}\n```", (folder / "corrections.md").read_text()]
         (docs / "corrections.md").write_text("\n\n".join(part.strip("\n") for part in parts) + "\n")
-    elif what == "findings" and folders and set(folders) <= set(PICTURED):
+    elif what == "findings" and folders and set(folders) <= {*PICTURED, "more"}:
         text = (docs / "findings.md").read_text()
         for name, folder in folders.items():
             start, end = MARKED.format(name), MARKED.format(f"end {name}")
@@ -128,8 +129,8 @@ def main() -> None:
             if count != 1:
                 sys.exit(f"docs/findings.md has no {start.strip()} ... {end.strip()}")
         (docs / "findings.md").write_text(text)
-        if set(folders) == set(PICTURED):
-            save_shares(docs / "findings.png", shares(folders))
+        if set(folders) >= set(PICTURED):
+            save_shares(docs / "findings.png", shares({name: folders[name] for name in PICTURED}))
     else:
         sys.exit(__doc__)
 

@@ -34,7 +34,7 @@ def _quality(o: Outcome | None) -> str:
     if o is None:
         return ""
     word = changed(o.gain, o.sign)
-    return word + (" (2N)" if word == "better" and o.verdict in ("better", "reached") else "")
+    return word + (" (2N)" if word == "better" and changed(o.twice, o.sign) != "worse" else "")
 
 
 def _worst(found: Comparison, key: tuple[str, str, int]) -> str:
