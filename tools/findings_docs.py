@@ -40,8 +40,8 @@ Made by `python tools/findings_docs.py corrections` from the `corrections.md` th
 the digits network: mismatch and quality, before (*none, N*) and after, and which differences are real.
 
 - A cell: the value with the correction, and one word on its paired difference to N without: **better**, **worse**, or **=**, no difference
-  can be told (common noise; intervals that hold at once for all rows of one table and measure; above the resolution). **(2N)**: besides, it
-  is not told apart from twice the steps without correction, or is better.
+  can be told (common noise; intervals that hold at once for all rows of one table and measure; above the resolution). **(2N)**: besides,
+  where N and 2N without correction are told apart, it is not told apart from 2N, or is better.
 - ln R: of the states at the last network call, all bands; 0 is no mismatch; better is nearer to 0. Worst band: of the samples.
 - One network, one training seed: what is real here is real for this network. Several training seeds: [findings.md](findings.md).
 """

@@ -4,7 +4,7 @@ The first rows are what it is without, at N and at 2N.  A cell is the value with
 
     better, worse   its interval, which holds for all rows of the budget at once, leaves out 0 and it is above the resolution
     =               it does not: no difference can be told
-    better (2N)     and besides it is not told apart from 2N without correction, or is better than that
+    better (2N)     and besides, where N and 2N without correction are told apart, it is not told apart from 2N, or better than that
 
 ln R is better where |ln R| is less, the mismatch of the states at the last call; the worst band is of the samples.
 """
@@ -34,7 +34,7 @@ def _quality(o: Outcome | None) -> str:
     if o is None:
         return ""
     word = changed(o.gain, o.sign)
-    return word + (" (2N)" if word == "better" and changed(o.twice, o.sign) != "worse" else "")
+    return word + (" (2N)" if word == "better" and o.verdict in ("better", "reached") else "")
 
 
 def _worst(found: Comparison, key: tuple[str, str, int]) -> str:
