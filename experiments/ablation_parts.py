@@ -22,6 +22,7 @@ from score_lab.build import build, refuse
 from score_lab.mismatch import Spectrum
 from score_lab.mismatch.corrections import CATALOGUE
 from score_lab.mismatch.study import Examples
+from score_lab.objectives import NoiseLabelDropout
 from score_lab.specs import literal, plain, split
 from score_lab.training import load
 
@@ -115,9 +116,10 @@ def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> 
     note = f"{spec['workdir']}: {config['network']['target']} trained on {config['path']['target']}, checkpoint {loaded.step}."
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
     data = None if spectrum is None else (x, {"label": label} if classes and label is not None else None)
+    blind = isinstance(loaded.parts.objective, NoiseLabelDropout)
     return Model(
         name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command, spectrum, data,
-        fitted=fitted,
+        fitted=fitted, blind=blind,
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from score_lab.ablation.keys import code_of, levels_of, model_digest, versions
 from score_lab.build import ConfigError, build, refuse
 from score_lab.evaluation import digest
 from score_lab.mismatch import NormRecorder, Spectrum, covered, cube, decompose, variance_ratios, visited
+from score_lab.mismatch.gain_and_noise import local_error
+from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.spectrum import BASES
 from score_lab.mismatch.study import Records, spectrum_of
 from score_lab.report.mismatch.decomposition_page import Part
@@ -170,7 +172,18 @@ def taken_apart(setting: Setting, records: Records, spec: Mapping[str, Any], bud
     if setting.law is not None:
         law, path, levels, seen = setting.law
         covers = covered(law, path, told, log_snr_range=levels, examples=seen)
-    return Part(name, count_nfe(*assembled(N, blank), one), found, predicted, why, covers)
+    return Part(name, count_nfe(*assembled(N, blank), one), found, predicted, why, covers, _error(setting, denoiser, exact, grid))
+
+
+def _error(setting: Setting, denoiser: Any, exact: Any, grid: Any) -> Any:
+    """The model's gain and noise at the levels of the run that hold signal and noise; None where no exact denoiser is known."""
+    if exact is None:
+        return None
+    t = np.asarray(steps_of(grid, denoiser.path).t, np.float64)
+    alpha, sigma, _ = on_host(denoiser.path, t)
+    key = jax.random.key(setting.numbers["seed"] + 2)
+    return local_error(denoiser, exact, setting.x0, t[(alpha > 1e-3) & (sigma > 0)], setting.spectrum, key,
+                       replicates=setting.numbers["replicates"])  # fmt: skip
 
 
 def _predicted(sampler, grid, path, spectrum, found) -> tuple[np.ndarray | None, str]:

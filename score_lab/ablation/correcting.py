@@ -26,7 +26,7 @@ from score_lab.ablation.counting import blank_of
 from score_lab.ablation.keys import code_of_modules
 from score_lab.build import build, find, refuse
 from score_lab.mismatch import BandRecorder, Spectrum
-from score_lab.mismatch.corrections import CATALOGUE, Corrected, Setting
+from score_lab.mismatch.corrections import CATALOGUE, Corrected, Recondition, Setting
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.forward import forward_run
 from score_lab.samplers import sample
@@ -35,6 +35,8 @@ from score_lab.specs import key_of, spec_of
 __all__ = ["CALIBRATIONS", "NONE", "Parts", "assembled", "check_correction", "correction_section", "plain_section"]
 
 NONE = "none"
+BLIND = "noise awareness guidance"
+"""What asks the network for its answer without a noise label."""
 CALIBRATIONS = ("gaussian", "measured")
 FORWARD, CHUNK, REPLICATES = 1000, 250, 20
 """Forward samples of a measured calibration, trajectories in one compiled call of its run, and replicates of its record."""
@@ -119,16 +121,29 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
         refuse("corrections", asked["names"], f"a model whose data's spectrum is known: {model.name} has none")
     parts = Parts(*model.assemble(plain_section(section), model.denoiser))
     number = asked["calibrate"] if asked["calibrate"] not in CALIBRATIONS else None
-    for name, make in makers_of(asked["names"]):
+    for k, (name, make) in enumerate(makers_of(asked["names"])):
         told = {"number": number}
         if asked["calibrate"] == "measured":
-            told |= measured(model, parts, asked["seed"], asked["n"])
+            told |= _measured_once(model, parts, section, asked) if k == 0 else measured(model, parts, asked["seed"], asked["n"])
+        if name == BLIND and model.blind is False:
+            refuse("corrections", name, f"a network trained with NoiseLabelDropout: {model.name} was never without its noise label")
         made = make(Setting(parts.denoiser, parts.sampler, parts.grid, model.spectrum, **told))
         if not isinstance(made, Corrected):
             refuse("corrections", f"{name} gives {type(made).__name__}", "a callable Setting -> Corrected")
+        if isinstance(made.sampler, Recondition) and "effective" in told and idle(made.sampler):
+            flags = ", ".join(dict.fromkeys(str(flag) for flag in told["effective"].delta.flag))
+            refuse("corrections", f"{name}, measured", f"a run whose states tell a level that is another: spectral regression says {flags}")
         start = parts.start if made.start is None else made.start
         parts = Parts(made.denoiser, made.sampler, parts.grid if made.grid is None else made.grid, start)
     return parts
+
+
+def _measured_once(model: Any, parts: Parts, section: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """``measured`` of the uncorrected parts of ``section``: one run for all corrections of it."""
+    key = key_of({"measured": plain_section(section), "seed": asked["seed"], "n": asked["n"]})
+    if key not in model.made:
+        model.made[key] = measured(model, parts, asked["seed"], asked["n"])
+    return model.made[key]
 
 
 def measured(model: Any, parts: Parts, seed: int, n: int) -> dict[str, Any]:
@@ -165,6 +180,11 @@ def measured(model: Any, parts: Parts, seed: int, n: int) -> dict[str, Any]:
         seen = forward_run(denoiser, x0[keep], t[::-1], recorder, jax.random.key(seed + 1), cond=given)
         found["forward"] = recorder.collect(seen)
     return found
+
+
+def idle(correction: Recondition) -> bool:
+    """Whether a re-conditioning leaves every step as it is."""
+    return bool((np.asarray(correction.gain) == 1).all() and (np.asarray(correction.shift) == 0).all())
 
 
 def last_ratios(x: np.ndarray, spectrum: Spectrum, path: Any, steps: Any) -> np.ndarray:

@@ -6,7 +6,7 @@
 
 Models of one study (workdirs of different training seeds) are one method: their values are averaged, and a draw of the bootstrap resamples
 the models, with deviations times sqrt(M / (M - 1)), and then their samples.  Intervals of the differences hold at once for all corrections
-and samplers of one budget and column, both differences of each.
+and samplers of one budget and column, both differences of each.  Of the mismatch it is |ln R| with it minus |ln R| without, at N.
 
     better   really better than 2N              worse    really worse than N
     reached  really better than N, and not told apart from 2N
@@ -26,6 +26,7 @@ from score_lab.ablation.correcting import NONE, last_ratios
 from score_lab.ablation.results import Results, Row, resolution
 from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
+from score_lab.ablation.study import Study
 from score_lab.ablation.truth import HIGHER, RANKABLE
 from score_lab.evaluation import Estimate, Pair, Table, compared, estimate_of
 from score_lab.mismatch import BandRecorder, log_ratio, log_ratios
@@ -42,12 +43,14 @@ WORDS = ("better", "reached", "part", "-", "worse", "same")
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
     """Of one row, training seeds averaged: ``total`` ln R of all bands at the last call, ``bands`` (B,) ln R_b there, ``end`` (B,) ln R_b
-    of the samples, ``effective`` lambda_eff - lambda by spectral regression at the last call that tells, or why none does."""
+    of the samples, ``effective`` lambda_eff - lambda by spectral regression at the last call that tells, or why none does; ``draws``
+    (R + 1,) of the total, whose weights are those of the same trajectories in every row."""
 
     total: Estimate
     bands: np.ndarray
     end: np.ndarray
     effective: Estimate
+    draws: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Outcome:
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """``values``: (name, budget) -> column -> (B + 1,) draws averaged over models, name = (solver words, correction); ``outcomes`` of all
-    corrections; ``failed``: (solver, correction, budget) -> why; ``mismatch`` by the same keys as values."""
+    corrections; ``failed``: (solver, correction, budget) -> why; ``mismatch`` by the same keys as values; ``nearer``: of corrections,
+    |ln R| at the last call minus that without."""
 
     results: Results
     values: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]]
@@ -82,6 +86,7 @@ class Comparison:
     n: int
     floor: Mapping[str, Estimate]
     errors: Mapping[tuple[str, str, int], Estimate]
+    nearer: Mapping[tuple[str, str, int], Pair]
 
 
 def comparison(results: Results, twice: Results, store: Store) -> Comparison:
@@ -110,7 +115,8 @@ def comparison(results: Results, twice: Results, store: Store) -> Comparison:
         if all(e is not None for e in solver):
             errors[key] = Estimate(*(float(np.mean([getattr(e, f) for e in solver])) for f in ("value", "low", "high")), solver[0].n)
     n = results.study.n * len(results.study.seeds)
-    return Comparison(results, values, tuple(_outcomes(results, values)), failed, mismatch, n, _floor(results), errors)
+    near = _nearer(mismatch, results.study)
+    return Comparison(results, values, tuple(_outcomes(results, values)), failed, mismatch, n, _floor(results), errors, near)
 
 
 def _picks(models: int, repeats: int) -> np.ndarray:
@@ -131,6 +137,18 @@ def _pooled(draws: np.ndarray, picks: np.ndarray) -> np.ndarray:
 
 def _floor(results: Results) -> dict[str, Estimate]:
     return dict(next(iter(results.floors.values())).estimates)
+
+
+def _nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> dict[tuple[str, str, int], Pair]:
+    """``|ln R|`` with a correction minus without, paired by the weights of their trajectories, at once for all rows of one budget."""
+    found = {}
+    for budget in study.nfe:
+        size = {key: np.abs(m.draws) for key, m in mismatch.items() if key[2] == budget and np.isfinite(m.draws).all()}
+        rows = [key for key in size if key[1] != NONE and (key[0], NONE, budget) in size]
+        drawn = {"|".join(map(str, key)): value for key, value in size.items()}
+        pairs = [("|".join(map(str, key)), f"{key[0]}|{NONE}|{budget}") for key in rows]
+        found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha), strict=True))
+    return found
 
 
 def _outcomes(results: Results, values: Mapping) -> list[Outcome]:
@@ -187,20 +205,22 @@ def verdict(gain: Pair, twice: Pair, step: Pair, column: str) -> str:
 
 def _mismatch(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
     """Of the records that the cells keep, seeds merged."""
-    totals, bands, ends, levels, why = [], [], [], [], ""
+    totals, bands, ends, levels, drawn, why = [], [], [], [], [], ""
     for row in rows:
         model = results.models[row.run.system.model]
         spectrum = model.spectrum
         arrays = [store.arrays(key) for key in row.run.keys]
         if not all(bands_of(a) for a in arrays):  # cells of an ablation without corrections, which keeps no bands
             nothing = Estimate.missing(0, (), "sampled by ablate_samplers, without a record of bands")
-            return Mismatch(nothing, np.full(len(spectrum.variance), np.nan), np.full(len(spectrum.variance), np.nan), nothing)
+            blank = np.full(len(spectrum.variance), np.nan)
+            return Mismatch(nothing, blank, blank, nothing, np.full(1, np.nan))
         recorder = BandRecorder.of(spectrum, jax.random.key(0), REPLICATES)
         record = recorder.collect(recorder.merge([bands_of(a) for a in arrays]))
         denoiser, _, grid = model.assemble({k: v for k, v in row.run.section.items() if k != "correction"}, model.denoiser)
         path = denoiser.path
         total = log_ratio(record, spectrum, path, simultaneous=False)
         totals.append([total.value[-1], total.se[-1]])
+        drawn.append(np.append(total.value[-1], total.draws[-1]))
         bands.append([curve.value[-1] for curve in log_ratios(record, spectrum, path)])
         ends.append(last_ratios(np.concatenate([a["x"] for a in arrays]), spectrum, path, grid.steps(path)))
         reading = SpectralRegression(simultaneous=False).read(record, spectrum, path)
@@ -216,7 +236,8 @@ def _mismatch(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
         spread = 1.96 * np.sqrt(np.square([v[1] for v in levels]).sum()) / len(levels)
         effective = Estimate(float(at[0]), float(at[0] - spread), float(at[0] + spread), 0, note=f"at log-SNR {at[2]:.2g}")
     total = Estimate(float(value), float(value - 1.96 * se), float(value + 1.96 * se), 0)
-    return Mismatch(total, np.mean(bands, axis=0), np.mean(ends, axis=0), effective)
+    draws = _pooled(np.stack(drawn), _picks(len(drawn), len(drawn[0]) - 1))
+    return Mismatch(total, np.mean(bands, axis=0), np.mean(ends, axis=0), effective, draws)
 
 
 def rows_table(found: Comparison) -> Table:
@@ -225,8 +246,9 @@ def rows_table(found: Comparison) -> Table:
     notes = [
         f"{len(found.results.models)} model(s), {len(study.seeds)} seeds of {study.n} samples each; values are averaged over models",
         "ln R: of the states at the last call, all bands; worst band: the ln R_b of the samples that is farthest from 0; effective: "
-        "lambda_eff - lambda by spectral regression at the last call that tells",
+        "lambda_eff - lambda by spectral regression at the last call that tells; change of |ln R|: with the correction minus without",
         f"calibrate = {study.calibrate}; moments: {', '.join(MOMENTS)}",
+        "exact samples or held-out data read: " + ", ".join(f"{c} {e}" for c, e in found.floor.items() if c in (*RANKABLE, "variance")),
     ]
     notes += [f"refused: {c} around {s} at {b} NFE: {why}" for (s, c, b), why in found.failed.items()]
     table = Table(notes=notes)
@@ -235,7 +257,10 @@ def rows_table(found: Comparison) -> Table:
         m = found.mismatch[key]
         worst = m.end[np.nanargmax(np.abs(m.end))] if np.isfinite(m.end).any() else float("nan")
         name = {"solver": solver, "NFE": budget, "correction": correction, "worst band": f"{worst:+.3f}"}
+        pair = found.nearer.get(key)
         measures = {"ln R": m.total, "effective": m.effective}
+        if pair is not None:
+            measures["change of |ln R|"] = Estimate(pair.difference, pair.low, pair.high, found.n)
         measures |= {c: estimate_of(draws, found.n, least=-np.inf) for c, draws in found.values[key].items()}
         if key in found.errors:
             measures["solver_error"] = found.errors[key]

@@ -1,17 +1,21 @@
-"""What a comparison of corrections leaves behind: table.csv, table.json, outcomes.csv, corrections.png and report.html."""
+"""What a comparison of corrections leaves behind: table.csv, table.json, outcomes.csv, corrections.md, corrections.png, one picture of
+before and after for every sampler and budget, and report.html."""
 
 from __future__ import annotations
 
 import csv
 import html
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from score_lab.ablation.correcting import NONE
 from score_lab.ablation.corrections import MOMENTS, Comparison, Outcome, outcomes_table, rows_table
-from score_lab.ablation.truth import COLUMNS
+from score_lab.ablation.corrections_summary import dumbbells, summary
+from score_lab.ablation.truth import COLUMNS, HIGHER, RANKABLE
 from score_lab.report import Page, save_shares
+from score_lab.report.mismatch.corrections import save_corrections
 
 __all__ = ["answer", "write_corrections"]
 
@@ -25,25 +29,28 @@ def judged(found: Comparison, *, moments: bool) -> list[Outcome]:
 
 def answer(found: Comparison) -> list[str]:
     """One line for every correction and sampler: at which N it has the quality of 2N, by which columns that are no moments; and one line
-    for the whole question."""
+    for the whole question.  Where N and 2N are not told apart there is nothing to reach: such a column asks nothing of a correction."""
     lines, rows = [], judged(found, moments=False)
     columns = list(dict.fromkeys(o.column for o in rows))
     everywhere = []
     for solver, correction in dict.fromkeys((o.solver, o.correction) for o in rows):
-        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction)]
+        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction) and o.verdict != "same"]
         budgets = sorted({o.budget for o in mine})
         good = [b for b in budgets if all(o.verdict in AS_GOOD for o in mine if o.budget == b)]
         some = [f"{o.column} at {o.budget}" for o in mine if o.verdict in AS_GOOD and o.budget not in good]
+        short = [f"{o.column} at {o.budget}" for o in mine if o.verdict not in (*AS_GOOD, "worse")]
         worse = [f"{o.column} at {o.budget}" for o in mine if o.verdict == "worse"]
-        words = [f"twice the steps by all of {', '.join(columns)} at N = {', '.join(map(str, good))}"] if good else []
+        words = [f"twice the steps by all of {', '.join(columns)} that tell N from 2N, at N = {', '.join(map(str, good))}"] if good else []
         words += [f"by {', '.join(some)}"] if some else []
+        words += [f"not by {', '.join(short)}"] if short else []
         words += [f"worse than without by {', '.join(worse)}"] if worse else []
-        lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nowhere'}.")
+        lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nothing to reach, N and 2N are not told apart'}.")
         if budgets and good == budgets:
             everywhere.append(f"{correction} around {solver}")
     calibrated = f"Calibrated by {found.results.study.calibrate}"
-    head = f"{calibrated}: {'; '.join(everywhere)} has the quality of 2N steps at every N." if everywhere else (
-        f"{calibrated}: no correction has the quality of 2N steps at every N by all of {', '.join(columns)}.")
+    where = f"by all of {', '.join(columns)} that tell N from 2N"
+    head = f"{calibrated}: {'; '.join(everywhere)} has the quality of 2N steps at every N, {where}." if everywhere else (
+        f"{calibrated}: no correction has the quality of 2N steps at every N {where}.")
     return [head, *lines]
 
 
@@ -72,6 +79,7 @@ def write_corrections(found: Comparison, folder: Path, title: str, commands: Seq
     for o in found.outcomes:
         if o.column != "solver_error":
             shares.setdefault(COLUMNS[o.column], {}).setdefault(o.solver, {}).setdefault(o.correction, {})[o.budget] = o.share
+    (folder / "corrections.md").write_text(summary(found))
     left: dict = {}
     for (solver, correction, budget), m in found.mismatch.items():
         if budget in found.results.study.nfe:
@@ -84,6 +92,14 @@ def write_corrections(found: Comparison, folder: Path, title: str, commands: Seq
         picture = save_shares(folder / "corrections.png", shares, left)
         page.section("How far each goes", "0: no gain; 1, the dashed line: what twice the steps give without correction. Bars: 95 %.")
         page.picture(picture, "Share of the way from N to 2N, by measure and sampler; below, what is left of the mismatch")
+    column = next((c for c in ("energy", *RANKABLE) if any(o.column == c for o in found.outcomes)), None)
+    for (solver, budget), rows in {} if column is None else dumbbells(found, column).items():
+        file = folder / f"before_after_{re.sub('[^A-Za-z0-9.]+', '-', solver).strip('-')}_{budget}.png"
+        words = f"{solver} at {budget} evaluations"
+        floors, lower = (None, found.floor.get(column)), column not in HIGHER
+        title = f"{words}: what does each correction change?"
+        save_corrections(file, rows, mismatch="ln R at the last call", quality=COLUMNS[column], floors=floors, lower=lower, title=title)
+        page.section(f"Before and after: {words}").picture(file, "Ring: without; dot: with. Coloured where the paired change is told apart")
     for budget in found.results.study.nfe:
         for column in dict.fromkeys(o.column for o in found.outcomes if o.budget == budget):
             page.section(f"{COLUMNS[column]} at {budget} evaluations").table(outcomes_table(found, column, budget))

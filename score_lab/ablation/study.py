@@ -52,6 +52,7 @@ class Model:
       command: sampling section -> the line to type that draws from it, "" where there is none (an exact denoiser has no workdir).
       spectrum: of the training data, where there are corrections; None: none can be applied.
       forward_data: x0 (n, *shape) and its labels' dict or None, of which a measured calibration makes forward samples.
+      blind: whether the network was trained with its noise label dropped now and then; None: not known, or no network.
       made: what was corrected already, by the key of its section.
       fitted: a solver's specification -> the same with what has to be measured on this model first (Gamma of ``AnalyticDPM``).
     """
@@ -68,6 +69,7 @@ class Model:
     command: Callable[[Mapping[str, Any]], str] = lambda section: ""
     spectrum: Any = None
     forward_data: tuple[np.ndarray, Any] | None = None
+    blind: bool | None = None
     made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
     fitted: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 

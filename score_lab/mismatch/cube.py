@@ -10,7 +10,8 @@
     model           = ln R_inf(true)  - ln R_inf(exact, true)               without an exact denoiser the draws are part of the model's
     guidance        = ln R(N, true, guided) - ln R(N, true, unguided)
     draws           = ln R_inf(exact, true)                                 what these n trajectories happen to be: 0 in expectation
-    interaction     = the whole, ln R(N, prior, guided), less all of these
+    interaction     = the whole, ln R(N, prior, guided), less all of these; none without guidance, where they telescope
+    truncation      = ln (V_b / (alpha^2 s_b^2)) at the last level: what stopping there leaves, on top of ln R, against data; no addend
 
 The last states are read, band by band, with the weights of one streaming bootstrap for all cells: the same trajectory has the same noise
 and the same weight in every cell, so intervals are of paired differences.  ln R_inf is Richardson's extrapolation of the two largest N
@@ -38,7 +39,7 @@ from score_lab.samplers import sample
 from score_lab.samplers.steps import steps_of
 from score_lab.types import Array
 
-__all__ = ["PARTS", "Cube", "Decomposition", "decompose", "fitted_order", "richardson"]
+__all__ = ["PARTS", "Cube", "Decomposition", "decompose", "fitted_order", "richardson", "truncation"]
 
 PARTS = ("prior", "discretisation", "model", "guidance", "draws", "interaction")
 
@@ -66,13 +67,15 @@ class Cube:
 
 @dataclasses.dataclass(frozen=True)
 class Decomposition:
-    """``whole`` and ``parts`` name -> ``Curve`` over bands (the last row: in total) of ln R after the run's last step, at ``N`` steps."""
+    """``whole`` and ``parts`` name -> ``Curve`` over bands (the last row: in total) of ln R after the run's last step, at ``N`` steps.
+    ``truncation`` (B + 1,): of the spectrum at the last level, exact; 0 where the run ends at data."""
 
     whole: Curve
     parts: Mapping[str, Curve]
     cube: Cube
     N: int
     exact: bool
+    truncation: np.ndarray | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per part and band ("total" the last), for CSV and JSON."""
@@ -129,10 +132,21 @@ def decompose(
     if plain is denoiser:
         found |= {("run", start, N): found["plain", start, N] for start in ("true", "prior")}
     cube = Cube(found, tuple(steps), float(sampler.order if order is None else order), len(x0))
-    return Decomposition(*_parts(cube, N, exact is not None), cube, N, exact is not None)
+    left = truncation(spectrum, denoiser.path, float(grids[N].s[-1]))
+    return Decomposition(*_parts(cube, N, exact is not None, plain is not denoiser), cube, N, exact is not None, left)
 
 
-def _parts(cube: Cube, N: int, exact: bool) -> tuple[Curve, dict[str, Curve]]:
+def truncation(spectrum: Spectrum, path: GaussianPath, t: float) -> np.ndarray:
+    """``ln (1 + kappa^2 / s_b^2)`` (B + 1,), the last row ``ln (1 + kappa^2 / s^2)`` in total: the noise that states at t still hold.
+    Infinite for a band without variance, or without signal."""
+    alpha, sigma, _ = on_host(path, np.asarray([t]))
+    s2 = np.append(spectrum.variance, spectrum.count @ spectrum.variance / spectrum.d)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sigma[0] > 0, np.log1p(sigma[0] ** 2 / (alpha[0] ** 2 * s2)), 0.0)
+
+
+
+def _parts(cube: Cube, N: int, exact: bool, guided: bool) -> tuple[Curve, dict[str, Curve]]:
     limit, ideal = cube.limit("plain"), cube.limit("exact") if exact else np.zeros(())
     whole = cube["run", "prior", N]
     parts = {
@@ -142,7 +156,7 @@ def _parts(cube: Cube, N: int, exact: bool) -> tuple[Curve, dict[str, Curve]]:
         "guidance": cube["run", "true", N] - cube["plain", "true", N],
         "draws": ideal + 0.0 * limit,
     }
-    parts["interaction"] = whole - sum(parts.values())
+    parts["interaction"] = whole - sum(parts.values()) if guided else 0.0 * whole
     return curve(whole), {name: curve(draws) for name, draws in parts.items()}
 
 

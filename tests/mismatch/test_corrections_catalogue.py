@@ -11,7 +11,7 @@ from mismatch.impulse_bands import band_ratio, bands, exact, numbers
 
 from score_lab.analytic import GaussianBands
 from score_lab.build import ConfigError, build
-from score_lab.denoiser import Prediction
+from score_lab.denoiser import NetworkDenoiser, Prediction
 from score_lab.guidance import CFG, ClipX0, Wrapper
 from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.corrections import (
@@ -25,11 +25,15 @@ from score_lab.mismatch.corrections import (
     SignalGain,
     TimeShift,
     corrected,
+    haar_share,
+    in_wavelets,
 )
+from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.spectrum import Spectrum
-from score_lab.objectives import blind
+from score_lab.objectives import DroppedLevels, blind
 from score_lab.paths import EDM, VP, LinearFlow, ddpm_table
 from score_lab.samplers import DDIM, DDPM, Churn, EulerMaruyama, Heun, Karras, Langevin, UniformTime, sample
+from score_lab.targets import X0
 from score_lab.types import leaf, pytree_dataclass
 
 NEEDS = {"noise level correction": "probe", "noise awareness guidance": "network", "CFG rescale": "CFG"}
@@ -64,6 +68,97 @@ def test_made_of_a_spectrum_it_runs_and_changes_the_samples(name):
     plain = sample(to.denoiser, to.sampler, to.grid, (3, 8, 8, 1), key).x
     assert x.dtype == jnp.float32 and bool(jnp.isfinite(x).all())
     assert (float(jnp.abs(x - plain).max()) > 1e-5) != (name == "resolution shift")
+
+
+FORMS = {
+    "epsilon scaling": ("epsilon scaling", "epsilon scaling, by band", "epsilon scaling, published"),
+    "DCW, covariant": ("DCW", "DCW, by band", "DCW in wavelets"),
+    "DCW, literal": ("DCW in pixels, published", "DCW in wavelets, published"),
+    "Time-Shift: paper, released, corrected": ("Time-Shift", "Time-Shift, released", "Time-Shift, corrected"),
+    "label": ("re-conditioning", "noise level correction", "noise awareness guidance"),
+    "noise": ("churn", "Restart", "analytic variance", "fresh noise, by band"),
+    "rescaling": ("spectral clamp", "CFG rescale"),
+    "start and grid": ("signal-leak start", "zero terminal SNR", "resolution shift", "spectrum-aware grid"),
+    "training": ("input perturbation", "MixFlow", "self-forcing", "noise-label dropout"),
+}  # fmt: skip
+
+
+def told(made):
+    """Every number of what a correction makes, and its types."""
+    parts = (made.denoiser, made.sampler, made.grid, made.start)
+    leaves, tree = jax.tree.flatten(parts)
+    return str(tree), [np.asarray(leaf).tolist() for leaf in leaves], repr(made.grid)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_there_and_a_number_is_the_constant_that_it_names(form):
+    """With 1.5 for 1.25 what is made differs where the entry names a constant, and only there; literal and covariant are what they say."""
+    spectrum = Spectrum.power_law((8, 8, 1), s2=0.5)
+    path = EDM()
+    plain = spectrum.surrogate(path)
+    noisy = NetworkDenoiser({}, DroppedLevels(Echo(), 0.3), path, X0())
+    around = {"CFG rescale": CFG(plain, 2.0), "noise awareness guidance": noisy}
+    for name in FORMS[form]:
+        entry = CATALOGUE[name]
+        if entry.make is None:
+            assert entry.wraps in ("path", "training") and not entry.number
+            continue
+        sampler = DDPM() if name in ("fresh noise, by band", "analytic variance") else DDIM()
+        to = Setting(around.get(name, plain), sampler, Karras(3, sigma_max=20.0), spectrum, probe=lambda x, t: 0.0)
+        one, two = (entry.make(dataclasses.replace(to, number=v)) for v in (1.25, 1.5))
+        assert (told(one) != told(two)) == bool(entry.number), name
+        if form.startswith("DCW"):
+            assert one.sampler.form == form.split()[1]
+
+
+@pytree_dataclass
+class Echo:
+    """A network that says what it is shown."""
+
+    num_classes: int = 0
+
+    def init(self, key, shape):
+        return {}
+
+    def apply(self, params, x, level, cond=None, *, level_s=None, key=None):
+        return x
+
+
+@pytest.mark.usefixtures("x64")
+def test_wavelets_see_the_same_data_in_their_subbands():
+    """Of a spectrum that is one of Haar subbands the share is the identity, so R = 1 after every step; of another what a subband holds is
+    what draws of the data have there, in total as much; measured on what the sampler does to such bands it is the gaussian one again."""
+    path, grid = EDM(), Karras(4, sigma_max=20.0, sigma_min=0.5, to_data=False)
+    own = in_wavelets(Spectrum.power_law((4, 4, 1), s2=0.5))
+    np.testing.assert_allclose(haar_share(own), np.eye(4), atol=1e-6)
+    to = Setting(own.surrogate(path), DDIM(), grid, own)
+    made = CATALOGUE["DCW in wavelets"].make(to)
+    alone = corrected(DCW, to.denoiser, to.sampler, grid, spectrum=own, limit=0.5)
+    np.testing.assert_allclose(made.calibration.values, alone.calibration.values, rtol=1e-5)
+    ok = made.calibration.flag == "ok"
+    assert ok.sum() > 6 and np.abs(made.calibration.log_ratio[: int(ok.all(axis=1).argmin() or 4)]).max() < 1e-6
+    spectrum = Spectrum.power_law((8, 8, 1), s2=0.5)
+    seen = in_wavelets(spectrum)
+    assert abs(seen.total - spectrum.total) < 1e-6 and list(seen.variance) == sorted(seen.variance, reverse=True)
+    x = np.asarray(spectrum.surrogate(path).sample(jax.random.key(0), jnp.arange(4000)))
+    drawn = np.asarray(seen.energies(seen.basis.analyse(jnp.asarray(x)))).mean(axis=0) / seen.count
+    np.testing.assert_allclose(seen.variance, drawn, rtol=0.05)
+    with pytest.raises(ConfigError, match="wavelets.*even sides"):
+        haar_share(bands())
+
+
+@pytest.mark.usefixtures("x64")
+def test_analytic_variance_measured_on_forward_samples_is_that_of_the_spectrum():
+    """Gaussian bands: E |eps|^2 / d of a forward record is sum_b n_b sin^2 phi_b / d, within what 2000 samples say."""
+    path, grid, spectrum = VP(), Karras(5, sigma_max=20.0, sigma_min=0.05, to_data=False), bands()
+    denoiser = spectrum.surrogate(path)
+    x0 = np.asarray(denoiser.sample(jax.random.key(0), jnp.arange(2000)))
+    recorder = BandRecorder.of(spectrum, jax.random.key(1), 20)
+    seen = recorder.collect(forward_run(denoiser, x0, np.asarray(grid.steps(path).t), recorder, jax.random.key(2)))
+    to = Setting(denoiser, DDPM(), grid, spectrum)
+    told, measured = (CATALOGUE["analytic variance"].make(dataclasses.replace(to, forward=f)).sampler for f in (None, seen))
+    np.testing.assert_allclose(measured.gamma, told.gamma, atol=0.04)
+    assert np.abs(np.asarray(measured.gamma) - np.asarray(told.gamma)).max() > 1e-6
 
 
 @pytest.mark.parametrize("name", NEEDS)

@@ -1,7 +1,10 @@
 """experiments.compare_corrections on an exact mixture: what it finds, what it refuses, a correction from outside, and resumption."""
 
 import csv
+import importlib.util
 import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,11 +17,13 @@ from experiments.ablation_parts import corrections_of
 from score_lab.ablation import corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
+from score_lab.ablation.corrections_summary import changed
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
 from score_lab.evaluation import Pair, Ranking, compared
 from score_lab.mismatch import Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, AngleStep, StateGain
+from score_lab.mismatch.replicates import curve
 from score_lab.paths import VP
 from score_lab.samplers import DDIM, UniformLogSNR
 
@@ -82,6 +87,62 @@ def test_each_stands_beside_the_uncorrected_run_at_n_and_at_2n(done):
     text = (done / "report.html").read_text()
     assert "FreshNoise.sampler" in text and "Broken gives NoneType" in text and "data:image/png" in text
     assert "a_stranger.corrections:more_noise" in text and "Calibrated by gaussian" in text
+
+
+def test_before_and_after_say_which_differences_are_real(done):
+    """corrections.md: values of the table, words of the paired intervals, refusals in one line each; the change of |ln R| is paired."""
+    text = (done / "corrections.md").read_text()
+    table = {(r["NFE"], r["correction"]): r for r in rows(done / "table.csv")}
+    lines = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
+    assert {"*none, N*", "*none, 2N*", "angle step", "a_stranger.corrections:more_noise"} < set(lines) and "### DDIM, N = 4" in text
+    plain, angle = table["4", "none"], table["4", "angle step"]
+    change = {end: float(angle[f"change of |ln R|{end}"]) for end in ("", "_low", "_high")}
+    assert change[""] == pytest.approx(abs(float(angle["ln R"])) - abs(float(plain["ln R"]))) and change["_high"] < 0
+    alone = [float(r["ln R_high"]) - float(r["ln R_low"]) for r in (plain, angle)]
+    assert change["_low"] < change[""] and change["_high"] - change["_low"] < 1.5 * np.hypot(*alone)
+    assert f"{float(angle['ln R']):+.3f} better" in lines["angle step"] and f"{float(plain['ln R']):+.3f} |" in lines["*none, N*"]
+    outcome = {r["column"]: r for r in rows(done / "outcomes.csv") if r["correction"] == "angle step"}
+    for column, r in outcome.items():
+        real = float(r["minus_N_high"]) < 0
+        word = f"{float(angle[column]):.3g} better" if real else f"{float(angle[column]):.3g} ="
+        assert (f"{word} (2N)" if real and r["verdict"] in ("better", "reached") else word) in lines["angle step"]
+    refused = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(refused) == 2 and "draws nothing" in refused[0] and "around DDIM at 4" in refused[0]
+    assert (done / "before_after_DDIM_4.png").is_file()
+    assert "Exact samples or held-out data read: energy distance" in text and [changed(None), changed(pair(0, 1))] == ["", "="]
+    assert [changed(pair(-2, 1)), changed(pair(-2, 1), -1.0), changed(pair(2, 1))] == ["better", "worse", "worse"]
+
+
+def test_the_documents_repeat_what_the_command_left(done, tmp_path, monkeypatch):
+    """tools/findings_docs.py: values of table.csv, words of outcomes.csv between the marks, all else as it was; one mark must be there."""
+    spec = importlib.util.spec_from_file_location("findings_docs", Path(__file__).parents[2] / "tools" / "findings_docs.py")
+    docs = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec.loader.exec_module(docs)
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    page = tmp_path / "docs" / "findings.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- mixture -->\nold\n<!-- end mixture -->\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
+    docs.main()
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    table = {(r["NFE"], r["correction"]): r for r in rows(done / "table.csv")}
+    words = {(r["correction"], r["column"]): r["verdict"] for r in rows(done / "outcomes.csv")}
+    line = next(v for v in text.splitlines() if v.startswith("| DDIM | 4 | energy |"))
+    cells = [v.strip() for v in line.strip("|").split("|")]
+    keys = (("4", "none"), ("8", "none"), ("4", "angle step"), ("4", "a_stranger.corrections:more_noise"))
+    assert [float(c.split()[0]) for c in cells[3:]] == pytest.approx([float(table[k]["energy"]) for k in keys], rel=5e-3)
+    assert cells[5].split()[1] == docs.WORDS.get(words["angle step", "energy"], words["angle step", "energy"])
+    assert set(docs.shares({"mixture": done})) == {"mixture, energy", "mixture, W2"} and "Exact samples or held-out data read" in text
+    monkeypatch.setattr(sys, "argv", ["docs", "corrections", f"gaussian={done}"])
+    docs.main()
+    written = (page.parent / "corrections.md").read_text()
+    assert (done / "corrections.md").read_text().strip() in written and "--nfe 10" in written and "2 seeds of 150" in written
+    page.write_text("no marks")
+    monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
+    with pytest.raises(SystemExit, match="has no <!-- mixture -->"):
+        docs.main()
 
 
 def test_the_verdicts_are_those_of_the_intervals(done):
@@ -156,6 +217,49 @@ def test_a_measured_calibration_has_a_seed_of_its_own_and_reads_forward_samples(
     assert assembled(law, {"correction": asked}) is parts
     number = assembled(law, {"correction": correction_section("state gain, by band", 1.25, (0,), 20)})
     assert isinstance(number.sampler, StateGain) and float(np.asarray(number.sampler.constants.values).max()) == pytest.approx(0.25)
+
+
+def test_one_measured_run_serves_all_corrections_of_it(monkeypatch):
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    law.assemble = lambda section, denoiser: (denoiser, DDIM(), UniformLogSNR(3, end=float(section.get("end", 6.0))))
+    runs = []
+    monkeypatch.setattr("score_lab.ablation.correcting.measured", lambda *args: runs.append(args) or {})
+    for words, end, made in (("angle step", 6, 1), ("angle step, own", 6, 1), ("angle step", 7, 2), ("angle step + angle step, own", 7, 3)):
+        asked = correction_section(words, "measured", (0,), 100)
+        if "+" in words:
+            with pytest.raises(ConfigError, match="in place of DDIM"):
+                assembled(law, {"correction": asked, "end": end})
+        else:
+            assembled(law, {"correction": asked, "end": end})
+        assert len(runs) == made, words
+
+
+def test_guidance_without_the_noise_label_is_refused_of_a_network_that_always_had_it():
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    asked = {"correction": correction_section("angle step + noise awareness guidance", "gaussian", (0,), 100)}
+    for blind, says in ((False, "law was never without its noise label"), (None, "blind: 'GaussianMixture'")):
+        law.blind = blind
+        with pytest.raises(ConfigError, match=says):
+            assembled(law, asked)
+
+
+def test_a_measured_run_that_tells_no_other_level_is_no_calibration_of_the_label(monkeypatch):
+    """Re-conditioning that would leave every step as it is, is refused with the estimator's flags; one step is enough to make it."""
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    t = np.asarray(UniformLogSNR(3, end=6.0).steps(VP()).t, np.float64)
+    for shift, flags in ((0.0, ("off curve", "ok", "ok")), (0.5, ("ok", "ok", "ok"))):
+        delta = curve(np.full((3, 41), shift) + 0.01 * np.random.default_rng(0).standard_normal((3, 41)) * (np.arange(41) > 0),
+                      flag=np.array(flags, dtype=object))  # fmt: skip
+        gain = curve(np.ones((3, 41)))
+        seen = {"record": None, "last": None, "effective": SimpleNamespace(delta=delta, signal_gain=gain), "t": t}
+        monkeypatch.setattr("score_lab.ablation.correcting.measured", lambda *args, seen=seen: seen)
+        law.made.clear()
+        asked = {"correction": correction_section("re-conditioning", "measured", (0,), 100)}
+        if shift:
+            assert float(np.abs(assembled(law, asked).sampler.shift).max()) == pytest.approx(0.1)
+        else:
+            with pytest.raises(ConfigError, match="re-conditioning, measured.*off curve, ok"):
+                assembled(law, asked)
 
 
 def pair(difference, half, least=0.0):

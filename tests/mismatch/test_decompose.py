@@ -11,12 +11,13 @@ from score_lab.analytic import Misspecified, TwoSpectra
 from score_lab.build import ConfigError
 from score_lab.denoiser import Prediction
 from score_lab.guidance import CFG
-from score_lab.mismatch.cube import PARTS, decompose, fitted_order, richardson
+from score_lab.mismatch.cube import PARTS, decompose, fitted_order, richardson, truncation
 from score_lab.mismatch.gain_and_noise import local_error
 from score_lab.mismatch.inversion import on_host
 from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import VP, LinearFlow
+from score_lab.report.mismatch.decomposition_page import TRUNCATION, Part, rows_of, words_of
 from score_lab.samplers import DDIM, EulerMaruyama, Heun, UniformLogSNR
 from score_lab.types import leaf, pytree_dataclass
 
@@ -116,6 +117,78 @@ def test_A9_parts_sum_to_the_whole_and_are_those_of_a_known_gain_and_noise(x64):
         assert (half[big] <= 0.2 * np.abs(value[big])).all(), (name, half, value)
     assert (np.abs(expected["model"]) > 0.05).all() and (np.abs(expected["discretisation"]) > 0.05).any()
     np.testing.assert_allclose(oracle(exact, DDIM(), N), at(N, 0.0, 0.0), atol=1e-10)  # the recursion is the oracle's where both reach
+
+
+def guided_law(k, start, s2, eta, tau, scale, wider, R_0=1.0):
+    """ln R of DDIM (bands, total) with D = (1 + eta) D_w + e: D_w = w D_s + (1 - w) D_wider s, v' = m^2 v + c^2 tau^2 in closed form."""
+    steps = UniformLogSNR(k, start, 3.0, to_data=False).steps(PATH)
+    alpha, sigma, _ = on_host(PATH, np.append(np.asarray(steps.t), np.asarray(steps.s)[-1]))
+    alpha, sigma = alpha[:, None], sigma[:, None]
+    V, U = (alpha**2 * v + sigma**2 for v in (s2, wider**2 * s2))
+    gain = alpha * (scale * s2 / V + (1 - scale) * wider**2 * s2 / U)
+    v = R_0 * V[0]
+    for i in range(k):
+        c = alpha[i + 1] - sigma[i + 1] * alpha[i] / sigma[i]
+        v = (sigma[i + 1] / sigma[i] + c * (1 + eta) * gain[i]) ** 2 * v + c**2 * tau**2
+    return np.log(np.append(v / V[-1], v.sum() / V[-1].sum()))  # as many coefficients in either band
+
+
+@pytest.mark.parametrize(("n", "share"), [(4000, 1.0), pytest.param(16_000, 0.5, marks=pytest.mark.slow)])
+def test_every_part_and_the_interaction_to_a_fifth_of_their_size(x64, n, share):
+    """A wrong prior, few steps, gain 1.2, noise of deviation 1, guidance of scale 3: five parts, none under 0.06 in either band or in
+    total, each held by its interval, whose half-width is at most a fifth of the part (``share`` of a fifth with more trajectories)."""
+    s2, eta, tau, scale, wider, start = np.array([4.0, 0.05]), 0.2, 1.0, 3.0, np.sqrt(3.0), -1.0
+    spectrum = Spectrum(s2, np.arange(128).reshape(8, 16, 1) % 2, np.full((8, 16, 1), 0.3))
+    exact = spectrum.surrogate(PATH)
+    plain = Misspecified(TwoSpectra(exact, dataclasses.replace(exact, std=wider * exact.std)), 0.3, eta, tau)
+    x0 = np.asarray(exact.sample(jax.random.key(5), jnp.arange(n)))
+    found = decompose(
+        CFG(plain, scale), DDIM(), lambda k: UniformLogSNR(k, start, 3.0, to_data=False), x0, spectrum, KEY, N=4, N_max=16, plain=plain,
+        exact=exact, cond={"label": np.zeros(n, np.int32)}, chunk=4000,
+    )  # fmt: skip
+
+    def at(k, eta=eta, tau=tau, w=1.0, R_0=1.0):
+        return guided_law(k, start, s2, eta, tau, w, wider, R_0)
+
+    def far(**wrongness):
+        return richardson(at(8, **wrongness), at(16, **wrongness), 8, 16, 1)
+
+    alpha, sigma, _ = on_host(PATH, np.asarray([float(UniformLogSNR(4, start, 3.0).steps(PATH).start)]))
+    R_0 = (1.0 + (0.3 * alpha) ** 2) / (alpha**2 * s2 + sigma**2)
+    truth = {
+        "prior": at(4, R_0=R_0) - at(4), "discretisation": at(4) - far(), "model": far() - far(eta=0.0, tau=0.0),
+        "guidance": at(4, w=scale) - at(4), "interaction": at(4, w=scale, R_0=R_0) - at(4, w=scale) - at(4, R_0=R_0) + at(4),
+    }  # fmt: skip
+    for name, value in truth.items():
+        part = found.parts[name]
+        half = 0.5 * (part.high - part.low)
+        assert (np.abs(value) > 0.06).all(), (name, value)
+        assert (np.abs(part.value - value) <= half).all(), (name, part.value, value, half)
+        assert (half <= 0.2 * share * np.abs(value)).all(), (name, half / np.abs(value))
+    draws = found.parts["draws"]
+    ideal = far(eta=0.0, tau=0.0)  # what the extrapolation leaves of the exact denoiser's own steps
+    assert (draws.low <= ideal).all() and (ideal <= draws.high).all()
+    np.testing.assert_allclose(found.whole.value, sum(found.parts[name].value for name in PARTS), atol=1e-12)
+    four = UniformLogSNR(4, start, 3.0, to_data=False)
+    np.testing.assert_allclose(variance_ratios(DDIM(), four, PATH, spectrum)[-1], at(4, 0.0, 0.0)[:-1], atol=1e-10)
+
+
+def test_truncation_is_what_the_last_level_leaves_and_unguided_parts_telescope(x64):
+    """ln (V / (alpha^2 s^2)) at log-SNR 5, 0 at data, infinite for a band that has nothing; no interaction without guidance, to the bit."""
+    t = float(grid(4).steps(PATH).s[-1])
+    alpha, sigma, _ = on_host(PATH, np.asarray([t]))
+    bands = np.log(SPECTRUM.V(PATH, np.asarray([t]))[0] / (alpha**2 * SPECTRUM.variance))
+    np.testing.assert_allclose(truncation(SPECTRUM, PATH, t)[:-1], bands, rtol=1e-9)
+    np.testing.assert_allclose(truncation(SPECTRUM, PATH, t)[-1], np.log1p(np.exp(-5.0) / 0.9), rtol=1e-9)
+    assert (truncation(SPECTRUM, PATH, 0.0) == 0).all() and sigma > 0
+    assert np.isinf(truncation(dataclasses.replace(SPECTRUM, variance=np.array([1.0, 0.0])), PATH, t)[1])
+    found = decompose(SPECTRUM.surrogate(PATH), DDIM(), grid, examples(40), SPECTRUM, KEY, N=2, N_max=8)
+    np.testing.assert_array_equal(found.truncation, truncation(SPECTRUM, PATH, t))
+    assert (found.parts["interaction"].value == 0).all() and (found.parts["interaction"].se == 0).all()
+    said = words_of(Part("DDIM", 2.0, found))
+    assert any("not guided" in line for line in said) and any("truncation" in line for line in said)
+    row = [r for r in rows_of(Part("DDIM", 2.0, found)) if r["part"] == TRUNCATION]
+    assert [r["band"] for r in row] == [0, 1, "total"] and row[0]["value"] == found.truncation[0]
 
 
 def test_without_an_exact_denoiser_the_order_is_measured(x64):

@@ -21,10 +21,11 @@ from score_lab.mismatch.corrections.recondition import Recondition, StepLevels, 
 from score_lab.mismatch.corrections.relabel import Relabel
 from score_lab.mismatch.corrections.start import SignalLeakStart
 from score_lab.mismatch.corrections.time_shift import TimeShift
+from score_lab.mismatch.corrections.wavelets import haar_share, in_wavelets
 
 __all__ = [
     "CATALOGUE", "DCW", "AngleStep", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling", "FreshNoise",
     "NoiseAwareness", "NoiseLevelCorrection", "Recondition", "Relabel", "Setting", "SignalGain", "SignalLeakStart", "SpectralClamp",
     "StateGain", "StepLevels", "TimeShift", "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels",
-    "linear_scales", "measured_ratios", "resolved_excess", "signal_and_noise",
+    "haar_share", "in_wavelets", "linear_scales", "measured_ratios", "resolved_excess", "signal_and_noise",
 ]  # fmt: skip

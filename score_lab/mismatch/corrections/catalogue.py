@@ -3,8 +3,9 @@
     made = CATALOGUE["epsilon scaling, by band"].make(Setting(denoiser, sampler, grid, spectrum))
     sample(made.denoiser, made.sampler, made.grid, x_T=..., ...)
 
-Where a correction has constants they come from the spectrum alone, or from a record of an uncorrected run (``Setting.record``); the rest
-have their papers' own numbers.  Training's corrections, and the path's, are listed with the place where they are chosen.
+Where a correction has constants they come from the spectrum alone, or from a record of an uncorrected run (``Setting.record``) or of
+forward samples (``Setting.forward``); the rest have their papers' own numbers.  ``Setting.number`` takes the place of either, of the one
+that ``CorrectionEntry.number`` names.  Training's corrections, and the path's, are listed with the place where they are chosen.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from score_lab.guidance import CFG
 from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.corrections.angle import AngleStep
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
-from score_lab.mismatch.corrections.calibration import Corrected, corrected
+from score_lab.mismatch.corrections.calibration import Corrected, calibrate, corrected
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling
 from score_lab.mismatch.corrections.gains import FreshNoise, SignalGain, StateGain
+from score_lab.mismatch.corrections.measured import measured_ratios
 from score_lab.mismatch.corrections.noise_level import NoiseLevelCorrection
-from score_lab.mismatch.corrections.recondition import effective_levels, gaussian_levels
+from score_lab.mismatch.corrections.recondition import Recondition, effective_levels, gaussian_levels
 from score_lab.mismatch.corrections.start import SignalLeakStart
 from score_lab.mismatch.corrections.time_shift import TimeShift
+from score_lab.mismatch.corrections.wavelets import haar_share, in_wavelets
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.objectives import blind
 from score_lab.samplers import DDIM, AnalyticDPM, Churn, EulerMaruyama, ResolutionShift, Restart, SpectrumAware
@@ -69,13 +72,15 @@ class Setting:
 @dataclasses.dataclass(frozen=True)
 class CorrectionEntry:
     """One correction: where it ``lives`` ("module:Name"), what it ``wraps`` (denoiser, sampler, grid, start, path, training), its
-    ``paper``, where it ``applies``, and ``make(setting) -> Corrected`` (None where it is chosen in training)."""
+    ``paper``, where it ``applies``, ``make(setting) -> Corrected`` (None where it is chosen in training), and what ``Setting.number`` is
+    of it ("" where no one number makes it)."""
 
     lives: str
     wraps: str
     paper: str
     applies: str
     make: Callable[[Setting], Corrected] | None = None
+    number: str = ""
 
 
 def _knob(kind: Any, per_band: bool, **fields: Any) -> Callable[[Setting], Corrected]:
@@ -91,8 +96,28 @@ def _knob(kind: Any, per_band: bool, **fields: Any) -> Callable[[Setting], Corre
     return make
 
 
+def _given(to: Setting, number: float) -> float:
+    """The setting's number, or the paper's."""
+    return number if to.number is None else float(to.number)
+
+
 def _number(kind: Any, number: float, **fields: Any) -> Callable[[Setting], Corrected]:
-    return lambda to: corrected(kind, to.denoiser, to.sampler, to.grid, calibrate=number, **fields)
+    return lambda to: corrected(kind, to.denoiser, to.sampler, to.grid, calibrate=_given(to, number), **fields)
+
+
+def _wavelets(to: Setting) -> Corrected:
+    """DCW with constants by Haar subband: the spectrum, and what was measured of it, seen there."""
+    share, path = haar_share(to.spectrum), to.path
+    if to.number is not None:
+        return to.with_(sampler=WaveletDCW(to.sampler, to.number, to.number, "constant", form="covariant"))
+    seen, ratios = in_wavelets(to.spectrum, share), None
+    if to.record is not None:
+        steps = steps_of(to.grid, path)
+        V = to.spectrum.V(path, np.append(np.asarray(steps.t, np.float64), float(steps.s[-1])))
+        v = np.exp(measured_ratios(to.record, to.spectrum, path, to.grid, to.last)) * V
+        ratios = np.log(v @ share.T / (V @ share.T))
+    found = calibrate(DCW, seen, path, to.sampler, to.grid, ratios=ratios, limit=0.5)
+    return to.with_(sampler=DCW(to.sampler, constants=found.constants(seen)), calibration=found)
 
 
 def _time_shift(form: str) -> Callable[[Setting], Corrected]:
@@ -102,7 +127,7 @@ def _time_shift(form: str) -> Callable[[Setting], Corrected]:
         steps = steps_of(to.grid, to.path)
         t, s = np.asarray(steps.t, np.float64), np.asarray(steps.s, np.float64)
         half = max(len(t) // 2, 1)
-        window, cutoff = 0.5 * float((t - s)[:half].min()), float(0.5 * (s[half - 1] + t[half - 1]))
+        window, cutoff = _given(to, 0.5 * float((t - s)[:half].min())), float(0.5 * (s[half - 1] + t[half - 1]))
         cutoff = float(min(cutoff, s[0] - 1e-3 * (t[0] - s[0])))
         if form == "corrected":
             times = np.linspace(0.0, 1.0, 1025)
@@ -116,6 +141,8 @@ def _time_shift(form: str) -> Callable[[Setting], Corrected]:
 
 
 def _recondition(to: Setting) -> Corrected:
+    if to.number is not None:
+        return to.with_(sampler=Recondition(to.sampler, 1.0, to.number, to.spectrum.mean))
     if to.effective is None:
         levels = gaussian_levels(to.spectrum, to.path, to.sampler, to.grid)
     else:
@@ -132,7 +159,7 @@ def _noise_level(to: Setting) -> Corrected:
 def _rescale(to: Setting) -> Corrected:
     if not isinstance(to.denoiser, CFG):
         refuse("CFG rescale", type(to.denoiser).__name__, "a denoiser that is guided: CFG")
-    return to.with_(denoiser=dataclasses.replace(to.denoiser, rescale=0.7))
+    return to.with_(denoiser=dataclasses.replace(to.denoiser, rescale=_given(to, 0.7)))
 
 
 def _levels(to: Setting) -> tuple[np.ndarray, float, float, bool]:
@@ -158,10 +185,15 @@ def _spectrum_aware(to: Setting) -> Corrected:
 
 
 def _analytic(to: Setting) -> Corrected:
-    """Gamma = sum_b n_b sin^2 phi_b / d, exact for Gaussian bands."""
+    """Gamma = sum_b n_b sin^2 phi_b / d, exact for Gaussian bands; with a forward record E |eps|^2 / d of it, which is the paper's."""
     kappa = np.unique(_levels(to)[0])[::-1]
     share = kappa[:, None] ** 2 / (kappa[:, None] ** 2 + to.spectrum.variance)
     gamma = share @ to.spectrum.count / to.spectrum.d
+    if to.forward is not None:
+        good = np.isfinite(to.forward.log_snr)
+        order = np.argsort(to.forward.log_snr[good])
+        seen = to.forward.means("eps")[good, 0].sum(axis=1)[order] / to.spectrum.d
+        gamma = np.interp(-2.0 * np.log(kappa), to.forward.log_snr[good][order], np.minimum(seen, 1.0))
     return to.with_(sampler=AnalyticDPM(jnp.asarray(-2.0 * np.log(kappa)), jnp.asarray(gamma)))
 
 
@@ -190,30 +222,34 @@ ALL = "every path; samplers that go on from the state they are handed"
 
 CATALOGUE: dict[str, CorrectionEntry] = {
     "epsilon scaling": CorrectionEntry(
-        f"{HERE}:EpsilonScaling", "denoiser", NING, "every path, any sampler; one constant a step", _knob(EpsilonScaling, False)
+        f"{HERE}:EpsilonScaling", "denoiser", NING, "every path, any sampler; one constant a step", _knob(EpsilonScaling, False), "lambda"
     ),
     "epsilon scaling, by band": CorrectionEntry(
-        f"{HERE}:EpsilonScaling", "denoiser", f"{NING}; by band: this library", "every path, any sampler", _knob(EpsilonScaling, True)
+        f"{HERE}:EpsilonScaling", "denoiser", f"{NING}; by band: this library", "every path, any sampler", _knob(EpsilonScaling, True),
+        "lambda",
     ),
     "epsilon scaling, published": CorrectionEntry(
-        f"{HERE}:EpsilonScaling", "denoiser", NING, "no level without signal", _number(EpsilonScaling, 1.005, low=-7.8)
+        f"{HERE}:EpsilonScaling", "denoiser", NING, "no level without signal", _number(EpsilonScaling, 1.005, low=-7.8), "lambda"
     ),
     "signal gain, by band": CorrectionEntry(
-        f"{HERE}:SignalGain", "denoiser", "this library", "every path, any sampler", _knob(SignalGain, True)
+        f"{HERE}:SignalGain", "denoiser", "this library", "every path, any sampler", _knob(SignalGain, True), "the gain"
     ),
-    "DCW": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, _knob(DCW, False)),
-    "DCW, by band": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, _knob(DCW, True, limit=0.5)),
+    "DCW": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, _knob(DCW, False), "l"),
+    "DCW, by band": CorrectionEntry(f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", ALL, _knob(DCW, True, limit=0.5), "l"),
     "DCW in pixels, published": CorrectionEntry(
-        f"{HERE}:DCW", "sampler", YU, "VE and EDM (alpha' = 1)", _number(DCW, 0.005, form="literal")
+        f"{HERE}:DCW", "sampler", YU, "VE and EDM (alpha' = 1)", _number(DCW, 0.005, form="literal"), "l"
     ),
     "DCW in wavelets, published": CorrectionEntry(
         f"{HERE}:WaveletDCW", "sampler", YU, "images of even sides, VE and EDM (alpha' = 1)",
-        lambda to: to.with_(sampler=WaveletDCW(to.sampler, 0.005, 0.0)),
+        lambda to: to.with_(sampler=WaveletDCW(to.sampler, _given(to, 0.005), 0.0)), "l of LL",
     ),
-    "state gain, by band": CorrectionEntry(f"{HERE}:StateGain", "sampler", f"{LI}, released code", ALL, _knob(StateGain, True)),
+    "DCW in wavelets": CorrectionEntry(
+        f"{HERE}:DCW", "sampler", f"{YU}; covariant: this library", f"images of even sides; {ALL}", _wavelets, "l of every subband",
+    ),
+    "state gain, by band": CorrectionEntry(f"{HERE}:StateGain", "sampler", f"{LI}, released code", ALL, _knob(StateGain, True), "the gain"),
     "fresh noise, by band": CorrectionEntry(
         f"{HERE}:FreshNoise", "sampler", "Karras et al. 2022, S_noise; Bao et al. 2022, theorem 1, by band", "stochastic samplers",
-        _knob(FreshNoise, True),
+        _knob(FreshNoise, True), "the factor of the noise",
     ),
     "angle step": CorrectionEntry(f"{HERE}:AngleStep", "sampler", "this library, g = 0", FIRST, _angle("gaussian")),
     "angle step, own": CorrectionEntry(f"{HERE}:AngleStep", "sampler", "this library, g of the sample", FIRST, _angle("own")),
@@ -223,27 +259,29 @@ CATALOGUE: dict[str, CorrectionEntry] = {
     "angle step, trend": CorrectionEntry(
         f"{HERE}:AngleStep", "sampler", "this library, the integral of sqrt(g)", f"{FIRST}; a forward record", _angle("forward", True)
     ),
-    "Time-Shift": CorrectionEntry(f"{HERE}:TimeShift", "sampler", LI, "one-step samplers of one call", _time_shift("paper")),
+    "Time-Shift": CorrectionEntry(f"{HERE}:TimeShift", "sampler", LI, "one-step samplers of one call", _time_shift("paper"), "window"),
     "Time-Shift, released": CorrectionEntry(
-        f"{HERE}:TimeShift", "sampler", f"{LI}, released code", "one-step samplers of one call", _time_shift("released")
+        f"{HERE}:TimeShift", "sampler", f"{LI}, released code", "one-step samplers of one call", _time_shift("released"), "window"
     ),
     "Time-Shift, corrected": CorrectionEntry(
         f"{HERE}:TimeShift", "sampler", f"{LI}; corrected: this library",
-        "VE; VP if s is not 1; the linear flow above t = s^2 / (1 + s^2)", _time_shift("corrected"),
+        "VE; VP if s is not 1; the linear flow above t = s^2 / (1 + s^2)", _time_shift("corrected"), "window",
     ),
     "re-conditioning": CorrectionEntry(
-        f"{HERE}:Recondition", "sampler", "this library", "every path; one-step samplers; bands of different variance", _recondition
+        f"{HERE}:Recondition", "sampler", "this library", "every path; one-step samplers; bands of different variance", _recondition,
+        "Delta ln kappa",
     ),
     "noise level correction": CorrectionEntry(
         f"{HERE}:NoiseLevelCorrection", "sampler", "Abuduweili et al. 2025", "one-step samplers of one call, with a probe", _noise_level
     ),
     "noise awareness guidance": CorrectionEntry(
         f"{HERE}:NoiseAwareness", "denoiser", "Zhong et al. 2026", "networks trained with noise-label dropout",
-        lambda to: to.with_(denoiser=NoiseAwareness(to.denoiser, blind(to.denoiser))),
+        lambda to: to.with_(denoiser=NoiseAwareness(to.denoiser, blind(to.denoiser), _given(to, 1.0))), "w",
     ),
     "spectral clamp": CorrectionEntry(
         f"{HERE}:SpectralClamp", "denoiser", "MCDO and DPM-FR, 2025", "bands of many coefficients, by default 32",
-        lambda to: to.with_(denoiser=SpectralClamp.of(to.denoiser, to.spectrum, to.forward, least=_large(to.spectrum))),
+        lambda to: to.with_(denoiser=SpectralClamp.of(to.denoiser, to.spectrum, to.forward, _given(to, 1.0), _large(to.spectrum))),
+        "strength",
     ),
     "signal-leak start": CorrectionEntry(
         f"{HERE}:SignalLeakStart", "start", "Everaert et al. 2024", "paths whose end has signal left: VP, VE",
@@ -251,7 +289,7 @@ CATALOGUE: dict[str, CorrectionEntry] = {
     ),
     "churn": CorrectionEntry(
         f"{GRIDS}:Churn", "grid", "Karras et al. 2022, algorithm 2", "one-step samplers",
-        lambda to: to.with_(grid=Churn(to.grid, s_noise=1.003)),
+        lambda to: to.with_(grid=Churn(to.grid, s_noise=_given(to, 1.003))), "S_noise",
     ),
     "Restart": CorrectionEntry(
         f"{GRIDS}:Restart", "grid", "Xu et al. 2023, algorithm 1", "one-step samplers; costs steps",
@@ -260,10 +298,11 @@ CATALOGUE: dict[str, CorrectionEntry] = {
     "analytic variance": CorrectionEntry(
         f"{GRIDS}:AnalyticDPM", "sampler", "Bao et al. 2022, theorem 1", "in place of ancestral sampling", _analytic
     ),
-    "CFG rescale": CorrectionEntry("score_lab.guidance:CFG", "denoiser", "Lin et al. 2024, eq. 15-16", "guided denoisers", _rescale),
+    "CFG rescale": CorrectionEntry("score_lab.guidance:CFG", "denoiser", "Lin et al. 2024, eq. 15-16", "guided denoisers", _rescale, "phi"),
     "resolution shift": CorrectionEntry(
         f"{GRIDS}:ResolutionShift", "grid", "Esser et al. 2024, eq. 23", "pictures larger than those the grid is for",
-        lambda to: to.with_(grid=ResolutionShift(to.grid, float(to.spectrum.d), float(to.spectrum.d))),
+        lambda to: to.with_(grid=ResolutionShift(to.grid, to.spectrum.d * _given(to, 1.0), float(to.spectrum.d))),
+        "values for one that the grid is for",
     ),
     "spectrum-aware grid": CorrectionEntry(
         f"{GRIDS}:SpectrumAware", "grid", "this library, (4.10)", "every path, any sampler", _spectrum_aware

@@ -20,14 +20,19 @@ import numpy as np
 from score_lab.evaluation import Estimate, Table
 from score_lab.mismatch import Coverage, Curve, Decomposition
 from score_lab.mismatch.cube import PARTS, fitted_order
+from score_lab.mismatch.gain_and_noise import LocalError
 from score_lab.report.mismatch import save_coverage, save_decomposition
 from score_lab.report.mismatch.decomposition import MEANING
 from score_lab.report.page import Page
 
-__all__ = ["PREDICTED", "Part", "rows_of", "table_of", "words_of", "write"]
+__all__ = ["PREDICTED", "TRUNCATION", "Part", "error_table", "rows_of", "table_of", "words_of", "write"]
 
 PREDICTED = "discretisation of a Gaussian"
 """The row of the surrogate: a Gaussian with the data's spectrum and its exact denoiser, by the oracle."""
+KNOWN = 0.02
+"""The standard error of a gain that is told in words."""
+TRUNCATION = "truncation, on top"
+"""The row of what stopping at the last level leaves, where the run does not end at data."""
 _COLUMNS = ("run", "nfe", "steps", "part", "band", "value", "low", "high", "flag")
 READ_IT = (
     "ln R is the logarithm of the variance of the last states over that of training: 0 is no mismatch, -0.1 a tenth too little. The parts "
@@ -41,7 +46,7 @@ READ_IT = (
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One run taken apart: ``nfe`` counted; ``predicted`` (B + 1,) the surrogate's discretisation, the total last, or None and ``why``;
-    ``coverage`` where a training law is known."""
+    ``coverage`` where a training law is known; ``error``: the model's, by level, where an exact denoiser is."""
 
     name: str
     nfe: float
@@ -49,6 +54,7 @@ class Part:
     predicted: np.ndarray | None = None
     why: str = ""
     coverage: Coverage | None = None
+    error: LocalError | None = None
 
     @property
     def title(self) -> str:
@@ -60,11 +66,18 @@ def rows_of(part: Part) -> list[dict[str, Any]]:
     """One flat dict per part and band ("total" the last); the surrogate's have no interval: they are exact."""
     head = {"run": part.name, "nfe": part.nfe, "steps": part.found.N}
     rows = [head | {k: v if isinstance(v, str | int) else float(v) for k, v in row.items()} for row in part.found.rows()]
-    if part.predicted is not None:
-        bands = [*range(len(part.predicted) - 1), "total"]
-        for band, value in zip(bands, part.predicted.tolist(), strict=True):
-            rows.append(head | {"part": PREDICTED, "band": band, "value": value, "low": value, "high": value, "flag": "exact"})
+    for name, values in _exact(part).items():
+        bands = [*range(len(values) - 1), "total"]
+        for band, value in zip(bands, values.tolist(), strict=True):
+            rows.append(head | {"part": name, "band": band, "value": value, "low": value, "high": value, "flag": "exact"})
     return rows
+
+
+def _exact(part: Part) -> dict[str, np.ndarray]:
+    """The rows that are no estimates: what the surrogate loses, and truncation where there is one."""
+    left = part.found.truncation
+    found = {} if part.predicted is None else {PREDICTED: part.predicted}
+    return found | ({TRUNCATION: left} if left is not None and (left != 0).any() else {})
 
 
 def table_of(parts: Sequence[Part]) -> Table:
@@ -80,10 +93,32 @@ def table_of(parts: Sequence[Part]) -> Table:
         head = {"run": part.name, "NFE": f"{part.nfe:g}", "steps": d.N}
         for name, c in ({"whole": d.whole} | {n: d.parts[n] for n in PARTS if not _nothing(d.parts[n])}).items():
             table.add(head | {"part": name}, {column: _estimate(c, b, d.cube.n) for column, b in at.items()})
-        if part.predicted is not None:
-            exact = {column: Estimate(*(float(part.predicted[b]),) * 3, 0, (), "exact, of a Gaussian") for column, b in at.items()}
-            table.add(head | {"part": PREDICTED}, exact)
+        for name, values in _exact(part).items():
+            table.add(head | {"part": name}, {column: Estimate(*(float(values[b]),) * 3, 0, (), "exact") for column, b in at.items()})
     return table
+
+
+def error_table(part: Part) -> Table:
+    """The model's error against the exact denoiser at every level of the run: gain, and noise as a share of the MMSE."""
+    e = part.error
+    bands = len(e.gain)
+    at = {0: "coarsest", bands // 2: f"band {bands // 2}", bands - 1: "finest"} if bands > 2 else {b: f"band {b}" for b in range(bands)}
+    table = Table(notes=["gain: E<D, D*> / E<D*, D*>, 1 is right; noise: what of D does not go with D*, over the MMSE, 0 is right"])
+    for k, level in enumerate(e.log_snr):
+        found = {f"{what}, {name}": _estimate(c[b], k, 0) for what, c in (("gain", e.gain), ("noise", e.noise)) for b, name in at.items()}
+        table.add({"run": part.name, "log-SNR": f"{level:.2f}"}, found)
+    return table
+
+
+def _model_words(e: LocalError) -> str:
+    """Of the levels and bands where the gain's standard error is at most KNOWN: elsewhere D* says next to nothing."""
+    gains, errors, noises = (np.concatenate(v) for v in ([c.value for c in e.gain], [c.se for c in e.gain], [c.value for c in e.noise]))
+    good = np.isfinite(gains) & np.isfinite(noises) & (errors <= KNOWN)
+    if not good.any():
+        return f"  model: no level of the run tells its gain to {KNOWN:g}"
+    gain, noise = (f"{v[good].min():.3g} to {v[good].max():.3g}" for v in (gains, noises))
+    where = f"where the gain is known to {KNOWN:g} ({good.sum()} of {len(good)} levels and bands)"
+    return f"  model: gain {gain} and independent noise {noise} of the MMSE, {where}"
 
 
 def _nothing(c: Curve) -> bool:
@@ -114,9 +149,16 @@ def words_of(part: Part) -> list[str]:
     if part.predicted is not None:
         low, high = d.parts["discretisation"].low[-1], d.parts["discretisation"].high[-1]
         inside = "inside" if low <= part.predicted[-1] <= high else "outside"
-        lines.append(f"  a Gaussian of this spectrum would lose {part.predicted[-1]:.3g} by discretisation: {inside} the measured interval")
+        change = f"{'lose' if part.predicted[-1] < 0 else 'gain'} {abs(part.predicted[-1]):.3g}"
+        lines.append(f"  a Gaussian of this spectrum would {change} by discretisation: {inside} the measured interval")
     elif part.why:
         lines.append(f"  no prediction from the spectrum: {part.why}")
+    if part.error is not None:
+        lines.append(_model_words(part.error))
+    if _nothing(d.parts["guidance"]):
+        lines.append("  not guided: the parts telescope, there is no interaction")
+    if d.truncation is not None and d.truncation[-1] > 0:
+        lines.append(f"  truncation: stopping at the last level leaves {d.truncation[-1]:+.3g} on top of it, against the data's variance")
     order = float(fitted_order({k: d.cube["plain", "true", k][-1:, 0] for k in d.cube.steps})[0])
     if np.isfinite(order) and abs(order - d.cube.order) > 0.5:
         lines.append(f"  order measured in the last three runs {order:.1f}, taken {d.cube.order:g}: the limit of many steps is uncertain")
@@ -142,6 +184,8 @@ def write(folder: Path, parts: Sequence[Part], notes: Sequence[str], commands: S
     page = Page("What causes the mismatch of a sampler's states?", " ".join(notes))
     page.section("What was found", *(line.strip() for lines in said.values() for line in lines))
     page.section("Every part").table(table_of(parts))
+    for part in (p for p in parts if p.error is not None):
+        page.section(f"The model's gain and noise at the levels of {part.title}").table(error_table(part))
     page.section("How to read the pictures", *READ_IT)
     file = save_decomposition(folder / "parts.png", {p.title: p.found for p in parts})
     page.picture(file, "The whole and its parts, in total and by band")
