@@ -372,6 +372,7 @@ def main(names: tuple[str, ...]) -> None:
             errors[name] = (family, nfe, e)
         lines.append("| " + " | ".join(row[column] for column in COLUMNS) + " |")
         print(lines[-1], flush=True)
+        jax.clear_caches()  # a process holds some thousand compiled programs, and this makes more
     if errors:
         draw(errors)
     PAGE.write_text(HEAD + "\n".join(lines).strip() + "\n" + grids())
