@@ -1,5 +1,7 @@
 """Langevin correction and Restart, ends of paths, float32 and what is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -216,7 +218,7 @@ def test_a_function_of_time_is_a_multiplier():
         (DDIM(), Restart(Karras(6), ((0.1, 1.0, 0, 1),)), "K >= 1"), (DDIM(), Restart(Karras(3), ((1e-4, 0.5, 1, 1),)), "nearest level"),
         (DDIM(), Restart(Churn(Karras(3))), "Restart.grid"),
     ],
-    ids=str,
+    ids=lambda part: re.sub(r" at 0x\w+", "", str(part)),  # the same in every process
 )  # fmt: skip
 def test_refused_in_one_line(sampler, grid, words):
     with pytest.raises(ConfigError, match=words) as e:
