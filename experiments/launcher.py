@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from score_lab.build import ConfigError, nearest
-from score_lab.specs import literal
+from score_lab.specs import literal, spec_of
 
 FAILED, REFUSED = 1, 2
 INSTALLED = Path(__file__).resolve().parent.parent
@@ -135,17 +135,20 @@ def _shipped() -> list[str]:
 def _there(config: Any, name: str, text: str) -> bool:
     """Whether ``config`` has a value under the dotted ``name`` that says of what type the override ``text`` must be.
 
-    A word says nothing where a number is given: who builds the section knows whether it takes numbers too (``sigma_data="data"``).
+    A word says nothing where a number is given: who builds the section knows whether it takes numbers too (``sigma_data="data"``).  A part
+    in one word, ``NAME(field=value)``, says what a section is.
     """
     for part in name.split("."):
         if not isinstance(config, ConfigDict) or part not in config:
             return False
         config = config[part]
+    if isinstance(config, ConfigDict):
+        return not isinstance(literal(text), str)
     return config is not None and not (isinstance(config, str) and isinstance(literal(text), (int, float)))
 
 
 def _set(config: ConfigDict, name: str, text: str) -> None:
-    """Sets the dotted ``name`` to ``text``, a Python literal or a word; a section that is None or absent is made."""
+    """Sets the dotted ``name`` to ``text``, a Python literal or a word (of a section: a part); a section that is None or absent is made."""
     *parents, last = name.split(".")
     with config.unlocked():
         for part in parents:
@@ -155,7 +158,8 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
             if not isinstance(config, ConfigDict):
                 raise ConfigError(f"--config.{name}: {text!r} is refused; allowed: a field of a section, and {part} is {config!r}")
         with config.unlocked(), config.ignore_type():
-            config[last] = literal(text)
+            part = isinstance(config.get(last), ConfigDict) and isinstance(literal(text), str)
+            config[last] = spec_of(text, f"--config.{name}") if part else literal(text)
 
 
 def explain(error: Exception, words: Sequence[str]) -> str:
@@ -188,7 +192,8 @@ def help_text(about: str, values: flags.FlagValues) -> str:
     lines = [about.strip(), "", "flags:"]
     for name in sorted(values):
         if not name.startswith("config."):
-            lines.append(f"  --{name}: {values[name].help} (default: {values[name].default})")
+            default = "" if values[name].default is None else f" (default: {values[name].default})"
+            lines.append(f"  --{name}: {values[name].help}{default}")
     if isinstance(values["config"].value, ConfigDict):
         lines += ["", "the configuration, each value with the flag that overrides it:"]
         lines += [f"  --config.{name}={value!r}" for name, value in flat(values["config"].value.to_dict())]

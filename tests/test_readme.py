@@ -11,14 +11,13 @@ import pytest
 
 from score_lab.build import build
 from score_lab.data import DataSpec
-from score_lab.paths import GaussianPath, LinearFlow
+from score_lab.paths import LinearFlow
 from score_lab.samplers import DDIM, UniformLogSNR, sample
 from score_lab.training import build_parts
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.record import library_versions, write_workdir
 from score_lab.training.state import init_state
 from score_lab.training.workdir import record_of
-from score_lab.types import pytree_dataclass
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parent.parent / "README.md").read_text(), re.DOTALL)
 CONFIG = {
@@ -79,6 +78,6 @@ def test_a_sampler_of_ones_own(monkeypatch):
 
 
 def test_a_path_of_ones_own():
-    names = {"pytree_dataclass": pytree_dataclass, "GaussianPath": GaussianPath, "__name__": __name__}
+    names = {"__name__": __name__}
     exec(block("class Quadratic"), names)
     names["Quadratic"]().check()

@@ -43,7 +43,7 @@ def draw_quality(results: Results, at: Path) -> Path:
     if len(results.models) == 1:
         (name, measured), = results.floors.items()
         for column, e in measured.estimates.items():
-            levels.setdefault(COLUMNS[column], {})[results.models[name].truth.floor_name] = e.value
+            levels.setdefault(COLUMNS[column], {})[f"{results.models[name].truth.floor_name}, n = {e.n}"] = e.value
         if len(results.references) == 1:
             for column, e in results.references[0][0].measured.estimates.items():
                 if math.isfinite(e.value) and column not in ("R_last", "snr_gap", "solver_error"):

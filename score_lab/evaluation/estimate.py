@@ -40,8 +40,9 @@ class Estimate:
     note: str = ""
 
     def __str__(self) -> str:
-        """``0.975 [0.964, 0.983]``, and what was not finite."""
-        text = f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]" if math.isfinite(self.value) else "nan"
+        """``0.975 [0.964, 0.983]`` (the value alone where there is no interval), and what was not finite."""
+        interval = "" if math.isnan(self.low) and math.isnan(self.high) else f" [{self.low:.3g}, {self.high:.3g}]"
+        text = f"{self.value:.3g}{interval}" if math.isfinite(self.value) else "nan"
         return text + (f" ({len(self.invalid)} not finite, first: {self.invalid[0]})" if self.invalid else "")
 
     @classmethod

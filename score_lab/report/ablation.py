@@ -54,7 +54,7 @@ def save_quality(
         seen, values = _curves(ax, lines, look, column in log_y)
         _levels(ax, levels.get(column, {}))
         seen |= _diverged(ax, off.get(column, ()), look)
-        marks = _apart(sorted(ticks or seen))
+        marks = _apart(sorted(ticks if len(ticks) > 1 else seen))
         ax.set_xticks(marks, [f"{v:g}" for v in marks])
         ax.minorticks_off()
         if column in log_y and values:
@@ -79,7 +79,8 @@ def _look(k: int) -> dict[str, str]:
 def _curves(
     ax: Axes, lines: Mapping[str, Sequence[tuple[float, Estimate]]], look: Mapping[str, Mapping[str, str]], log: bool
 ) -> tuple[set[float], list[float]]:
-    """Each solver's line with its band (cut a decade below the line on a logarithmic axis); the NFE and the values that were drawn."""
+    """Each solver's line with its band, a bar where it is one point (cut a decade below the line on a logarithmic axis); the NFE and the
+    values that were drawn."""
     seen, values = set(), []
     for name, points in lines.items():
         fine = sorted(((x, e) for x, e in points if np.isfinite(e.value)), key=lambda point: point[0])
@@ -89,7 +90,10 @@ def _curves(
         seen.update(x.tolist())
         values += value.tolist()
         ax.plot(x, value, linewidth=1.5, markersize=3.5, label=name, **look[name])
-        ax.fill_between(x, np.maximum(low, value / 10) if log else low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
+        low = np.maximum(low, value / 10) if log else low
+        if len(x) == 1:  # a band has no width there
+            ax.vlines(x, low, high, color=look[name]["color"], alpha=0.5, linewidth=1.5)
+        ax.fill_between(x, low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
     return seen, values
 
 

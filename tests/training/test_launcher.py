@@ -38,6 +38,8 @@ def run(monkeypatch, capsys, *words):
         ([TOY, "--config.network.num_classes=2", "--config.data.name=mixture"], "config.network.num_classes: 2 is refused; allowed: 8"),
         ([TOY, "--config.data.batch_size=510"], "config.data.batch_size: 510 is refused; allowed: a multiple of 4"),
         ([TOY, "--config.path.target=LinearFlw"], "config.path.target: 'LinearFlw' is refused"),
+        ([TOY, "--config.path=LinearFlw"], "config.path.target: 'LinearFlw' is refused"),
+        ([TOY, "--config.path=VP(beta max)"], "--config.path: VP(beta max): 'beta max' is refused; allowed: field=value"),
         ([TOY, "--config.coupling.target=MinibatchO"], "config.coupling.target: 'MinibatchO' is refused"),
         ([TOY, "--config.seed.deeper=1"], "--config.seed.deeper"),
         ([TOY, "--wrkdir=x"], "wrkdir"),
@@ -66,6 +68,17 @@ def test_overrides(tmp_path):
     assert isinstance(config, ConfigDict) and config.training.ema == (0.9, 0.99) and config.training.accumulate == 4
     assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
     assert config.coupling.target == "MinibatchOT" and config.network.dropout == 0.1
+
+
+def test_a_section_is_a_part_in_one_word():
+    """As solvers are on other command lines; a dict is one too."""
+    for word, spec in (
+        ("VP(beta_max=10.0)", {"target": "VP", "beta_max": 10.0}),
+        ("my_package.my_path:Quadratic", {"target": "my_package.my_path:Quadratic"}),
+        ("{'target': 'EDM'}", {"target": "EDM"}),
+    ):
+        config = launcher.parse("about", ["train", TOY, f"--config.path={word}"], train.define).config
+        assert {k: v for k, v in config.path.to_dict().items() if v is not None} == spec
 
 
 def test_help(monkeypatch, capsys):
