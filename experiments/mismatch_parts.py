@@ -30,7 +30,7 @@ from score_lab.mismatch.study import (
 )
 from score_lab.specs import key_of, spec_of, split
 
-__all__ = ["Questions", "asked", "folder_of", "measure_all", "notes_of", "recordings", "subjects"]
+__all__ = ["Questions", "asked", "folder_of", "homes_of", "measure_all", "notes_of", "recordings", "subjects"]
 
 LISTS = ("estimators", "read_outs", "measures")
 RECORDING = ("score_lab.mismatch.bands", "score_lab.mismatch.forward", "score_lab.mismatch.estimators.residual")
@@ -84,6 +84,9 @@ def asked(config: Any, given: Mapping[str, Any]) -> tuple[Study, Questions]:
         enough = "no interval says anything with fewer, and 1000 or more tell the variance to a few per cent"
         refuse("--n", rest["n"], f"at least {FEWEST} trajectories: {enough}")
     study = build({"target": "score_lab.ablation.study:Study", "reference_steps": 0, **rest}, field="config")
+    if study.corrected():
+        words = "; ".join(study.corrections)
+        refuse("corrections", words, "none here, where every run is as it is: experiments.compare_corrections has them, before and after")
     return study, questions
 
 
@@ -158,6 +161,11 @@ def notes_of(study: Study, models: Mapping[str, Model], by: Mapping[str, Recordi
             f"trajectories of each of the seeds {', '.join(map(str, study.seeds))}, {recording.replicates} bootstrap replicates"
         )
     yield from dict.fromkeys(s.note for s in todo if isinstance(s, Subject) and s.note)
+
+
+def homes_of(study: Study) -> list[Path]:
+    """The workdirs, where other reports of the same models may be."""
+    return [Path(m["workdir"]) for m in study.models.values() if "workdir" in m]
 
 
 def folder_of(study: Study) -> Path:

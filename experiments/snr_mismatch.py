@@ -85,7 +85,8 @@ def main() -> None:
         refuse("snr_mismatch", "every run failed", f"systems that run; the first reason: {failed[0]}")
     trained = sum("workdir" in m for m in study.models.values())
     notes = list(parts.notes_of(study, models, by, todo))
-    page = write(records.folder, found, failed, notes, trained, [f"python -m experiments.snr_mismatch {shlex.join(sys.argv[1:])}"])
+    command = f"python -m experiments.snr_mismatch {shlex.join(sys.argv[1:])}"
+    page = write(records.folder, found, failed, notes, trained, [command], parts.homes_of(study))
     table = table_of(found)
     table.notes = [*table.notes, *notes]
     print(f"\n{table.text()}\n")

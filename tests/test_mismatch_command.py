@@ -4,6 +4,7 @@ measure from a folder of somebody's own, and what it refuses.
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -126,12 +127,21 @@ def test_a_solver_more_adds_its_own_and_one_that_fails_is_told(config, done, cop
     assert "RuntimeError: the third order is not written yet" in said and "the third order is not written yet" in text
 
 
-def test_with_nothing_but_the_axes(config, done, copy, capsys):
-    """No estimator, no read-out: the ratios alone; a budget that Heun does not divide into whole steps is noted."""
+def test_with_nothing_but_the_axes(config, done, copy, capsys, monkeypatch):
+    """No estimator, no read-out: the ratios alone; a budget that Heun does not divide into whole steps is noted; the other reports of the
+    workdir are linked where they are."""
+    from experiments import mismatch_parts
+
+    assert "Of the same model" not in (done / "report.html").read_text()
+    monkeypatch.setattr(mismatch_parts, "homes_of", lambda study: [copy.parent])  # an exact model has no workdir
+    (copy.parent / "decomposition").mkdir()
+    (copy.parent / "decomposition" / "report.html").write_text("parts")
     words = ("--estimators=", "--read_outs=", "--measures=", "--solvers=Heun", "--nfe=6")
     assert run("snr_mismatch", f"--config={config}", f"--output={copy}", *words) == 0
     said = capsys.readouterr().out
     assert "estimators" in said and "steps cost" in said
+    links = re.findall(r'<a href="([^"]+)">([^<]+)</a>', (copy / "report.html").read_text())
+    assert [(copy / where).read_text() for where, _ in links] == ["parts"] and links[0][1].startswith("What causes it")
 
 
 REFUSED = [
@@ -151,6 +161,7 @@ REFUSED = [
     ("--steps=5", "command line: '--steps=5'", "--nfe 5,10,20"),
     ("--solver=DDIM", "command line: Unknown command line flag 'solver'", "Did you mean: solvers"),
     ("--solvers=DDMI", "solvers.target: 'DDMI'", "did you mean"),
+    ("--config.corrections=('DCW',)", "corrections: 'DCW'", "experiments.compare_corrections"),
     ("--nfe=0", "nfe: 0", "whole numbers from 1"),
 ]
 

@@ -95,6 +95,12 @@ class Page:
         self.parts.append(f"<h2>{html.escape(heading)}</h2><pre>{html.escape(chr(10).join(lines))}</pre>")
         return self
 
+    def links(self, pages: Sequence[tuple[str, str]]) -> Page:
+        """One line of links for each page, (words, where): relative to this one's file, so that a folder of both can be moved."""
+        lines = (f'<p><a href="{html.escape(where, quote=True)}">{html.escape(words)}</a></p>' for words, where in pages)
+        self.parts.append("".join(lines))
+        return self
+
     def write(self, file: str | Path, made_with: Mapping[str, str] | None = None) -> Path:
         """Writes the page as UTF-8; ``made_with`` replaces ``versions()`` at its foot."""
         made = ", ".join(f"{name} {value}" for name, value in (versions() if made_with is None else made_with).items())

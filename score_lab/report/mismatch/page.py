@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from score_lab.report.mismatch.as_drawn import AS_DRAWN
 from score_lab.report.mismatch.found import save_found
 from score_lab.report.page import Page
 
-__all__ = ["calls_of", "table_of", "write"]
+__all__ = ["calls_of", "siblings", "table_of", "write"]
 
 CALLS = ("run", "call", "t", "log_snr", "n", "quantity", "value", "low", "high", "flag", "null", "excess", "excess_low", "excess_high")
 """The columns of calls.csv."""
 AT_ONCE = 8
 """Runs in one picture."""
+SIBLINGS = {"decomposition": "What causes it: prior, steps, model, guidance", "corrections": "What corrections change: mismatch and quality"}
+"""Folders of a workdir that hold a report of the same mismatch, and what it says."""
 
 
 def table_of(runs: Sequence[Measured]) -> Table:
@@ -110,9 +113,10 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
 
 
 def write(
-    folder: Path, runs: Sequence[Measured], failed: Sequence[str], notes: Sequence[str], trained: int, commands: Sequence[str]
+    folder: Path, runs: Sequence[Measured], failed: Sequence[str], notes: Sequence[str], trained: int, commands: Sequence[str],
+    homes: Sequence[Path] = (),
 ) -> Path:  # fmt: skip
-    """Everything above into ``folder``; returns the page's file."""
+    """Everything above into ``folder``; returns the page's file.  It links the other reports of the workdirs ``homes`` that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     table = table_of(runs)
     table.notes = [*table.notes, *notes]
@@ -128,6 +132,8 @@ def write(
     page = Page("Do a sampler's states have the noise level that the network is told?", " ".join(notes[:1]))
     page.section("What was found", *compared(runs), *several_models(runs), *(f"Failed: {line}" for line in failed))
     page.section("What cannot be concluded", *cannot(runs, trained))
+    if others := siblings(folder, homes):
+        page.section("Of the same model").links(others)
     page.section("Every run").table(table)
     page.section("How to read the pictures", *READ_IT)
     for file, caption in pictures(folder, runs):
@@ -136,6 +142,17 @@ def write(
         page.section(m.subject.name, *said[m.subject.name])
     page.commands(commands)
     return page.write(folder / "report.html")
+
+
+def siblings(folder: Path, homes: Sequence[Path]) -> list[tuple[str, str]]:
+    """(words, where) of every report of ``SIBLINGS`` that is in a workdir of ``homes``, as seen from a page in ``folder``."""
+    found = []
+    for home in homes:
+        for name, words in SIBLINGS.items():
+            if (file := home / name / "report.html").is_file():
+                whose = f", {home.name}" if len(homes) > 1 else ""
+                found.append((words + whose, Path(os.path.relpath(file, folder)).as_posix()))
+    return found
 
 
 def pictures(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]]:
