@@ -2,6 +2,7 @@
 
 python -m experiments.snr_mismatch --workdir runs/digits                                  # these solvers on your model
 python -m experiments.snr_mismatch --workdir runs/digits --solvers 'DDIM, DDIM(eta=1), Heun(variable=T)' --nfe 5,10,20,50 --n 2048
+python -m experiments.snr_mismatch --config configs/mismatch.py:report --workdir runs/digits   # six solvers of five families, NFE 5 to 50
 python -m experiments.snr_mismatch --config configs/mismatch.py:mixture                   # exact: no network, the error is the sampler's
 python -m experiments.snr_mismatch --config configs/mismatch.py:bimodal                   # where estimators disagree in sign
 python -m experiments.snr_mismatch --config configs/mismatch.py:gaussian                  # bands of a 1/f spectrum
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from configs.ablate import GRID, MIXTURE
 from score_lab.build import refuse
 
-VARIANTS = ("digits", "mixture", "bimodal", "gaussian")
+VARIANTS = ("digits", "report", "mixture", "bimodal", "gaussian")
 BIMODAL = {"target": "GaussianMixture", "weights": (0.5, 0.5), "means": ((-1.0,), (1.0,)), "variances": (0.01, 0.01)}
 """Two modes at -1 and 1, standard deviation 0.1."""
 ESTIMATORS = ("SpectralRegression", "TotalVariance", "DenoiserResidual", "MaximumLikelihood")
@@ -40,7 +41,11 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.measures = ()
     config.replicates = 200
     config.output = ""
-    if variant == "mixture":
+    if variant == "report":  # the solvers that papers on the mismatch correct, and two that need no correction as urgently
+        config.solvers = ("Euler(variable=T)", "DDIM", "DDPM", "Heun(variable=T)", "DPMSolverPP2M", "EulerMaruyama")
+        config.nfe = (5, 10, 20, 50)
+        config.n = 512
+    elif variant == "mixture":
         config.models = {"mixture": {"denoiser": MIXTURE, "path": {"target": "VP"}}}
         config.estimators = (*ESTIMATORS, "MixtureLikelihood")
     elif variant == "bimodal":
@@ -55,6 +60,6 @@ def get_config(variant: str = "digits") -> ConfigDict:
         std = (np.maximum(np.hypot(*np.mgrid[:8, :8]), 1.0) ** -1.0).reshape(8, 8, 1)
         bands = {"target": "GaussianBands", "mean": np.zeros((8, 8, 1)).tolist(), "std": std.tolist()}
         config.models = {"gaussian": {"denoiser": bands | {"basis": {"target": "DCT", "axes": (1, 2)}}, "path": {"target": "VP"}}}
-    if variant != "digits":
+    if variant not in ("digits", "report"):
         config.output = f"runs/mismatch-{variant}"
     return config

@@ -5,6 +5,7 @@ measure from a folder of somebody's own, and what it refuses.
 import csv
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from elsewhere import folder
 from test_launchers import run
 
+from experiments.launcher import read_config
+from score_lab.build import build
 from score_lab.mismatch.study import recording
 
 CONFIG = '''
@@ -142,6 +145,31 @@ def test_with_nothing_but_the_axes(config, done, copy, capsys, monkeypatch):
     assert "estimators" in said and "steps cost" in said
     links = re.findall(r'<a href="([^"]+)">([^<]+)</a>', (copy / "report.html").read_text())
     assert [(copy / where).read_text() for where, _ in links] == ["parts"] and links[0][1].startswith("What causes it")
+
+
+def test_the_report_is_six_solvers_at_four_budgets_of_any_workdir():
+    """The variant as its one line in the README asks for it: built, and its budgets counted."""
+    from absl import flags
+
+    from experiments.mismatch_parts import asked, folder_of
+    from experiments.snr_mismatch import define
+    from score_lab import samplers
+    from score_lab.specs import spec_of
+
+    words = shlex.split("it --config configs/mismatch.py:report --workdir runs/other")
+    for page in ("README.md", "docs/mismatch.md"):
+        text = (Path(__file__).parents[1] / page).read_text()
+        assert "python -m experiments.snr_mismatch --config configs/mismatch.py:report --workdir runs/digits" in text
+    values = flags.FlagValues()
+    define(values)
+    flags.DEFINE_string("config", None, "", flag_values=values)
+    values(words)
+    study, questions = asked(read_config(values.config), {name: values[name].value for name in ("workdir", "output")})
+    made = [build(spec_of(word, "solvers"), "score_lab.samplers", "solvers") for word in study.solvers]
+    kinds = ("Euler", "DDIM", "DDPM", "Heun", "DPMSolverPP2M", "EulerMaruyama")
+    assert [type(s) for s in made] == [getattr(samplers, kind) for kind in kinds] and study.nfe == (5, 10, 20, 50) and study.n == 512
+    assert len(study.systems()) == 6 and list(study.models.values()) == [{"workdir": "runs/other"}] and questions.built()
+    assert folder_of(study) == Path("runs/other/mismatch")
 
 
 REFUSED = [
