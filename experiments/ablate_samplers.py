@@ -14,6 +14,7 @@ their cells only, a larger --n the new samples only.  Every field of the configu
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -75,7 +76,7 @@ def main() -> None:
     run_cells([*references, *plan.runs], models, study.seeds, store, study.chunk, say.sampled)
     run_cells(halves, models, study.seeds[:1], store, study.chunk)
     results = collected(study, models, plan, store, say.measured)
-    page = write(results, store, "Which sampler should I use?", [f"python -m experiments.ablate_samplers {' '.join(sys.argv[1:])}"])
+    page = write(results, store, "Which sampler should I use?", [f"python -m experiments.ablate_samplers {shlex.join(sys.argv[1:])}"])
     print(f"\n{full_table(results).text()}\n")
     print("\n".join([*(f"budget  {line}" for line in budgets(results)), *(f"failed  {line}" for line in failures(results))]))
     for line, contest in zip(results.advice(), results.contests, strict=True):

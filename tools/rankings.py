@@ -8,7 +8,6 @@ about.json, and nothing is computed but ranks in place of names.  NFE below are 
 
 import csv
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -113,11 +112,16 @@ def contest(rows: list[dict[str, str]], table: dict[str, dict[str, str]], column
 def command_of(about: dict, rows: list[dict[str, str]]) -> str:
     """The command that draws these rows: the study's own, with the solvers and budgets named that its configuration had, and without the
     folder that was written to."""
-    command = re.sub(r" --output[ =]\S+", "", about["commands"][0])
+    words, given = [], iter(shlex.split(about["commands"][0]))
+    for word in given:
+        if word == "--output":
+            next(given)
+        elif not word.startswith("--output="):
+            words.append(word)
     for flag, column, between in (("--solvers", "solver", ", "), ("--nfe", "budget", ",")):
-        if flag not in command:
-            command += f" {flag} {shlex.quote(between.join(dict.fromkeys(row[column] for row in rows)))}"
-    return command
+        if not any(word.split("=")[0] == flag for word in words):
+            words += [flag, between.join(dict.fromkeys(row[column] for row in rows))]
+    return shlex.join(words)
 
 
 def section(folder: Path) -> list[str]:

@@ -156,6 +156,8 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     grids = "--grids=UniformLogSNR(end=6), Churn(grid=UniformLogSNR(end=6), s_churn=3)"
     assert run("ablate_samplers", f"--config={config}", f"--output={tmp_path / 'out'}", solvers, "--nfe=8") == 0
     assert set(drawn) == {outside + "Breaks"}
+    (again,) = re.findall(r"<pre>python -m experiments.ablate_samplers (.*?)</pre>", (tmp_path / "out" / "report.html").read_text())
+    assert shlex.split(html.unescape(again)) == [f"--config={config}", f"--output={tmp_path / 'out'}", solvers, "--nfe=8"]
     said = capsys.readouterr().out
     table = {r["solver"]: r for r in rows(tmp_path / "out")}
     same_numbers([table["DDIM"], table["Midway"]], [r for r in rows(done) if r["budget"] == "8" and r["solver"] in ("DDIM", "Midway")])

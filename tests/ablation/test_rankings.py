@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_study_becomes_its_ranks(ablation):
     assert "energy distance, lower is better, on 60 samples a row; 4 solvers of 4 families" in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == ["| `A` | of A | **1. 0.1** |", "| `B` | of B | **2. 0.1** |", "| `C` | of C | 3. 3 |", "| `D` | of D | - |"]
+
+
+def test_the_command_is_words_that_a_shell_gives_back():
+    """A command whose solvers and folder have spaces and brackets: the folder goes, the rest stays, word for word."""
+    given = ["python", "-m", "it", "--output=/some where/else", "--solvers=DDIM, Heun(variable=T)", "--nfe", "5,10", "--output", "a b"]
+    rows = [{"solver": "DDIM", "budget": "5"}]
+    assert shlex.split(rankings.command_of({"commands": [shlex.join(given)]}, rows)) == [*given[:3], *given[4:7]]
 
 
 def test_a_folder_of_something_else_is_refused_in_one_line(tmp_path, capsys):
