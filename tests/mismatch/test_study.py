@@ -20,6 +20,7 @@ from score_lab.mismatch.study.measuring import window_labels
 from score_lab.mismatch.study.recording import even
 from score_lab.mismatch.study.words import bands_of, disagreements, findings, looked, ratio_words, variance_verdict
 from score_lab.paths import EDM, VP
+from score_lab.report.mismatch.page import calls_of
 from score_lab.samplers import Euler, Kappa, Karras, sample
 from score_lab.types import pytree_dataclass
 
@@ -118,6 +119,24 @@ def test_what_cannot_be_concluded_depends_on_what_was_trained(found):
     assert any("It says nothing of the method" in line for line in cannot([m], 1))
     assert not any("It says nothing of the method" in line for line in cannot([m], 0) + cannot([m], 3))
     assert any("One seed of noise" in line for line in cannot([m], 1))
+
+
+def test_what_was_told_and_steins_identity_are_among_the_calls(found):
+    """Of forward samples and an exact denoiser E <eps, x - alpha mu> is d sigma, for two modes too; the states of Euler, of less variance
+    and more noise than told, have more at the call of the table; what was told is the nominal level where nothing corrects it."""
+    _, m = found
+    k = int(np.argmin(np.abs(m.log_snr + 2 * np.log(0.15))))
+    kept = {}
+    for row in calls_of(m):
+        kept.setdefault(row["quantity"], []).append(row)
+    told, cosine, stein = (kept[n] for n in ("log-SNR told", "cosine of eps and state", "eps times state, over d sigma"))
+    np.testing.assert_allclose([r["value"] for r in told], m.log_snr, rtol=1e-5)
+    assert all(-1 <= r["null"] <= 1 and r["low"] <= r["value"] <= r["high"] for r in cosine)
+    null = m.stein.null
+    assert (np.abs(null.value - 1) < 4 * null.se).all() and (null.se < 0.2).all() and null.flag.tolist() == ["ok"] * 11
+    np.testing.assert_allclose([r["value"] for r in stein], m.stein.run.value)
+    sums = m.record.banded["cross"].sum(axis=2)[k, 0] / m.record.n
+    assert stein[k]["value"] == pytest.approx(sums / np.exp(-0.5 * m.log_snr[k]), rel=1e-5)  # EDM: sigma is kappa, d = 1
 
 
 def test_everything_is_kept_and_a_null_is_shared(found):

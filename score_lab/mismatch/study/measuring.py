@@ -62,7 +62,8 @@ class Measured:
     the data's mean; ``gap`` M6; ``effective`` and ``effective_null`` by name; ``kl``, ``kl_null``, ``share`` M5; ``read_outs``, ``extra``
     by name; ``layers`` of the run's states and ``layers_null`` of forward samples, None where fewer than two levels are finite; ``seeds``
     seed -> (K,) ln R of that seed alone; ``slope`` (K,) d ln V / d ln kappa of the total variance: its sign says whether more noise is
-    more variance there.
+    more variance there; ``fed`` the mean log-SNR that the network was told, ``cosine`` the mean cosine of state and predicted noise,
+    ``stein`` see ``_stein``.
     """
 
     subject: Subject
@@ -87,6 +88,9 @@ class Measured:
     layers_null: Layers | None
     seeds: dict[int, np.ndarray]
     slope: np.ndarray
+    fed: Pair
+    cosine: Pair
+    stein: Pair
 
     @property
     def record(self) -> BandRecord:
@@ -121,6 +125,7 @@ def measured(
         {name: _extra(name, f, record, null, spectrum, path) for name, f in (measures or {}).items()},
         _layers(record, spectrum, path), _layers(null, spectrum, path),
         {seed: ratio(r).value for seed, r in zip(recording.seeds, done.seeds, strict=True)}, _slope(spectrum, path, record.t),
+        *(_pair(f(record), f(null)) for f in (_fed, lambda r: curve(r.means("cosine")), lambda r: _stein(r, spectrum, path))),
     )  # fmt: skip
 
 
@@ -146,6 +151,21 @@ def _bands(record: BandRecord, null: BandRecord, spectrum: Spectrum, path: Gauss
     B = V.shape[1]
     cut = lambda c, b: Curve(*(getattr(c, n)[b::B] for n in ("value", "se", "low", "high", "flag", "draws")), c.simultaneous)  # noqa: E731
     return [Pair(*(cut(c, b) for c in (pair.run, pair.null, pair.excess))) for b in range(B)]
+
+
+def _fed(record: BandRecord) -> Curve:
+    """The log-SNR that was told, mean over trajectories; "unidentifiable" where it is infinite."""
+    told = record.means("fed")
+    flag = np.where(np.isfinite(told).all(axis=1), "ok", "unidentifiable").astype(object)
+    return curve(np.where(np.isfinite(told), told, np.nan), flag=flag)
+
+
+def _stein(record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Curve:
+    """``E <eps, x - alpha mu> / (d sigma)``: 1 for an exact denoiser on forward states of any data (Stein: E <x - m, score> = -d); for
+    Gaussian bands ``sum_b n_b R_b / d``, the variance ratio as the network sees it, without the spectrum.  "no noise" where sigma is 0."""
+    sigma = on_host(path, record.t)[1]
+    found = record.means("cross").sum(axis=2) / (spectrum.d * np.where(sigma > 0, sigma, np.nan))[:, None]
+    return curve(found, flag=np.where(sigma > 0, "ok", "no noise").astype(object))
 
 
 def _gap(record: BandRecord, null: BandRecord) -> Curve:

@@ -34,7 +34,7 @@ CALLS = ("run", "call", "t", "log_snr", "n", "quantity", "value", "low", "high",
 """The columns of calls.csv."""
 AT_ONCE = 8
 """Runs in one picture."""
-SIBLINGS = {"decomposition": "What causes it: prior, steps, model, guidance", "corrections": "What corrections change: mismatch and quality"}
+SIBLINGS = {"decomposition": "What causes it: prior, steps, model, guidance", "corrections": "What corrections change, and quality"}
 """Folders of a workdir that hold a report of the same mismatch, and what it says."""
 
 
@@ -90,6 +90,8 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
     quantities = {"ln R": (m.total.run, m.total.null, m.total.excess)}
     quantities |= {f"ln R band {b}": (p.run, p.null, p.excess) for b, p in enumerate(m.bands)} if len(m.bands) > 1 else {}
     quantities |= {"mean gain": (m.gain.run, m.gain.null, m.gain.excess), "ln eps2 gap": (m.gap, none, m.gap)}
+    told = {"log-SNR told": m.fed, "cosine of eps and state": m.cosine, "eps times state, over d sigma": m.stein}
+    quantities |= {name: (p.run, p.null, p.excess) for name, p in told.items()}
     quantities |= {f"delta log-SNR, {n}": (e.delta, m.effective_null[n].delta, none) for n, e in m.effective.items()}
     for n, e in m.effective.items():
         quantities |= {f"{word}, {n}": (c, none, none) for word, c in (("signal gain", e.signal_gain), ("noise gain", e.noise_gain)) if c}
