@@ -97,7 +97,7 @@ class Spectrum:
           band: "radial" (images; subbands of "haar"; 16 groups of falling variance of "pca"), "each" coefficient its own, or (*shape) of
             whole numbers.
           per_channel: every channel has bands of its own.
-          what: words on the preprocessing, part of the digest.
+          what: words on the preprocessing, part of the digest; so are bands that are not the usual ones (radial of images, each of points).
 
         The uncertainty is the delete-a-block jackknife over 20 interleaved blocks.  Raises ConfigError for fewer than 40 examples.
         """
@@ -128,6 +128,7 @@ class Spectrum:
                     sums[0][1, k] += np.square(part).sum(axis=0)
                     sums[1][k] += len(part)
                 seen += len(c)
+        taken.update(_banded(band, per_channel, x.ndim == 4))
         if seen < 2 * BLOCKS:
             refuse("Spectrum.of.data", seen, f"at least {2 * BLOCKS} examples")
         bands = bands_of(name, found, band, c.shape[1:], per_channel)
@@ -196,11 +197,24 @@ def by_band(c: Array, membership: Array) -> Array:
     return jnp.matmul(c.reshape(len(c), -1), membership, precision="highest")
 
 
-def digest_of(x: np.ndarray, basis: str = "dct", what: str = "") -> str:
-    """The ``digest`` that ``Spectrum.of`` would give to data ``x`` (n, *shape), without measuring anything."""
-    taken = _begun(basis, what)
-    _take(taken, np.asarray(x))
+def digest_of(x: np.ndarray, basis: str = "dct", what: str = "", band: str | np.ndarray = "", per_channel: bool = False) -> str:
+    """The ``digest`` that ``Spectrum.of`` would give to data ``x`` (n, *shape) in these bands ("": radial of images, each of points),
+    without measuring anything."""
+    taken, x = _begun(basis, what), np.asarray(x)
+    _take(taken, x)
+    taken.update(_banded(_usual(x.ndim == 4) if isinstance(band, str) and not band else band, per_channel, x.ndim == 4))
     return taken.hexdigest()[:16]
+
+
+def _usual(images: bool) -> str:
+    return "radial" if images else "each"
+
+
+def _banded(band: str | np.ndarray, per_channel: bool, images: bool) -> bytes:
+    """What the bands add to the digest: nothing where they are the usual ones."""
+    if isinstance(band, str):
+        return b"" if band == _usual(images) and not per_channel else f" {band} {per_channel}".encode()
+    return np.ascontiguousarray(band, np.int32).tobytes() + f" {per_channel}".encode()
 
 
 def _begun(name: str, what: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from score_lab.analytic import DCT, Haar, Hartley, Identity, Matrix
 from score_lab.build import ConfigError
 from score_lab.mismatch.band_maps import radial_bands, subbands
-from score_lab.mismatch.spectrum import BASES, Spectrum
+from score_lab.mismatch.spectrum import BASES, Spectrum, digest_of
 from score_lab.paths import EDM, VP, LinearFlow
 
 SHAPE = (8, 8, 1)
@@ -111,6 +111,19 @@ def test_streamed_is_whole():
     streamed.check_data(whole.digest)
     with pytest.raises(ConfigError, match=others[0]):
         streamed.check_data(others[0])
+
+
+def test_other_bands_are_another_digest():
+    """Records are kept under it: bands by channel, or of one's own, are no record of the usual ones; it is what ``digest_of`` says."""
+    x = gaussian(Spectrum.power_law((6, 6, 2)), 60)
+    own = np.zeros((6, 6, 2), int)
+    own[0] = 1
+    kinds = [{}, {"per_channel": True}, {"band": "each"}, {"band": own}, {"band": 1 - own}, {"band": own, "per_channel": True}]
+    found = [Spectrum.of(x, **kind).digest for kind in kinds]
+    assert len(set(found)) == len(kinds) and found == [digest_of(x, **kind) for kind in kinds]
+    points = x.reshape(60, -1)
+    assert Spectrum.of(points, "pca", "each").digest == digest_of(points, "pca") != Spectrum.of(points, "pca").digest
+    assert Spectrum.of(points, "pca").digest == digest_of(points, "pca", band="radial")
 
 
 def test_per_channel_each_and_groups():
