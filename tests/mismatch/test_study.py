@@ -12,9 +12,10 @@ from score_lab.build import ConfigError
 from score_lab.mismatch import BandRecord, Spectrum
 from score_lab.mismatch.bands import BANDED, PLOTTED
 from score_lab.mismatch.estimators import TotalVariance
+from score_lab.mismatch.estimators.probe_training import train_probe
 from score_lab.mismatch.measures import band_kl
 from score_lab.mismatch.on_curve import divergence, share
-from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, read_outs_of, spectrum_of
+from score_lab.mismatch.study import Examples, Recording, Records, Subject, estimator_of, measured, named, read_outs_of, spectrum_of
 from score_lab.mismatch.study.conclusions import cannot, compared
 from score_lab.mismatch.study.measuring import window_labels
 from score_lab.mismatch.study.recording import even
@@ -119,6 +120,30 @@ def test_what_cannot_be_concluded_depends_on_what_was_trained(found):
     assert any("It says nothing of the method" in line for line in cannot([m], 1))
     assert not any("It says nothing of the method" in line for line in cannot([m], 0) + cannot([m], 3))
     assert any("One seed of noise" in line for line in cannot([m], 1))
+
+
+def test_a_probe_is_trained_once_for_a_folder_and_its_sums_are_kept_under_what_was_trained(tmp_path, monkeypatch):
+    """Another process, as a resumed run is, reads the probe that is kept, bit by bit, on whatever system; where it is trained again and
+    comes out otherwise, the sums of the one before are not found."""
+    probe = {"target": "Probe", "members": 2, "steps": 3, "batch": 32, "points": 7, "low": -3.0, "high": 3.0}
+    trainings, keys = [], []
+
+    def training(x0, key, **fields):
+        trainings.append(x0.shape)
+        return train_probe(x0, jax.random.fold_in(key, len(trainings)), **fields)
+
+    monkeypatch.setattr(named, "train_probe", training)
+    times = subject().steps.t[:3]
+    for where, system in (("a", "one"), ("a", "two"), ("b", "one")):
+        mine = recording(tmp_path / where, probe)  # its own Records, as of a new process
+        other = dataclasses.replace(subject(), system=system)
+        (ready,) = mine._prepared(other, times, True)
+        keys.append((mine._what("run", 0, (ready,))["sums"], ready.arrays()))
+        assert ready.tol == 0.1 and ready.recorder(jax.random.key(0), 20).init(3, 1, np.zeros((4, 1)), np.arange(4))
+    assert trainings == [(4000, 1)] * 2  # one for each folder
+    assert keys[0][0] == keys[1][0] != keys[2][0]
+    for name, value in keys[0][1].items():
+        np.testing.assert_array_equal(value, keys[1][1][name])
 
 
 def test_what_was_told_and_steins_identity_are_among_the_calls(found):

@@ -15,12 +15,15 @@ It is trained, calibrated and tested by ``probe_training``; around levels where 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_lab.build import refuse
 from score_lab.linear import expand
 from score_lab.mismatch.estimators.base import FLAGS, Effective, Resolution
 from score_lab.mismatch.estimators.levels import Levels
@@ -77,6 +80,38 @@ class Probe(Resolution):
     def recorder(self, key: Array, replicates: int = 200) -> SumRecorder:
         """For ``sample(..., recorder=)``, alone or in ``Recorders``."""
         return SumRecorder(self.outputs, key, replicates)
+
+    @property
+    def digest(self) -> str:
+        """Of the trained parameters and their calibration, 16 hexadecimal digits."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.arrays().items()):
+            found.update(f"{name} {value.dtype} {value.shape} ".encode() + np.ascontiguousarray(value).tobytes())
+        return found.hexdigest()[:16]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that training and calibration made, by name; ``of_arrays`` gives the probe back."""
+        params = {f"param_{i:03d}": np.asarray(v) for i, v in enumerate(jax.tree.leaves(self.outputs.params))}
+        made = {name: np.asarray(getattr(self, name)) for name in ("levels", "curves", "tested", "passed", "error")}
+        return params | made | {"grid": np.asarray(self.outputs.grid)}
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], members: int, low: float, high: float,
+        network: Regressor | None = None, **options,
+    ) -> Probe:  # fmt: skip
+        """The probe whose ``arrays`` these are, for states of ``shape``, trained on log-SNRs ``low`` to ``high``; ``options`` as of
+        ``train_probe``.  ConfigError for arrays of another network."""
+        network = Regressor() if network is None else network
+        like = jax.eval_shape(jax.vmap(lambda k: network.init(k, shape)), jax.random.split(jax.random.key(0), members))
+        wanted, tree = jax.tree.flatten(like)
+        leaves = [arrays[name] for name in sorted(arrays) if name.startswith("param_")]
+        if [v.shape for v in leaves] != [v.shape for v in wanted]:
+            refuse("Probe.of_arrays.arrays", [v.shape for v in leaves], f"parameters of shapes {[v.shape for v in wanted]}")
+        params = jax.tree.unflatten(tree, [jnp.asarray(v) for v in leaves])
+        outputs = Outputs(params, jnp.asarray(arrays["grid"]), network, float(low), float(high), members)
+        made = (arrays[name] for name in ("levels", "curves", "tested", "passed", "error"))
+        return cls(outputs, *made, **options)
 
     @property
     def bias(self) -> np.ndarray:

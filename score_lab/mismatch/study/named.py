@@ -4,6 +4,7 @@
                  prepare(setting) -> estimator       what must be measured or trained first (a calibration, a probe)
                  recorder(key, replicates)           sums of its own, kept in the sampling scan (see estimators.streaming)
                  in_scan = True                      of one that prepares itself and then has a recorder: prepared before the run
+                 digest                              of what it prepared, where its fields do not decide that: its sums are kept under it
     measures     f(record, spectrum, path) -> Curve, from any package, shown beside its null
     read-outs    P1, P3, P4, P5, P6, P7 (see mismatch.readouts)
 """
@@ -22,6 +23,7 @@ from score_lab.build import ConfigError, build, find, refuse
 from score_lab.mismatch.estimators import DenoiserResidual as Residual
 from score_lab.mismatch.estimators import MaximumLikelihood, SpectralRegression, TotalVariance, calibrate, train_probe
 from score_lab.mismatch.estimators import MixtureLikelihood as Density
+from score_lab.mismatch.estimators import Probe as Trained
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.types import Array, Cond
 
@@ -41,7 +43,8 @@ READ_OUTS = {
 class Setting:
     """What an estimator may prepare itself with: the ``denoiser`` on the path that is sampled, guided as it is sampled, and ``exact`` the
     unguided one; examples ``x0`` (n, *shape) and their ``cond``; the times ``t`` (K,) of the calls, the data's ``spectrum``, a ``key`` and
-    ``replicates`` of the bootstrap; ``kept(name, make)`` remembers arrays by what they are for, a JSON mapping."""
+    ``replicates`` of the bootstrap; ``kept(what, make)`` remembers arrays by what they are for, a JSON mapping, and ``of_data(what, make)``
+    those that no denoiser decides."""
 
     denoiser: Any
     exact: Any
@@ -52,6 +55,7 @@ class Setting:
     key: Array
     replicates: int
     kept: Callable[[Mapping[str, Any], Callable[[], dict[str, np.ndarray]]], dict[str, np.ndarray]]
+    of_data: Callable[[Mapping[str, Any], Callable[[], dict[str, np.ndarray]]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +111,12 @@ class MixtureLikelihood:
         return Density(setting.exact, self.window, self.points, self.family, tol=self.tol, level=self.level)
 
 
-_PROBES: dict[tuple, Any] = {}
-"""What this process has trained."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A learned noise-level probe, trained on the examples when it is asked for; fields as of ``estimators.train_probe``."""
+    """A learned noise-level probe, trained on the examples when it is asked for; fields as of ``estimators.train_probe``.
+
+    Its parameters, calibration and tests are kept with the records, for training again need not give the same bits; the records of its sums
+    are kept under their ``digest``, so sums are never read with another probe's calibration."""
 
     low: float = -6.0
     high: float = 6.0
@@ -126,12 +129,15 @@ class Probe:
     in_scan = True
 
     def prepare(self, setting: Setting) -> Any:
-        """The trained probe, one for each data set and process."""
-        about = (self, setting.spectrum.digest, setting.replicates)
-        if about not in _PROBES:
-            fields = dataclasses.asdict(self)
-            _PROBES[about] = train_probe(setting.x0, jax.random.key(0), replicates=setting.replicates, **fields)
-        return _PROBES[about]
+        """The trained probe, one for each data set: as kept, or trained."""
+        fields = dataclasses.asdict(self)
+
+        def trained() -> dict[str, np.ndarray]:
+            return train_probe(setting.x0, jax.random.key(0), replicates=setting.replicates, **fields).arrays()
+
+        reading = {"tol": fields.pop("tol"), "level": fields.pop("level")}
+        kept = setting.of_data({"probe": fields}, trained)
+        return Trained.of_arrays(kept, setting.x0.shape[1:], self.members, self.low, self.high, **reading)
 
 
 def estimator_of(spec: Mapping[str, Any]) -> Any:

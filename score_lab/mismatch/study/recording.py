@@ -140,13 +140,16 @@ class Recording:
         """What an estimator, or a read-out of the network alone, is prepared with for calls at ``times`` (K,)."""
         seed = self.seeds[0]
         x, cond = self._examples(subject, seed, np.arange(len(subject.examples.x)))
-        about = {"system": subject.system, "code": self.code, "seed": seed, "data": self.spectrum.digest, "replicates": self.replicates}
+        about = {"code": self.code, "seed": seed, "data": self.spectrum.digest, "replicates": self.replicates}
 
-        def kept(what: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        def of_data(what: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
             return self.records.kept({**about, **what}, make)
 
+        def kept(what: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            return of_data({"system": subject.system, **what}, make)
+
         key = jax.random.fold_in(jax.random.key(seed), _PREPARE)
-        return Setting(subject.denoiser, subject.exact, x, cond, times, self.spectrum, key, self.replicates, kept)
+        return Setting(subject.denoiser, subject.exact, x, cond, times, self.spectrum, key, self.replicates, kept, of_data)
 
     def _prepared(self, subject: Subject, times: np.ndarray, early: bool) -> tuple[Any, ...]:
         """``early``: those that are recorded in the scan are prepared, the others are as they are; else the others, and None for these."""
@@ -163,7 +166,8 @@ class Recording:
         return Recorders((BandRecorder.of(self.spectrum, key, self.replicates), *own))
 
     def _what(self, own: str, i: int, estimators: Sequence[Any]) -> dict[str, Any]:
-        sums = [repr(e) for e, ready in zip(self.estimators, estimators, strict=True) if hasattr(ready, "recorder")]
+        pairs = [(e, ready) for e, ready in zip(self.estimators, estimators, strict=True) if hasattr(ready, "recorder")]
+        sums = [repr(e) + getattr(ready, "digest", "") for e, ready in pairs]  # what was trained is more than its settings
         kept = {"spectrum": self.spectrum.digest, "sums": sums, "replicates": self.replicates, "code": self.code}
         return {"of": own, "n": self.n, "seed": self.seeds[i]} | kept
 
