@@ -115,7 +115,8 @@ def test_every_other_form_runs(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_chunks_devices_and_programs(name):
-    """Chunked, on four devices, in float32; batches of two sizes in float64; another seed, level or path value compiles nothing."""
+    """Chunked, on four devices, and batches of two sizes, in float64 to 1e-10 (adaptive: 10 tolerances, in chunks on the Gaussian; see the
+    module); in float32 too; another seed, level or path value compiles nothing."""
     sampler = CATALOGUE[name].sampler
     with jax.enable_x64(True):
         denoiser, runs = small(LinearFlow(), F(0.7), Counting()), []
@@ -123,6 +124,10 @@ def test_chunks_devices_and_programs(name):
         assert rows == N * int(runs[-1].nfe) if not adaptive(sampler) else rows >= int(np.sum(runs[-1].nfe)) > 0
         pick = np.array([6, 1])
         same(np.asarray(sample(denoiser, sampler, GRID, (2, 2), KEY, index=pick).x), np.asarray(runs[-1].x)[pick], sampler, "float64")
+        plain = Gaussian(LinearFlow()) if adaptive(sampler) else small(LinearFlow(), F(0.7))
+        whole = np.asarray(sample(plain, sampler, GRID, (2 * N, 2), KEY).x)
+        for chunk, devices in ((6, None), (N, jax.local_devices())):
+            same(sample_chunked(plain, sampler, GRID, (2 * N, 2), KEY, chunk=chunk, devices=devices).x, whole, sampler, "float64")
     denoiser, n = small(VP(), F(0.7)), 128
     whole = sample(denoiser, sampler, GRID, (n, 2), KEY).x
     size = _sample._cache_size()
