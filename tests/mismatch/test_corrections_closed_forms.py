@@ -93,7 +93,7 @@ def test_epsilon_scaling_on_the_flow_is_not_v_over_lambda():
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_calibrated_epsilon_scaling_is_lambda_star_and_R_is_1(name):
+def test_a5_calibrated_epsilon_scaling_is_lambda_star_and_R_is_1(name):
     path = PATHS[name]
     grid = Karras(6) if name == "EDM" else UniformTime(6)  # from pure noise on the flow
     steps = grid.steps(path)
@@ -129,7 +129,7 @@ FAST = ("Euler in t, EpsilonScaling", "ancestral, FreshNoise", "2M, DCW")
 
 
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
-def test_calibrated_by_band_R_is_1_at_the_end_of_any_sampler(name):
+def test_a5_calibrated_by_band_R_is_1_at_the_end_of_any_sampler(name):
     """A5.  Under ``sample``, whose loop, hoisting and draws are its own, the constants of ``calibrate`` give R = 1 in every band."""
     path, sampler, grid, kind, draws = CASES[name]
     steps = grid.steps(path)
@@ -158,7 +158,7 @@ def test_one_constant_for_all_bands_is_stationary_in_the_divergence():
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_dcw_covariant_and_literal(name):
+def test_a5_dcw_covariant_and_literal(name):
     path = PATHS[name]
     steps = Karras(6, to_data=False, sigma_min=0.05).steps(path)
     _, _, V, _ = numbers(path, steps)
@@ -170,6 +170,7 @@ def test_dcw_covariant_and_literal(name):
         same(band_ratio(exact(path), DCW(DDIM(), number, form="literal", anywhere=True), steps), np.prod(r, axis=0) ** 2)
     found = calibrate(DCW, bands(), path, DDIM(), steps)
     same(found.values, (1 - np.cos(d)) / (np.sin(p) * np.sin(q)), 1e-9)
+    same(band_ratio(exact(path), DCW(DDIM(), constants=found.constants(bands())), steps), 1.0)
 
 
 def test_dcw_in_pixels_is_epsilon_scaling_on_ve():

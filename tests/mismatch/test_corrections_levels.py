@@ -37,7 +37,7 @@ from score_lab.samplers import DDIM, DDPM, DPMSolverPP2M, Euler, EulerMaruyama, 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def test_49_the_label_alone():
+def test_a1_49_the_label_alone():
     path = VE()
     steps = Karras(5, sigma_min=0.1, sigma_max=30.0, to_data=False).steps(path)
     _, s, _, phi = numbers(path, steps)
@@ -52,7 +52,7 @@ def test_49_the_label_alone():
 
 
 @pytest.mark.parametrize("path", [EDM(), VP(), LinearFlow()], ids=["EDM", "VP", "LinearFlow"])
-def test_49_a_contaminated_state_retimed(path):
+def test_a1_49_a_contaminated_state_retimed(path):
     steps, e = Karras(2, sigma_min=0.3, sigma_max=1.0, to_data=False).steps(path), 0.2
     one = jax.tree.map(lambda v: v[:1] if np.ndim(v) else v, steps)
     a, s, V, phi = numbers(path, one)
@@ -238,7 +238,7 @@ def test_spectral_clamp_gives_every_sample_the_reference_energy():
     same(np.asarray(measured.wanted(t))[large], wanted[large], 0.2)
 
 
-def test_48_prior_and_the_signal_leak_start():
+def test_a1_48_prior_and_the_signal_leak_start():
     mean = np.array([1.0, -0.5, 2.0, 0.3])
     spectrum = dataclasses.replace(bands(), mean=mean)
     path = VP()
