@@ -213,11 +213,13 @@ def test_digits_read_zero_and_are_on_the_curve():
             assert (np.abs(found.delta.value[good]) < 3 * found.delta.se[good]).all()
 
 
-def repeat(kind, reps, contamination, simultaneous=False, n=150, replicates=100):
-    """Estimates, intervals and the truth over repetitions on EDM; n so small that 5 % of the shift is below a quarter of the se."""
-    path, kappa = EDM(), np.array([0.9, 0.6, 0.4])
+def repeat(kind, reps, contamination, simultaneous=False, n=150, replicates=100, path=None):
+    """Estimates, intervals and the truth over repetitions on ``path`` (EDM); n so small that 5 % of the shift is below a quarter of the se.
+    Contaminated states alpha (x0 + kappa_eff eps) are of the kept family, which on EDM is the path's."""
+    path, kappa = EDM() if path is None else path, np.array([0.9, 0.6, 0.4])
     t, truth = times(path, kappa), -np.log(1 + contamination**2 / kappa**2)
-    estimator = BANDED[kind](tol=10.0, simultaneous=simultaneous)
+    family = {} if kind == "spectral" or isinstance(path, EDM) else {"family": "kept"}
+    estimator = BANDED[kind](tol=10.0, simultaneous=simultaneous, **family)
     records = (forward_record(SPECTRUM, path, t, n, k, contamination, replicates=replicates) for k in range(reps))
     found = [estimator.read(record, SPECTRUM, path).delta for record in records]
     assert all((f.flag == "ok").all() for f in found) or kind == "spectral"
@@ -236,14 +238,16 @@ def test_a3_coverage_and_bias_in_60_repetitions(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", ["EDM", "LinearFlow"])
 @pytest.mark.parametrize("kind", BANDED)
 @pytest.mark.parametrize("contamination", [0.0, 0.18])
-def test_a3_coverage_and_bias_in_500_repetitions(kind, contamination):
+def test_a3_coverage_and_bias_in_500_repetitions(kind, contamination, path):
     """92 to 98 % pointwise and simultaneously; bias below 5 % of the shift, which is below a quarter of the standard error."""
-    value, intervals, truth, se = repeat(kind, 500, contamination)
+    path = PATHS[path]
+    value, intervals, truth, se = repeat(kind, 500, contamination, path=path)
     assert 0.92 <= coverage(intervals, truth)[0] <= 0.98
     if contamination:
         assert (0.05 * np.abs(truth) < 0.25 * se).all()
         assert (np.abs(value.mean(axis=0) - truth) <= 0.05 * np.abs(truth) + 2 * se / np.sqrt(500)).all()
-    _, together, _, _ = repeat(kind, 500, contamination, simultaneous=True)
+    _, together, _, _ = repeat(kind, 500, contamination, simultaneous=True, path=path)
     assert 0.92 <= coverage(together, truth)[1] <= 0.98

@@ -21,7 +21,7 @@ from score_lab.mismatch.estimators import DenoiserResidual, MixtureLikelihood, T
 from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.record import Recorders
 from score_lab.mismatch.spectrum import Spectrum
-from score_lab.paths import EDM, VP
+from score_lab.paths import EDM, VP, LinearFlow
 from score_lab.samplers import Euler, Kappa, Karras, sample
 
 TABLE = {11: (0.856, 2.124, 1.666), 21: (0.934, 1.405, 1.267), 41: (0.968, 1.165, 1.116), 81: (0.985, 1.072, 1.054)}
@@ -123,10 +123,10 @@ def test_without_a_maximum_there_is_no_number():
         MixtureLikelihood(unit, points=10).recorder(KEY)
 
 
-def repeat(reps, contamination, n=300):
-    path, kappa = EDM(), np.array([0.9, 0.6, 0.4])
+def repeat(reps, contamination, n=300, path=EDM()):  # noqa: B008
+    kappa, family = np.array([0.9, 0.6, 0.4]), "path" if isinstance(path, EDM) else "kept"
     t, mixture = times(path, kappa), bimodal(path)
-    estimator = MixtureLikelihood(mixture, window=3.0, points=31, tol=10.0, simultaneous=False)
+    estimator = MixtureLikelihood(mixture, window=3.0, points=31, family=family, tol=10.0, simultaneous=False)
     found = []
     for k in range(reps):
         key = jax.random.key(k)
@@ -139,10 +139,13 @@ def repeat(reps, contamination, n=300):
     return found, -np.log(1 + contamination**2 / kappa**2)
 
 
-@pytest.mark.parametrize(("reps", "contamination"), [(40, 0.15), *(pytest.param(500, c, marks=pytest.mark.slow) for c in (0.0, 0.15))])
-def test_a3_coverage_and_bias(reps, contamination):
+REPEATED = [(40, 0.15, EDM()), *(pytest.param(500, c, p, marks=pytest.mark.slow) for p in (EDM(), LinearFlow()) for c in (0.0, 0.15))]
+
+
+@pytest.mark.parametrize(("reps", "contamination", "path"), REPEATED, ids=lambda v: v if isinstance(v, int | float) else type(v).__name__)
+def test_a3_coverage_and_bias(reps, contamination, path):
     """Known contamination (the mixture's noise is Gaussian, so contaminated states are forward states): bias <= 5 %, coverage 92-98 %."""
-    found, truth = repeat(reps, contamination)
+    found, truth = repeat(reps, contamination, path=path)
     good = [f for f, _ in found if (f.flag == "ok").all()]
     assert len(good) >= 0.97 * reps
     together = [f for _, f in found if (f.flag == "ok").all()]

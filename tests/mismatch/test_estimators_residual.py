@@ -90,13 +90,13 @@ def test_a_label_that_was_not_calibrated_is_refused():
         exact(path, t[:1], "path").read(record_of(path, t, SPECTRUM.V(path, t)), None, path)
 
 
-def repeat(reps, contamination, simultaneous, n=150, calibration=400):
-    path, t = EDM(), times(EDM(), KAPPA)
+def repeat(reps, contamination, simultaneous, n=150, calibration=400, path=EDM()):  # noqa: B008
+    t, family = times(path, KAPPA), "path" if isinstance(path, EDM) else "kept"  # alpha (x0 + kappa_eff eps); on EDM they are one
     denoiser, truth = SPECTRUM.surrogate(path), -np.log(1 + contamination**2 / KAPPA**2)
     found = []
     for k in range(reps):
         data = np.asarray(denoiser.sample(jax.random.key(10_000 + k), jnp.arange(calibration)))
-        options = {"tol": 10.0, "simultaneous": simultaneous, "points": 9, "replicates": 60}
+        options = {"tol": 10.0, "simultaneous": simultaneous, "points": 9, "replicates": 60, "family": family}
         estimator = calibrate(denoiser, data, t, jax.random.key(20_000 + k), **options)
         record = forward_record(SPECTRUM, path, t, n, k, contamination, replicates=60)
         found.append(estimator.read(record, None, path).delta)
@@ -114,13 +114,14 @@ def test_a3_coverage_and_bias_in_40_repetitions():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", [EDM(), LinearFlow()], ids=["EDM", "LinearFlow"])
 @pytest.mark.parametrize("contamination", [0.0, 0.2])
-def test_a3_coverage_and_bias_in_500_repetitions(contamination):
+def test_a3_coverage_and_bias_in_500_repetitions(contamination, path):
     """92 to 98 % pointwise and simultaneously; bias below 5 % of the shift, which is below a quarter of the standard error."""
-    value, intervals, truth, se = repeat(500, contamination, False)
+    value, intervals, truth, se = repeat(500, contamination, False, path=path)
     assert 0.92 <= coverage(intervals, truth)[0] <= 0.98
     if contamination:
         assert (0.05 * np.abs(truth) < 0.25 * se).all()
         assert (np.abs(value.mean(axis=0) - truth) <= 0.05 * np.abs(truth) + 2 * se / np.sqrt(500)).all()
-    _, together, _, _ = repeat(500, contamination, True)
+    _, together, _, _ = repeat(500, contamination, True, path=path)
     assert 0.92 <= coverage(together, truth)[1] <= 0.98

@@ -108,8 +108,8 @@ def test_images_have_features_of_their_neighbourhoods():
     assert slope > 0.4
 
 
-def repeat(probe, reps, contamination, simultaneous):
-    found = [reading(probe, EDM(), KAPPA, k, contamination, 300, simultaneous)[0].delta for k in range(reps)]
+def repeat(probe, reps, contamination, simultaneous, path=EDM()):  # noqa: B008
+    found = [reading(probe, path, KAPPA, k, contamination, 300, simultaneous)[0].delta for k in range(reps)]
     good = [f for f in found if (f.flag == "ok").all()]
     assert len(good) >= 0.99 * reps
     return np.stack([f.value for f in good]), [(f.low, f.high) for f in good], np.median([f.se for f in good], axis=0)
@@ -123,17 +123,18 @@ def test_a3_coverage_and_bias_in_40_repetitions(probe):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", [EDM(), LinearFlow()], ids=["EDM", "LinearFlow"])
 @pytest.mark.parametrize("contamination", [0.0, 0.18])
-def test_a3_coverage_and_bias_in_500_repetitions(probe, contamination):
+def test_a3_coverage_and_bias_in_500_repetitions(probe, contamination, path):
     """92 to 98 %, although all repetitions share one calibration: its error, which is in the intervals, is a bias below one standard error
     here.  What contamination adds to it is below 5 % of the shift (same seeds: the difference from the forward states' readings)."""
     truth = -np.log(1 + contamination**2 / KAPPA**2)
-    value, intervals, se = repeat(probe, 500, contamination, False)
+    value, intervals, se = repeat(probe, 500, contamination, False, path)
     assert 0.92 <= coverage(intervals, truth)[0] <= 0.98
     assert (np.abs(value.mean(axis=0) - truth) <= se).all()
     if contamination:
-        moved = value - repeat(probe, 500, 0.0, False)[0]
+        moved = value - repeat(probe, 500, 0.0, False, path)[0]
         assert (np.abs(moved.mean(axis=0) - truth) <= 0.05 * np.abs(truth) + 2 * moved.std(axis=0) / np.sqrt(500)).all()
         assert (0.05 * np.abs(truth) < 0.25 * se).all()
-    _, together, _ = repeat(probe, 500, contamination, True)
+    _, together, _ = repeat(probe, 500, contamination, True, path)
     assert 0.92 <= coverage(together, truth)[1] <= 0.98
