@@ -133,13 +133,13 @@ def test_a_probe_is_trained_once_for_a_folder_and_its_sums_are_kept_under_what_w
         return train_probe(x0, jax.random.fold_in(key, len(trainings)), **fields)
 
     monkeypatch.setattr(named, "train_probe", training)
-    times = subject().steps.t[:3]
+    times, x = np.asarray(subject().steps.t[:3]), jax.numpy.asarray(data()[:5])
     for where, system in (("a", "one"), ("a", "two"), ("b", "one")):
         mine = recording(tmp_path / where, probe)  # its own Records, as of a new process
         other = dataclasses.replace(subject(), system=system)
         (ready,) = mine._prepared(other, times, True)
-        keys.append((mine._what("run", 0, (ready,))["sums"], ready.arrays()))
-        assert ready.tol == 0.1 and ready.recorder(jax.random.key(0), 20).init(3, 1, np.zeros((4, 1)), np.arange(4))
+        keys.append((mine._what("run", 0, (ready,))["sums"], ready.arrays() | {"says": ready.outputs(x, x[:, 0], PATH)}))
+        assert ready.tol == 0.1 and ready.digest in keys[-1][0][0]
     assert trainings == [(4000, 1)] * 2  # one for each folder
     assert keys[0][0] == keys[1][0] != keys[2][0]
     for name, value in keys[0][1].items():
@@ -158,7 +158,7 @@ def test_what_was_told_and_steins_identity_are_among_the_calls(found):
     np.testing.assert_allclose([r["value"] for r in told], m.log_snr, rtol=1e-5)
     assert all(-1 <= r["null"] <= 1 and r["low"] <= r["value"] <= r["high"] for r in cosine)
     null = m.stein.null
-    assert (np.abs(null.value - 1) < 4 * null.se).all() and (null.se < 0.2).all() and null.flag.tolist() == ["ok"] * 11
+    assert (np.abs(null.value - 1) < 4 * null.se).all() and (null.se < 0.3).all() and null.flag.tolist() == ["ok"] * 11
     np.testing.assert_allclose([r["value"] for r in stein], m.stein.run.value)
     sums = m.record.banded["cross"].sum(axis=2)[k, 0] / m.record.n
     assert stein[k]["value"] == pytest.approx(sums / np.exp(-0.5 * m.log_snr[k]), rel=1e-5)  # EDM: sigma is kappa, d = 1
