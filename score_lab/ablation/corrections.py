@@ -14,6 +14,9 @@ draws are t_M-1 of the models' (``student``).  Of the mismatch it is |ln R| with
     reached  really better than N, and not told apart from 2N
     part     really better than N, and really worse than 2N
     -        not told apart from N              same     the sampler at N and at 2N are themselves not told apart: nothing to reach
+
+Where N and 2N are not told apart, a correction is better if it is really better than both, part if really better than N and really worse
+than 2N, worse if really worse than N, and else same.
 """
 
 from __future__ import annotations
@@ -210,7 +213,10 @@ def verdict(gain: Pair, twice: Pair, step: Pair, column: str) -> str:
     """The word of the module; ``step``: N minus 2N without correction."""
     sign = -1.0 if column in HIGHER else 1.0
     if not step.differs:
-        return "worse" if gain.differs and sign * gain.difference > 0 else "better" if gain.differs and twice.differs else "same"
+        if gain.differs and sign * gain.difference > 0:
+            return "worse"
+        told = gain.differs and twice.differs
+        return "same" if not told else "better" if sign * twice.difference < 0 else "part"
     if gain.differs and sign * gain.difference > 0:
         return "worse"
     if twice.differs and sign * twice.difference < 0:
