@@ -42,7 +42,7 @@ the digits network: mismatch and quality, before (*none, N*) and after, and whic
 - A cell: the value with the correction, and one word on its paired difference to N without: **better**, **worse**, or **=**, no difference
   can be told (common noise; intervals that hold at once for all rows of one table and measure; above the resolution). **(2N)**: besides,
   where N and 2N without correction are told apart, it is not told apart from 2N, or is better.
-- ln R: of the states at the last network call, all bands; 0 is no mismatch; better is nearer to 0. Worst band: of the samples.
+- ln R: of the states at the last network call, all bands; 0 is no mismatch; better is nearer to 0, by 1 % of it and by 0.005. Worst band: of the samples.
 - One network, one training seed: what is real here is real for this network. Several training seeds: [findings.md](findings.md).
 """
 COMMAND = """python -m experiments.compare_corrections --workdir runs/digits --solvers 'DDIM, DDIM(eta=1)' --nfe 10 --n 200 --seeds 0,1"""

@@ -8,7 +8,8 @@ Models of one study (workdirs of different training seeds) are one method: their
 once for all corrections and samplers of one budget and column, both differences of each; with M > 1 models they hold for models that were
 not trained, by Student's law with M - 1 degrees of freedom (``evaluation.compared``).  Intervals of single rows and of shares: a draw of the
 bootstrap resamples the models, with deviations times sqrt(M / (M - 1)) t_M-1 / z, and then their samples, so that 1.96 deviations of the
-draws are t_M-1 of the models' (``student``).  Of the mismatch it is |ln R| with it minus |ln R| without, at N.
+draws are t_M-1 of the models' (``student``).  Of the mismatch it is |ln R| with it minus |ln R| without, at N; a change below 0.005, or
+below ``least_difference`` of the value, is none.
 
     better   really better than 2N              worse    really worse than N
     reached  really better than N, and not told apart from 2N
@@ -43,6 +44,8 @@ __all__ = ["MOMENTS", "Comparison", "Mismatch", "Outcome", "comparison", "outcom
 
 MOMENTS = ("frechet", "variance", "band_kl")
 """Columns that are moments, which a correction of moments improves by construction."""
+LEAST_LN_R = 0.005
+"""A change of |ln R| that counts, half a percent of a variance: what sampling leaves of a ratio of 80,000 values, sqrt(2 / 80,000)."""
 WORDS = ("better", "reached", "part", "-", "worse", "same")
 
 
@@ -162,7 +165,8 @@ def _nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> 
         drawn = {name: np.abs(draws.mean(axis=0)) for name, draws in size.items()}
         models = {name: np.sign(draws[:, 0].mean()) * draws[:, 0] for name, draws in size.items()}
         pairs = [("|".join(map(str, key)), f"{key[0]}|{NONE}|{budget}") for key in rows]
-        found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha, models=models), strict=True))
+        least = lambda value: max(study.least_difference * value, LEAST_LN_R)  # noqa: E731
+        found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha, least=least, models=models), strict=True))
     return found
 
 

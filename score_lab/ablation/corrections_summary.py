@@ -6,7 +6,7 @@ The first rows are what it is without, at N and at 2N.  A cell is the value with
     =               it does not: no difference can be told
     better (2N)     and besides, where N and 2N without correction are told apart, it is not told apart from 2N, or better than that
 
-ln R is better where |ln R| is less, the mismatch of the states at the last call; the worst band is of the samples.
+ln R is better where |ln R| is less, the mismatch of the states at the last call, by 1 % of it and by 0.005; the worst band is of the samples.
 """
 
 from __future__ import annotations

@@ -83,3 +83,14 @@ def test_a_gain_that_three_models_do_not_agree_on_is_not_told():
         assert found.gain.difference == pytest.approx(-2) and found.gain.differs == real and (found.verdict == "part") == real
         near = corrections._nearer({key: blank(-m) for key, m in zip(keys, made, strict=True)}, study)
         assert near[keys[1]].difference == pytest.approx(-2) and near[keys[1]].differs == real
+
+
+def test_a_change_of_ln_r_below_its_resolution_is_none():
+    """-0.185 beside -0.184 on common noise: any number of samples tells them apart, and nobody could use it; 1 % of 0.8 is more than 0.005."""
+    study = Study(models={"a": {"workdir": "runs/it"}}, solvers=("DDIM",), grids=("LogSNR",), nfe=(4,), seeds=(0,), repeats=100)
+    common = 0.01 * np.random.default_rng(0).standard_normal(101) * (np.arange(101) > 0)
+    for before, after, real in ((-0.184, -0.185, False), (-0.184, -0.178, True), (0.8, 0.793, False), (0.8, 0.79, True)):
+        size = {("DDIM", name, 4): blank((v + common)[None]) for name, v in (("none", before), ("angle step", after))}
+        near = corrections._nearer(size, study)["DDIM", "angle step", 4]
+        assert near.differs == real, (before, after)
+        assert near.excludes_zero
