@@ -81,7 +81,7 @@ def table(folder: Path) -> str:
     for solver, N in dict.fromkeys((key[0], key[1]) for key in sorted(found, key=lambda k: (k[0], k[1]))):
         for column in (*columns, "ln R"):
             cells = [number(values[solver, n, "none"].get(column)) for n in (N, 2 * N)]
-            texts = [_said(v, column) for v in cells]
+            texts = [f"{_said(v, column)} {_far(values[solver, n, 'none'], column)}".strip() for n, v in zip((N, 2 * N), cells, strict=True)]
             if all(math.isnan(v) for v in cells):
                 continue
             for name in names:
@@ -90,6 +90,11 @@ def table(folder: Path) -> str:
             lines.append(f"| {solver} | {N} | {NAMES.get(column, 'ln R, last call')} | {' | '.join(texts)} |")
     floor = next(n for n in json.loads((folder / "table.json").read_text())["notes"] if n.startswith("exact samples"))
     return "\n".join([*lines, "", floor[0].upper() + floor[1:] + "."])
+
+
+def _far(row: dict[str, str], column: str) -> str:
+    """diverged, where the row's flag says so of the column."""
+    return "diverged" if column in re.findall(r"\w+", row.get("flag", "").removeprefix("diverged")) else ""
 
 
 def _said(value: float, column: str) -> str:
@@ -102,7 +107,7 @@ def shares(folders: dict[str, Path]) -> dict:
     common = set.intersection(*({r["correction"] for r in rows(folder / "outcomes.csv")} for folder in folders.values()))
     for name, folder in folders.items():
         for r in rows(folder / "outcomes.csv"):
-            if r["column"] in PICTURED[name] and r["verdict"] != "same" and r["correction"] in common:
+            if r["column"] in PICTURED[name] and r["verdict"] not in ("same", "diverged", "N diverged") and r["correction"] in common:
                 share = Estimate(*(number(r[f"share_{v}"]) for v in ("value", "low", "high")), 0)
                 by = kept.setdefault(f"{name}, {NAMES[r['column']]}", {}).setdefault(r["solver"], {})
                 by.setdefault(r["correction"], {})[int(r["budget"])] = share

@@ -17,7 +17,8 @@ below ``least_difference`` of the value, is none.
     -        not told apart from N              same     the sampler at N and at 2N are themselves not told apart: nothing to reach
 
 Where N and 2N are not told apart, a correction is better if it is really better than both, part if really better than N and really worse
-than 2N, worse if really worse than N, and else same.
+than 2N, worse if really worse than N, and else same.  What reads more than 100 times the best of its budget (``results.diverged``) is
+diverged in that column, whatever its intervals; where that is the run at N without correction, same reads "N diverged".
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 import scipy.stats
 
 from score_lab.ablation.correcting import NONE, last_ratios
-from score_lab.ablation.results import Results, Row, resolution
+from score_lab.ablation.results import Results, Row, diverged, resolution
 from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Study
@@ -46,7 +47,7 @@ MOMENTS = ("frechet", "variance", "band_kl")
 """Columns that are moments, which a correction of moments improves by construction."""
 LEAST_LN_R = 0.005
 """A change of |ln R| that counts, half a percent of a variance: what sampling leaves of a ratio of 80,000 values, sqrt(2 / 80,000)."""
-WORDS = ("better", "reached", "part", "-", "worse", "same")
+WORDS = ("better", "reached", "part", "-", "worse", "same", "diverged", "N diverged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Outcome:
 class Comparison:
     """``values``: (name, budget) -> column -> (B + 1,) draws averaged over models, name = (solver words, correction); ``outcomes`` of all
     corrections; ``failed``: (solver, correction, budget) -> why; ``mismatch`` by the same keys as values; ``nearer``: of corrections,
-    |ln R| at the last call minus that without."""
+    |ln R| at the last call minus that without; ``far``: (solver, correction, budget) -> the columns in which a model's row diverged."""
 
     results: Results
     values: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]]
@@ -96,6 +97,7 @@ class Comparison:
     floor: Mapping[str, Estimate]
     errors: Mapping[tuple[str, str, int], Estimate]
     nearer: Mapping[tuple[str, str, int], Pair]
+    far: Mapping[tuple[str, str, int], tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def comparison(results: Results, twice: Results, store: Store) -> Comparison:
@@ -125,8 +127,14 @@ def comparison(results: Results, twice: Results, store: Store) -> Comparison:
         if len(rows) == 1 and solver[0] is not None:
             errors[key] = solver[0]
     n = results.study.n * len(results.study.seeds)
-    near = _nearer(mismatch, results.study)
-    return Comparison(results, values, tuple(_outcomes(results, stacks)), failed, mismatch, n, _floor(results), errors, near)
+    near, off = _nearer(mismatch, results.study), [*_off(results), *_off(twice)]
+    far = {key: tuple(dict.fromkeys(c for row, c in off if any(row is r for r in rows))) for key, rows in groups.items()}
+    return Comparison(results, values, tuple(_outcomes(results, stacks, far)), failed, mismatch, n, _floor(results), errors, near, far)
+
+
+def _off(results: Results) -> list[tuple[Row, str]]:
+    """Every row with a column in which it diverged."""
+    return [(c.rows[name], column) for c in results.contests for name, columns in diverged(results, c).items() for column in columns]
 
 
 def _picks(models: int, repeats: int) -> np.ndarray:
@@ -170,7 +178,7 @@ def _nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> 
     return found
 
 
-def _outcomes(results: Results, values: Mapping) -> list[Outcome]:
+def _outcomes(results: Results, values: Mapping, far: Mapping[tuple[str, str, int], tuple[str, ...]]) -> list[Outcome]:
     """``values``: key -> column -> (M, B + 1) of every model."""
     found, study = [], results.study
     model = next(iter(results.models))
@@ -200,6 +208,8 @@ def _outcomes(results: Results, values: Mapping) -> list[Outcome]:
                 share = _share(wide[here], wide[base], wide[more])
                 gain, twice = apart[k], apart[k + 1]
                 word = verdict(gain, twice, steps[base, more], column)
+                word = "N diverged" if word == "same" and column in far.get((solver, NONE, budget), ()) else word
+                word = "diverged" if column in far.get((solver, correction, budget), ()) else word
                 found.append(Outcome(solver, correction, budget, column, gain, twice, share, word))
     return found
 
@@ -287,7 +297,8 @@ def rows_table(found: Comparison) -> Table:
         solver, correction, budget = key
         m = found.mismatch[key]
         worst = m.end[np.nanargmax(np.abs(m.end))] if np.isfinite(m.end).any() else float("nan")
-        name = {"solver": solver, "NFE": budget, "correction": correction, "worst band": f"{worst:+.3f}"}
+        flag = f"diverged ({', '.join(found.far[key])})" if found.far.get(key) else "-"
+        name = {"solver": solver, "NFE": budget, "correction": correction, "worst band": f"{worst:+.3f}", "flag": flag}
         pair = found.nearer.get(key)
         measures = {"ln R": m.total, "effective": m.effective}
         if pair is not None:

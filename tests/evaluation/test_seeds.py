@@ -79,7 +79,7 @@ def test_a_gain_that_three_models_do_not_agree_on_is_not_told():
         levels = {"none": np.full(3, 5.0), "angle step": 5.0 - np.array(gains), "more": np.full(3, 1.0)}
         made = [level[:, None] + n for level, n in zip(levels.values(), noise, strict=True)]
         keys = (("DDIM", "none", 4), ("DDIM", "angle step", 4), ("DDIM", "none", 8))
-        (found,) = corrections._outcomes(results, {key: {"energy": m} for key, m in zip(keys, made, strict=True)})
+        (found,) = corrections._outcomes(results, {key: {"energy": m} for key, m in zip(keys, made, strict=True)}, {})
         assert found.gain.difference == pytest.approx(-2) and found.gain.differs == real and (found.verdict == "part") == real
         near = corrections._nearer({key: blank(-m) for key, m in zip(keys, made, strict=True)}, study)
         assert near[keys[1]].difference == pytest.approx(-2) and near[keys[1]].differs == real

@@ -1,6 +1,7 @@
 """experiments.compare_corrections on an exact mixture: what it finds, what it refuses, a correction from outside, and resumption."""
 
 import csv
+import dataclasses
 import importlib.util
 import re
 import sys
@@ -18,9 +19,14 @@ from score_lab.ablation import corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
 from score_lab.ablation.corrections_summary import changed
+from score_lab.ablation.counting import Budget
+from score_lab.ablation.plan import Run
+from score_lab.ablation.results import Contest, Results, Row
+from score_lab.ablation.study import Study, System
+from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
-from score_lab.evaluation import Pair, Ranking, compared
+from score_lab.evaluation import Estimate, Pair, Ranking, compared
 from score_lab.mismatch import Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, AngleStep, StateGain
 from score_lab.mismatch.replicates import curve
@@ -303,3 +309,24 @@ def test_models_are_resampled_too():
     pooled = corrections._pooled(draws, corrections._picks(3, 4000))
     assert pooled[0] == 2.0 and np.std(pooled[1:]) == pytest.approx(1.0 / np.sqrt(3), rel=0.05)
     np.testing.assert_array_equal(corrections._pooled(draws[:1], corrections._picks(1, 4000)), draws[0])
+
+
+def test_what_diverged_is_called_that_whatever_its_intervals():
+    """KID -12400 where lower is better is no result: the row's own word, the word of those that are held against it, and the page's."""
+    study = Study(models={"m": {"workdir": "runs/it"}}, solvers=("DDIM",), grids=("LogSNR",), nfe=(4,), seeds=(0,), repeats=60)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((3, 1, 61)) * (np.arange(61) > 0)
+    keys, found = [("DDIM", "none", 4), ("DDIM", "angle step", 4), ("DDIM", "none", 8)], []
+    truth = SimpleNamespace(columns=("kid",), describe=list, floor=([0], None), floor_name="floor")
+    floors = {"m": Measured({"kid": Estimate(0.0, -0.01, 0.01, 50)})}
+    for levels in ((0.5, -12400.0, 0.2), (-12400.0, 0.5, 0.2)):
+        stacks = {key: {"kid": level * (1 + n)} for key, level, n in zip(keys, levels, 500 * noise if levels[0] < 0 else noise, strict=True)}
+        made = [Row(Run(System("m", None, None, None, {"target": "DDIM"}, correction=key[1]), Budget(key[2], key[2], 1.0), {}, ("k",)), (),
+                    Measured({"kid": Estimate(v, v, v, 50)}, {"kid": stacks[key]["kid"][0]})) for key, v in zip(keys, levels, strict=True)]  # fmt: skip
+        results = Results(study, {"m": SimpleNamespace(truth=truth)}, tuple(made[:2]), (), floors, (), {"m": "kid"})
+        rows_of = {" ".join(key[:2]): row for key, row in zip(keys[:2], made[:2], strict=True)}
+        results = dataclasses.replace(results, contests=(Contest("m", "1", 4, rows_of, Ranking.of({})),))
+        off = corrections._off(results)
+        far = {key: tuple(c for r, c in off if r is row) for key, row in zip(keys, made, strict=True)}
+        (outcome,) = corrections._outcomes(results, stacks, far)
+        found.append((far[keys[0]], far[keys[1]], outcome.verdict))
+    assert found == [((), ("kid",), "diverged"), (("kid",), (), "N diverged")]
