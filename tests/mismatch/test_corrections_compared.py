@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from elsewhere import folder
 from test_launchers import run
 
 from experiments.ablation_parts import corrections_of
+from experiments.compare_corrections import again
 from score_lab.ablation import corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
@@ -330,3 +332,8 @@ def test_what_diverged_is_called_that_whatever_its_intervals():
         (outcome,) = corrections._outcomes(results, stacks, far)
         found.append((far[keys[0]], far[keys[1]], outcome.verdict))
     assert found == [((), ("kid",), "diverged"), (("kid",), (), "N diverged")]
+
+
+def test_the_line_to_see_it_again_can_be_typed():
+    words = ["--corrections=epsilon scaling, by band; DCW; 'mine'", "--solvers", "DDIM, DDIM(eta=1)", "--n=200"]
+    assert shlex.split(again(words)) == ["python", "-m", "experiments.compare_corrections", *words]
