@@ -6,7 +6,7 @@
 
 Models of one study (workdirs of different training seeds) are one method: their values are averaged.  Intervals of the differences hold at
 once for all corrections and samplers of one budget and column, both differences of each; with M > 1 models they hold for models that were
-not trained, by Student's law with M - 1 degrees of freedom (``evaluation.compared``).  Intervals of single rows and of shares: a draw of the
+not trained, by Student's law with M - 1 degrees of freedom (``evaluation.compared``).  Intervals of rows and of shares: a draw of the
 bootstrap resamples the models, with deviations times sqrt(M / (M - 1)) t_M-1 / z, and then their samples, so that 1.96 deviations of the
 draws are t_M-1 of the models' (``student``).  Of the mismatch it is |ln R| with it minus |ln R| without, at N; a change below 0.005, or
 below ``least_difference`` of the value, is none.

@@ -235,7 +235,8 @@ def resolution(results: Results, model: str, column: str) -> Callable[[float], f
 
 def diverged(results: Results, contest: Contest) -> dict[str, list[str]]:
     """Entry -> the columns in which it reads more than FAR times the best of its budget (or of what perfect samples may read, if that is
-    more), in size: an unbiased KID of samples that are far away may be as far below 0.  Not the solver error, which spans decades between solvers of different orders, nor MMD^2, whose kernel is bounded."""
+    more), in size: an unbiased KID of samples that are far away may be as far below 0.  Not the solver error, which spans decades between
+    solvers of different orders, nor MMD^2, whose kernel is bounded."""
     found: dict[str, list[str]] = {}
     for column in (c for c in results.models[contest.model].truth.columns if c in RANKABLE and c not in (*HIGHER, "mmd")):
         values = {name: row.measured.estimates[column].value for name, row in contest.rows.items() if column in row.measured.estimates}

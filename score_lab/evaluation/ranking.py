@@ -8,7 +8,7 @@ A pair differs if its interval does not hold 0 **and** the difference is more th
 as small as rounding, and then a difference of 1e-6 of the value is told apart by any number of samples though nobody could use it.  What
 does not differ is *not distinguishable*: that is not a proof that the two are equal.
 
-Values that are means over M models (training seeds) stand for models that were not trained.  With d_m the difference of model m, d its mean,
+Values that are means over M models (training seeds) stand for models that were not trained.  With d_m that of model m, d the mean,
 b^2 = sum_m (d_m - d)^2 / (M - 1) / M, k pairs and B draws of the samples given the models,
 
     d -+ (t_M-1^2 b^2 + t_B-1^2 s^2)^(1/2),        t_f the 1 - alpha / (2 k) quantile of Student's law with f degrees of freedom
@@ -17,7 +17,7 @@ holds d's expectation with probability >= 1 - alpha / k, for normal d_m whose ow
 which may be common to all models, the rest: it misses with 1 - E F(u t_M-1^2 X + (1 - u) t_B-1^2 Y), F the law of chi^2_1, X and Y those
 of mean squares, and F is concave, so in u the expectation is least at u = 0 or u = 1, where it is Student's own (the argument of Cochran
 1964's t'; Bonferroni's inequality then gives all k).  b has only M - 1 degrees of freedom in every pair, so that no quantile of the largest
-|Z|, which takes the s_ij for known, is one of these: t_2 is 4.3 at 95 % for one pair and 23 for 27 pairs, where the normal's are 1.96 and 3.1.
+|Z|, which takes the s_ij for known, is one of these: t_2 at 95 % is 4.3 for one pair and 23 for 27, the normal's 1.96 and 3.1.
 """
 
 from __future__ import annotations

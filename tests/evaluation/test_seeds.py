@@ -32,7 +32,7 @@ def trial(rng, count, share, B=100):
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
 def test_three_models_cover_what_they_say_in_all_pairs_at_once(share):
-    """600 studies: no pair of equals is told apart in at least 95 % of them (3 standard deviations of 600: 2.7 %), and one pair alone is not;
+    """600 studies: no pair of equals is told apart in at least 95 % of them (3 deviations of 600: 2.7 %), and one pair alone is not;
     normal quantiles hold one pair of three models in 81 % and these four at once in 60 %."""
     rng, kept, alone = np.random.default_rng(7), [], []
     for _ in range(600):
@@ -72,7 +72,7 @@ def test_a_row_of_three_models_has_students_interval():
 def test_a_gain_that_three_models_do_not_agree_on_is_not_told():
     """Gains of 1, 2 and 3 are a mean of 2 with a deviation of 0.58: 3.5 deviations, which two degrees of freedom do not tell; 1.99, 2 and
     2.01 they do.  The differences of |ln R| in the same way."""
-    study = Study(models=dict.fromkeys("abc", {"workdir": "runs/it"}), solvers=("DDIM",), grids=("LogSNR",), nfe=(4,), seeds=(0,), repeats=100)
+    study = Study(models=dict.fromkeys("abc", {"workdir": "runs/it"}), solvers=("DDIM",), nfe=(4,), seeds=(0,), repeats=100)
     results = Results(study, dict.fromkeys("abc"), (), (), {}, (), {})
     noise = 1e-3 * np.random.default_rng(0).standard_normal((3, 3, 101)) * (np.arange(101) > 0)
     for gains, real in (((1.0, 2.0, 3.0), False), ((1.99, 2.0, 2.01), True)):
@@ -86,8 +86,8 @@ def test_a_gain_that_three_models_do_not_agree_on_is_not_told():
 
 
 def test_a_change_of_ln_r_below_its_resolution_is_none():
-    """-0.185 beside -0.184 on common noise: any number of samples tells them apart, and nobody could use it; 1 % of 0.8 is more than 0.005."""
-    study = Study(models={"a": {"workdir": "runs/it"}}, solvers=("DDIM",), grids=("LogSNR",), nfe=(4,), seeds=(0,), repeats=100)
+    """-0.185 beside -0.184 on common noise: any number of samples tells them apart, and nobody could use it; 1 % of 0.8 is more."""
+    study = Study(models={"a": {"workdir": "runs/it"}}, solvers=("DDIM",), nfe=(4,), seeds=(0,), repeats=100)
     common = 0.01 * np.random.default_rng(0).standard_normal(101) * (np.arange(101) > 0)
     for before, after, real in ((-0.184, -0.185, False), (-0.184, -0.178, True), (0.8, 0.793, False), (0.8, 0.79, True)):
         size = {("DDIM", name, 4): blank((v + common)[None]) for name, v in (("none", before), ("angle step", after))}

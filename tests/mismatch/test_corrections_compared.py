@@ -17,7 +17,7 @@ from test_launchers import run
 
 from experiments.ablation_parts import corrections_of
 from experiments.compare_corrections import again
-from score_lab.ablation import corrections, running
+from score_lab.ablation import correcting, corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
 from score_lab.ablation.corrections_summary import changed
@@ -147,6 +147,8 @@ def test_the_documents_repeat_what_the_command_left(done, tmp_path, monkeypatch)
     docs.main()
     written = (page.parent / "corrections.md").read_text()
     assert (done / "corrections.md").read_text().strip() in written and "--nfe 10" in written and "2 seeds of 150" in written
+    head = written.split("In the tables:")[0]
+    assert "can be made on this network" in head and "- fresh noise, by band: FreshNoise.sampler" in head and "- angle step" not in head
     page.write_text("no marks")
     monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
     with pytest.raises(SystemExit, match="has no <!-- mixture -->"):
@@ -321,9 +323,11 @@ def test_what_diverged_is_called_that_whatever_its_intervals():
     truth = SimpleNamespace(columns=("kid",), describe=list, floor=([0], None), floor_name="floor")
     floors = {"m": Measured({"kid": Estimate(0.0, -0.01, 0.01, 50)})}
     for levels in ((0.5, -12400.0, 0.2), (-12400.0, 0.5, 0.2)):
-        stacks = {key: {"kid": level * (1 + n)} for key, level, n in zip(keys, levels, 500 * noise if levels[0] < 0 else noise, strict=True)}
-        made = [Row(Run(System("m", None, None, None, {"target": "DDIM"}, correction=key[1]), Budget(key[2], key[2], 1.0), {}, ("k",)), (),
-                    Measured({"kid": Estimate(v, v, v, 50)}, {"kid": stacks[key]["kid"][0]})) for key, v in zip(keys, levels, strict=True)]  # fmt: skip
+        wide = 500 * noise if levels[0] < 0 else noise
+        stacks = {key: {"kid": level * (1 + n)} for key, level, n in zip(keys, levels, wide, strict=True)}
+        runs = [Run(System("m", None, None, None, {"target": "DDIM"}, correction=c), Budget(n, n, 1.0), {}, ("k",)) for _, c, n in keys]
+        seen = [Measured({"kid": Estimate(v, v, v, 50)}, {"kid": stacks[key]["kid"][0]}) for key, v in zip(keys, levels, strict=True)]
+        made = [Row(run, (), measured) for run, measured in zip(runs, seen, strict=True)]
         results = Results(study, {"m": SimpleNamespace(truth=truth)}, tuple(made[:2]), (), floors, (), {"m": "kid"})
         rows_of = {" ".join(key[:2]): row for key, row in zip(keys[:2], made[:2], strict=True)}
         results = dataclasses.replace(results, contests=(Contest("m", "1", 4, rows_of, Ranking.of({})),))
@@ -337,3 +341,18 @@ def test_what_diverged_is_called_that_whatever_its_intervals():
 def test_the_line_to_see_it_again_can_be_typed():
     words = ["--corrections=epsilon scaling, by band; DCW; 'mine'", "--solvers", "DDIM, DDIM(eta=1)", "--n=200"]
     assert shlex.split(again(words)) == ["python", "-m", "experiments.compare_corrections", *words]
+
+
+def test_a_measured_run_uses_all_its_trajectories_and_is_not_made_of_a_few(monkeypatch):
+    """100 in calls of 40 are the 100 of one call, not 80; fewer than 32 are refused in one line."""
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    law.forward_data = None
+    parts, found = correcting.Parts(*law.assemble({}, law.denoiser)), {}
+    for chunk in (40, 100):
+        monkeypatch.setattr(correcting, "CHUNK", chunk)
+        found[chunk] = correcting.measured(law, parts, 3, 100)
+    np.testing.assert_allclose(found[40]["last"], found[100]["last"], rtol=1e-4)
+    np.testing.assert_allclose(found[40]["record"].weight, found[100]["record"].weight)
+    with pytest.raises(ConfigError, match="^n: 31 is refused; allowed: at least 32 trajectories"):
+        correction_section("DCW", "measured", (0,), 31)
+    assert correction_section("DCW", "measured", (0,), 32)["n"] == 32 and "n" not in correction_section("DCW", "gaussian", (0,), 31)
