@@ -87,8 +87,8 @@ def check_correction(word: Any, calibrate: Any) -> None:
 
 
 def correction_section(word: str, calibrate: Any, seeds: Any, n: int) -> dict[str, Any] | None:
-    """What a sampling section says of the correction; the seed of a measured calibration is none of ``seeds``.  ConfigError for one of fewer
-    than ``FEWEST`` trajectories."""
+    """What a sampling section says of the correction; the seed of a measured calibration is none of ``seeds``.  ConfigError for a run of
+    fewer than ``FEWEST`` trajectories."""
     if word == NONE:
         return None
     made = {"names": word, "calibrate": calibrate, "code": code_of_modules(*(maker.__module__ for _, maker in makers_of(word)))}

@@ -241,8 +241,10 @@ def diverged(results: Results, contest: Contest) -> dict[str, list[str]]:
     for column in (c for c in results.models[contest.model].truth.columns if c in RANKABLE and c not in (*HIGHER, "mmd")):
         values = {name: row.measured.estimates[column].value for name, row in contest.rows.items() if column in row.measured.estimates}
         values = {name: value for name, value in values.items() if np.isfinite(value)}
+        floor = results.floors[contest.model].estimates.get(column) if contest.model in results.floors else None
+        least = 0.0 if floor is None else float(np.nan_to_num([abs(floor.low), abs(floor.high)]).max())  # of a KID it may be below 0 whole
         for name, value in values.items():
-            if abs(value) > FAR * scale(results, contest.model, column)(min(map(abs, values.values()))):
+            if abs(value) > FAR * max(min(map(abs, values.values())), least):
                 found.setdefault(name, []).append(column)
     return found
 
