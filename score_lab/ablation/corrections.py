@@ -133,7 +133,7 @@ def comparison(results: Results, twice: Results, store: Store) -> Comparison:
 
 
 def _off(results: Results) -> list[tuple[Row, str]]:
-    """Every row with a column in which it diverged; not the KL of the bands' variances, which a correction may make 0, so that 100 times the
+    """Every row with a column in which it diverged; not the KL of the bands' variances, which a correction may make 0: 100 times the
     best of a budget is not far."""
     found = [(c.rows[name], column) for c in results.contests for name, columns in diverged(results, c).items() for column in columns]
     return [(row, column) for row, column in found if column != "band_kl"]
