@@ -15,8 +15,10 @@ where it was.  A correction from outside is a callable Setting -> Corrected (sco
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -31,6 +33,11 @@ from score_lab.build import build, refuse
 def define(values: flags.FlagValues) -> None:
     """The flags of this launcher: those of experiments.ablate_samplers."""
     define_axes(values)
+
+
+def again(words: Sequence[str]) -> str:
+    """The line to type to see it again, quoted for a shell: of it ``shlex.split`` gives the words back."""
+    return shlex.join(["python", "-m", "experiments.compare_corrections", *words])
 
 
 def main() -> None:
@@ -61,7 +68,7 @@ def main() -> None:
         run_cells(halves, models, part.seeds[:1], store, part.chunk)
         found.append(collected(part, models, plan, store, say.measured))
     compared = comparison(*found, store)
-    command = f"python -m experiments.compare_corrections {' '.join(sys.argv[1:])}"
+    command = again(sys.argv[1:])
     page = write_corrections(compared, store.folder, "Corrections: N steps with them, N and 2N without", [command])
     print(f"\n{rows_table(compared).text()}\n")
     print("\n".join(answer(compared)))

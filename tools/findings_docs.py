@@ -36,13 +36,20 @@ MARKED = "<!-- {} -->\n"
 HEAD = """# Corrections
 
 Made by `python tools/findings_docs.py corrections` from the `corrections.md` that each command below left; do not edit. Every correction of
-`score_lab.mismatch.corrections.CATALOGUE` that is made in sampling, around the same sampler at the same number of network evaluations, on
-the digits network: mismatch and quality, before (*none, N*) and after, and which differences are real.
+`score_lab.mismatch.corrections.CATALOGUE` that can be made on this network, of the digits, around the same sampler at the same number of
+network evaluations: mismatch and quality, before (*none, N*) and after, and which differences are real. Of those that are made in sampling
+these could not be made on it:
+
+{unmade}
+
+In the tables:
 
 - A cell: the value with the correction, and one word on its paired difference to N without: **better**, **worse**, or **=**, no difference
   can be told (common noise; intervals that hold at once for all rows of one table and measure; above the resolution). **(2N)**: besides,
   where N and 2N without correction are told apart, it is not told apart from 2N, or is better.
-- ln R: of the states at the last network call, all bands; 0 is no mismatch; better is nearer to 0. Worst band: of the samples.
+- ln R: of the states at the last network call, all bands; 0 is no mismatch; better is nearer to 0, by 1 % of it and
+  by 0.005 (a change below that is **=**). Worst band: of the samples.
+- **diverged**: more than 100 times the best of its budget.
 - One network, one training seed: what is real here is real for this network. Several training seeds: [findings.md](findings.md).
 """
 COMMAND = """python -m experiments.compare_corrections --workdir runs/digits --solvers 'DDIM, DDIM(eta=1)' --nfe 10 --n 200 --seeds 0,1"""
@@ -81,7 +88,8 @@ def table(folder: Path) -> str:
     for solver, N in dict.fromkeys((key[0], key[1]) for key in sorted(found, key=lambda k: (k[0], k[1]))):
         for column in (*columns, "ln R"):
             cells = [number(values[solver, n, "none"].get(column)) for n in (N, 2 * N)]
-            texts = [_said(v, column) for v in cells]
+            off = [_far(values[solver, n, "none"], column) for n in (N, 2 * N)]
+            texts = [f"{_said(v, column)} {word}".strip() for v, word in zip(cells, off, strict=True)]
             if all(math.isnan(v) for v in cells):
                 continue
             for name in names:
@@ -90,6 +98,11 @@ def table(folder: Path) -> str:
             lines.append(f"| {solver} | {N} | {NAMES.get(column, 'ln R, last call')} | {' | '.join(texts)} |")
     floor = next(n for n in json.loads((folder / "table.json").read_text())["notes"] if n.startswith("exact samples"))
     return "\n".join([*lines, "", floor[0].upper() + floor[1:] + "."])
+
+
+def _far(row: dict[str, str], column: str) -> str:
+    """diverged, where the row's flag says so of the column."""
+    return "diverged" if column in re.findall(r"\w+", row.get("flag", "").removeprefix("diverged")) else ""
 
 
 def _said(value: float, column: str) -> str:
@@ -102,11 +115,22 @@ def shares(folders: dict[str, Path]) -> dict:
     common = set.intersection(*({r["correction"] for r in rows(folder / "outcomes.csv")} for folder in folders.values()))
     for name, folder in folders.items():
         for r in rows(folder / "outcomes.csv"):
-            if r["column"] in PICTURED[name] and r["verdict"] != "same" and r["correction"] in common:
+            if r["column"] in PICTURED[name] and r["verdict"] not in ("same", "diverged", "N diverged") and r["correction"] in common:
                 share = Estimate(*(number(r[f"share_{v}"]) for v in ("value", "low", "high")), 0)
                 by = kept.setdefault(f"{name}, {NAMES[r['column']]}", {}).setdefault(r["solver"], {})
                 by.setdefault(r["correction"], {})[int(r["budget"])] = share
     return kept
+
+
+def unmade(folders: dict[str, Path]) -> str:
+    """A line for every correction that no folder could make around any sampler, with the reason that it was refused with."""
+    texts = [(folder / "corrections.md").read_text() for folder in folders.values()]
+    refused: dict[str, str] = {}
+    for text in texts:
+        for name, reason in re.findall(r"^- (.+?) \(around [^\n]*?\): (.*)$", text, flags=re.MULTILINE):
+            refused.setdefault(name, reason)
+    lines = [f"- {name}: {reason}" for name, reason in refused.items() if not any(f"\n| {name} | " in text for text in texts)]
+    return "\n".join(lines) or "- none"
 
 
 def main() -> None:
@@ -115,7 +139,7 @@ def main() -> None:
     folders = {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
     docs = ROOT / "docs"
     if what == "corrections" and folders and set(folders) <= set(CALIBRATED):
-        parts = [HEAD]
+        parts = [HEAD.replace("{unmade}", unmade(folders))]
         for name, folder in folders.items():
             title, words, command = CALIBRATED[name]
             size = json.loads((folder / "table.json").read_text())["notes"][0]

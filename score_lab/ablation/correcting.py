@@ -29,6 +29,7 @@ from score_lab.mismatch import BandRecorder, Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, Corrected, Recondition, Setting
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.forward import forward_run
+from score_lab.mismatch.study import FEWEST
 from score_lab.samplers import sample
 from score_lab.specs import key_of, spec_of
 
@@ -39,7 +40,7 @@ BLIND = "noise awareness guidance"
 """What asks the network for its answer without a noise label."""
 CALIBRATIONS = ("gaussian", "measured")
 FORWARD, CHUNK, REPLICATES = 1000, 250, 20
-"""Forward samples of a measured calibration, trajectories in one compiled call of its run, and replicates of its record."""
+"""Forward samples of a measured calibration, the most trajectories in one call of its run, and replicates of its record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +87,13 @@ def check_correction(word: Any, calibrate: Any) -> None:
 
 
 def correction_section(word: str, calibrate: Any, seeds: Any, n: int) -> dict[str, Any] | None:
-    """What a sampling section says of the correction; the seed of a measured calibration is none of ``seeds``."""
+    """What a sampling section says of the correction; the seed of a measured calibration is none of ``seeds``.  ConfigError for a run of
+    fewer than ``FEWEST`` trajectories."""
     if word == NONE:
         return None
     made = {"names": word, "calibrate": calibrate, "code": code_of_modules(*(maker.__module__ for _, maker in makers_of(word)))}
+    if calibrate == "measured" and n < FEWEST:
+        refuse("n", n, f"at least {FEWEST} trajectories for calibrate = measured: its run has as many")
     return made | ({"seed": int(max(seeds)) + 1_000_003, "n": int(n)} if calibrate == "measured" else {})
 
 
@@ -147,23 +151,22 @@ def _measured_once(model: Any, parts: Parts, section: Mapping[str, Any], asked: 
 
 
 def measured(model: Any, parts: Parts, seed: int, n: int) -> dict[str, Any]:
-    """The fields of a ``Setting`` that one run of ``parts`` and one pass over forward samples fill."""
+    """The fields of a ``Setting`` that one run of ``parts``, all of its ``n`` trajectories, and one pass over forward samples fill."""
     denoiser, sampler = (part.specialise() if hasattr(part, "specialise") else part for part in (parts.denoiser, parts.sampler))
     spectrum: Spectrum = model.spectrum
     steps, path = parts.grid.steps(denoiser.path), denoiser.path
     recorder = BandRecorder.of(spectrum, jax.random.key(seed), REPLICATES)
-    chunk = min(CHUNK, n)
 
     @jax.jit
     def draw(denoiser, sampler, steps, recorder, index, cond):
         key = jax.random.key(seed)
-        shape, x_T = ((chunk, *model.shape), None) if parts.start is None else (None, parts.start.x_T(path, steps, key, index=index))
+        shape, x_T = ((len(index), *model.shape), None) if parts.start is None else (None, parts.start.x_T(path, steps, key, index=index))
         done = sample(denoiser, sampler, steps, shape, key, x_T=x_T, index=index, cond=cond, recorder=recorder)
         return done.x, done.record
 
     x, records, cond = [], [], model.cond(n)
-    for first in range(0, n - chunk + 1, chunk):
-        rows = np.arange(first, first + chunk)
+    for first in range(0, n, CHUNK):
+        rows = np.arange(first, min(first + CHUNK, n))
         given = None if cond is None else {name: jnp.asarray(v[rows]) for name, v in cond.items()}
         drawn, record = draw(denoiser, sampler, steps, recorder, jnp.asarray(rows, jnp.int32), given)
         x.append(np.asarray(drawn))

@@ -4,14 +4,21 @@
     to twice  the value at N with it minus the value at 2N without
     share     (without at N - with it at N) / (without at N - without at 2N): 0 does nothing, 1 is what twice the steps would give
 
-Models of one study (workdirs of different training seeds) are one method: their values are averaged, and a draw of the bootstrap resamples
-the models, with deviations times sqrt(M / (M - 1)), and then their samples.  Intervals of the differences hold at once for all corrections
-and samplers of one budget and column, both differences of each.  Of the mismatch it is |ln R| with it minus |ln R| without, at N.
+Models of one study (workdirs of different training seeds) are one method: their values are averaged.  Intervals of the differences hold at
+once for all corrections and samplers of one budget and column, both differences of each; with M > 1 models they hold for models that were
+not trained, by Student's law with M - 1 degrees of freedom (``evaluation.compared``).  Intervals of rows and of shares: a draw of the
+bootstrap resamples the models, with deviations times sqrt(M / (M - 1)) t_M-1 / z, and then their samples, so that 1.96 deviations of the
+draws are t_M-1 of the models' (``student``).  Of the mismatch it is |ln R| with it minus |ln R| without, at N; a change below 0.005, or
+below ``least_difference`` of the value, is none.
 
     better   really better than 2N              worse    really worse than N
     reached  really better than N, and not told apart from 2N
     part     really better than N, and really worse than 2N
     -        not told apart from N              same     the sampler at N and at 2N are themselves not told apart: nothing to reach
+
+Where N and 2N are not told apart, a correction is better if it is really better than both, part if really better than N and really worse
+than 2N, worse if really worse than N, and else same.  What reads more than 100 times the best of its budget (``results.diverged``) is
+diverged in that column, whatever its intervals; where that is the run at N without correction, same reads "N diverged".
 """
 
 from __future__ import annotations
@@ -21,9 +28,10 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+import scipy.stats
 
 from score_lab.ablation.correcting import NONE, last_ratios
-from score_lab.ablation.results import Results, Row, resolution
+from score_lab.ablation.results import Results, Row, diverged, resolution
 from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Study
@@ -33,18 +41,20 @@ from score_lab.mismatch import BandRecorder, log_ratio, log_ratios
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.replicates import OK
 
-__all__ = ["MOMENTS", "Comparison", "Mismatch", "Outcome", "comparison", "outcomes_table", "rows_table", "verdict"]
+__all__ = ["MOMENTS", "Comparison", "Mismatch", "Outcome", "comparison", "outcomes_table", "rows_table", "student", "verdict"]
 
 MOMENTS = ("frechet", "variance", "band_kl")
 """Columns that are moments, which a correction of moments improves by construction."""
-WORDS = ("better", "reached", "part", "-", "worse", "same")
+LEAST_LN_R = 0.005
+"""A change of |ln R| that counts, half a percent of a variance: what sampling leaves of a ratio of 80,000 values, sqrt(2 / 80,000)."""
+WORDS = ("better", "reached", "part", "-", "worse", "same", "diverged", "N diverged")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
     """Of one row, training seeds averaged: ``total`` ln R of all bands at the last call, ``bands`` (B,) ln R_b there, ``end`` (B,) ln R_b
     of the samples, ``effective`` lambda_eff - lambda by spectral regression at the last call that tells, or why none does; ``draws``
-    (R + 1,) of the total, whose weights are those of the same trajectories in every row."""
+    (M, R + 1) of every model's total, whose weights are those of the same trajectories in every row."""
 
     total: Estimate
     bands: np.ndarray
@@ -76,7 +86,7 @@ class Outcome:
 class Comparison:
     """``values``: (name, budget) -> column -> (B + 1,) draws averaged over models, name = (solver words, correction); ``outcomes`` of all
     corrections; ``failed``: (solver, correction, budget) -> why; ``mismatch`` by the same keys as values; ``nearer``: of corrections,
-    |ln R| at the last call minus that without."""
+    |ln R| at the last call minus that without; ``far``: (solver, correction, budget) -> the columns in which a model's row diverged."""
 
     results: Results
     values: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]]
@@ -87,6 +97,7 @@ class Comparison:
     floor: Mapping[str, Estimate]
     errors: Mapping[tuple[str, str, int], Estimate]
     nearer: Mapping[tuple[str, str, int], Pair]
+    far: Mapping[tuple[str, str, int], tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def comparison(results: Results, twice: Results, store: Store) -> Comparison:
@@ -99,7 +110,7 @@ def comparison(results: Results, twice: Results, store: Store) -> Comparison:
         solver = names["solver"] + (f" on {', '.join(extra)}" if extra else "")
         groups.setdefault((solver, names["correction"], row.run.budget.budget), []).append(row)
     models = list(results.models)
-    failed, values, mismatch, errors = {}, {}, {}, {}
+    failed, stacks, values, mismatch, errors = {}, {}, {}, {}, {}
     picks = _picks(len(models), results.study.repeats)
     for key, rows in groups.items():
         rows = list({row.run.system.model: row for row in rows}.values())
@@ -109,14 +120,23 @@ def comparison(results: Results, twice: Results, store: Store) -> Comparison:
             failed[key] = row.reason or f"{sum(map(len, row.invalid.values()))} samples are not finite"
             continue
         columns = [c for c in rows[0].measured.draws if c in (*RANKABLE, "variance") and all(c in row.measured.draws for row in rows)]
-        values[key] = {c: _pooled(np.stack([row.measured.draws[c] for row in rows]), picks) for c in columns}
+        stacks[key] = {c: np.stack([row.measured.draws[c] for row in rows]) for c in columns}
+        values[key] = {c: _pooled(stack, picks, student(len(stack))) for c, stack in stacks[key].items()}
         mismatch[key] = _mismatch(results, rows, store)
         solver = [row.measured.estimates.get("solver_error") for row in rows]
-        if all(e is not None for e in solver):
-            errors[key] = Estimate(*(float(np.mean([getattr(e, f) for e in solver])) for f in ("value", "low", "high")), solver[0].n)
+        if len(rows) == 1 and solver[0] is not None:
+            errors[key] = solver[0]
     n = results.study.n * len(results.study.seeds)
-    near = _nearer(mismatch, results.study)
-    return Comparison(results, values, tuple(_outcomes(results, values)), failed, mismatch, n, _floor(results), errors, near)
+    near, off = _nearer(mismatch, results.study), [*_off(results), *_off(twice)]
+    far = {key: tuple(dict.fromkeys(c for row, c in off if any(row is r for r in rows))) for key, rows in groups.items()}
+    return Comparison(results, values, tuple(_outcomes(results, stacks, far)), failed, mismatch, n, _floor(results), errors, near, far)
+
+
+def _off(results: Results) -> list[tuple[Row, str]]:
+    """Every row with a column in which it diverged; not the KL of the bands' variances, which a correction may make 0: 100 times the
+    best of a budget is not far."""
+    found = [(c.rows[name], column) for c in results.contests for name, columns in diverged(results, c).items() for column in columns]
+    return [(row, column) for row, column in found if column != "band_kl"]
 
 
 def _picks(models: int, repeats: int) -> np.ndarray:
@@ -124,14 +144,20 @@ def _picks(models: int, repeats: int) -> np.ndarray:
     return np.random.default_rng(0).integers(models, size=(repeats, models))
 
 
-def _pooled(draws: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """``draws`` (M, B + 1) of every model -> their mean and its draws, models resampled besides."""
+def student(models: int) -> float:
+    """``t_M-1 / z`` at 97.5 %: what the deviation of a mean over M models is multiplied with, so that the normal's 1.96 of it are the
+    interval of a mean whose deviation is known from M - 1 degrees of freedom; 2.2 for three, 1 for one, which has none."""
+    return float(scipy.stats.t.ppf(0.975, models - 1) / scipy.stats.norm.ppf(0.975)) if models > 1 else 1.0
+
+
+def _pooled(draws: np.ndarray, picks: np.ndarray, wider: float = 1.0) -> np.ndarray:
+    """``draws`` (M, B + 1) of every model -> their mean and its draws, models resampled besides, ``wider`` times their deviation."""
     value = draws[:, 0].mean()
     count = len(draws)
     if count == 1:
         return draws[0]
     centre, inner = draws[:, 0] - value, draws[:, 1:] - draws[:, :1]
-    between = np.sqrt(count / (count - 1)) * centre[picks].mean(axis=1)
+    between = wider * np.sqrt(count / (count - 1)) * centre[picks].mean(axis=1)
     return np.concatenate([[value], value + between + inner.mean(axis=0)])
 
 
@@ -140,18 +166,22 @@ def _floor(results: Results) -> dict[str, Estimate]:
 
 
 def _nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> dict[tuple[str, str, int], Pair]:
-    """``|ln R|`` with a correction minus without, paired by the weights of their trajectories, at once for all rows of one budget."""
+    """``|ln R|`` with a correction minus without, paired by the weights of their trajectories, at once for all rows of one budget.  Of the
+    models it is that of their mean: the sign of the mean times every model's own ln R."""
     found = {}
     for budget in study.nfe:
-        size = {key: np.abs(m.draws) for key, m in mismatch.items() if key[2] == budget and np.isfinite(m.draws).all()}
-        rows = [key for key in size if key[1] != NONE and (key[0], NONE, budget) in size]
-        drawn = {"|".join(map(str, key)): value for key, value in size.items()}
+        size = {"|".join(map(str, k)): m.draws for k, m in mismatch.items() if k[2] == budget and np.isfinite(m.draws).all()}
+        rows = [k for k in mismatch if k[1] != NONE and "|".join(map(str, k)) in size and f"{k[0]}|{NONE}|{budget}" in size]
+        drawn = {name: np.abs(draws.mean(axis=0)) for name, draws in size.items()}
+        models = {name: np.sign(draws[:, 0].mean()) * draws[:, 0] for name, draws in size.items()}
         pairs = [("|".join(map(str, key)), f"{key[0]}|{NONE}|{budget}") for key in rows]
-        found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha), strict=True))
+        least = lambda value: max(study.least_difference * value, LEAST_LN_R)  # noqa: E731
+        found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha, least=least, models=models), strict=True))
     return found
 
 
-def _outcomes(results: Results, values: Mapping) -> list[Outcome]:
+def _outcomes(results: Results, values: Mapping, far: Mapping[tuple[str, str, int], tuple[str, ...]]) -> list[Outcome]:
+    """``values``: key -> column -> (M, B + 1) of every model."""
     found, study = [], results.study
     model = next(iter(results.models))
     for budget in study.nfe:
@@ -164,18 +194,24 @@ def _outcomes(results: Results, values: Mapping) -> list[Outcome]:
                 keys = ((solver, correction, budget), (solver, NONE, budget), (solver, NONE, 2 * budget))
                 if not all(column in values[key] for key in keys):
                     continue
-                drawn |= {name: values[key][column] for name, key in zip((here, base, more), keys, strict=True)}
+                drawn |= {name: values[key][column] for name, key in zip((here, base, more), keys, strict=True)}  # (M, B + 1)
                 pairs += [(here, base), (here, more)]
             plain = list(dict.fromkeys((b, m) for (_, b), (_, m) in zip(pairs[::2], pairs[1::2], strict=True)))
             least = resolution(results, model, column)
-            apart = compared(drawn, [*pairs, *plain], alpha=study.alpha, least=least)
+            of_models = {name: draws[:, 0] for name, draws in drawn.items()}
+            means = {name: draws.mean(axis=0) for name, draws in drawn.items()}
+            apart = compared(means, [*pairs, *plain], alpha=study.alpha, least=least, models=of_models)
+            picks = _picks(len(results.models), study.repeats)
+            wide = {name: _pooled(draws, picks, student(len(draws))) for name, draws in drawn.items()}
             steps = dict(zip(plain, apart[len(pairs) :], strict=True))
             for k in range(0, len(pairs), 2):
                 (here, base), (_, more) = pairs[k], pairs[k + 1]
                 solver, correction, _ = here.split("|")
-                share = _share(drawn[here], drawn[base], drawn[more])
+                share = _share(wide[here], wide[base], wide[more])
                 gain, twice = apart[k], apart[k + 1]
                 word = verdict(gain, twice, steps[base, more], column)
+                word = "N diverged" if word == "same" and column in far.get((solver, NONE, budget), ()) else word
+                word = "diverged" if column in far.get((solver, correction, budget), ()) else word
                 found.append(Outcome(solver, correction, budget, column, gain, twice, share, word))
     return found
 
@@ -193,7 +229,10 @@ def verdict(gain: Pair, twice: Pair, step: Pair, column: str) -> str:
     """The word of the module; ``step``: N minus 2N without correction."""
     sign = -1.0 if column in HIGHER else 1.0
     if not step.differs:
-        return "worse" if gain.differs and sign * gain.difference > 0 else "better" if gain.differs and twice.differs else "same"
+        if gain.differs and sign * gain.difference > 0:
+            return "worse"
+        told = gain.differs and twice.differs
+        return "same" if not told else "better" if sign * twice.difference < 0 else "part"
     if gain.differs and sign * gain.difference > 0:
         return "worse"
     if twice.differs and sign * twice.difference < 0:
@@ -213,7 +252,7 @@ def _mismatch(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
         if not all(bands_of(a) for a in arrays):  # cells of an ablation without corrections, which keeps no bands
             nothing = Estimate.missing(0, (), "sampled by ablate_samplers, without a record of bands")
             blank = np.full(len(spectrum.variance), np.nan)
-            return Mismatch(nothing, blank, blank, nothing, np.full(1, np.nan))
+            return Mismatch(nothing, blank, blank, nothing, np.full((1, 1), np.nan))
         recorder = BandRecorder.of(spectrum, jax.random.key(0), REPLICATES)
         record = recorder.collect(recorder.merge([bands_of(a) for a in arrays]))
         denoiser, _, grid = model.assemble({k: v for k, v in row.run.section.items() if k != "correction"}, model.denoiser)
@@ -229,15 +268,19 @@ def _mismatch(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
         if len(good):
             k = good[-1]
             levels.append([reading.delta.value[k], reading.delta.se[k], record.log_snr[k]])
-    value, se = np.mean([t[0] for t in totals]), np.sqrt(np.square([t[1] for t in totals]).sum()) / len(totals)
     effective = Estimate.missing(0, (), why)
     if len(levels) == len(rows):
-        at = np.mean(levels, axis=0)
-        spread = 1.96 * np.sqrt(np.square([v[1] for v in levels]).sum()) / len(levels)
-        effective = Estimate(float(at[0]), float(at[0] - spread), float(at[0] + spread), 0, note=f"at log-SNR {at[2]:.2g}")
-    total = Estimate(float(value), float(value - 1.96 * se), float(value + 1.96 * se), 0)
-    draws = _pooled(np.stack(drawn), _picks(len(drawn), len(drawn[0]) - 1))
-    return Mismatch(total, np.mean(bands, axis=0), np.mean(ends, axis=0), effective, draws)
+        effective = _mean([v[0] for v in levels], [v[1] for v in levels], f"at log-SNR {np.mean([v[2] for v in levels]):.2g}")
+    total = _mean([t[0] for t in totals], [t[1] for t in totals])
+    return Mismatch(total, np.mean(bands, axis=0), np.mean(ends, axis=0), effective, np.stack(drawn))
+
+
+def _mean(values: Sequence[float], errors: Sequence[float], note: str = "") -> Estimate:
+    """The mean over models with its 95 % interval: Student's between them beside the normal's of their own standard ``errors``."""
+    count = len(values)
+    between = student(count) * np.std(values, ddof=1) / np.sqrt(count) if count > 1 else 0.0
+    value, half = float(np.mean(values)), 1.96 * float(np.hypot(between, np.linalg.norm(errors) / count))
+    return Estimate(value, value - half, value + half, 0, note=note)
 
 
 def rows_table(found: Comparison) -> Table:
@@ -256,7 +299,8 @@ def rows_table(found: Comparison) -> Table:
         solver, correction, budget = key
         m = found.mismatch[key]
         worst = m.end[np.nanargmax(np.abs(m.end))] if np.isfinite(m.end).any() else float("nan")
-        name = {"solver": solver, "NFE": budget, "correction": correction, "worst band": f"{worst:+.3f}"}
+        flag = f"diverged ({', '.join(found.far[key])})" if found.far.get(key) else "-"
+        name = {"solver": solver, "NFE": budget, "correction": correction, "worst band": f"{worst:+.3f}", "flag": flag}
         pair = found.nearer.get(key)
         measures = {"ln R": m.total, "effective": m.effective}
         if pair is not None:

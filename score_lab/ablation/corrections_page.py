@@ -20,6 +20,8 @@ from score_lab.report.mismatch.corrections import save_corrections
 __all__ = ["answer", "write_corrections"]
 
 AS_GOOD = ("better", "reached")
+NOTHING = ("same", "N diverged")
+"""There is nothing to reach, or nothing that it can be held against."""
 
 
 def judged(found: Comparison, *, moments: bool) -> list[Outcome]:
@@ -34,16 +36,18 @@ def answer(found: Comparison) -> list[str]:
     columns = list(dict.fromkeys(o.column for o in rows))
     everywhere = []
     for solver, correction in dict.fromkeys((o.solver, o.correction) for o in rows):
-        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction) and o.verdict != "same"]
+        mine = [o for o in rows if (o.solver, o.correction) == (solver, correction) and o.verdict not in NOTHING]
         budgets = sorted({o.budget for o in mine})
         good = [b for b in budgets if all(o.verdict in AS_GOOD for o in mine if o.budget == b)]
         some = [f"{o.column} at {o.budget}" for o in mine if o.verdict in AS_GOOD and o.budget not in good]
-        short = [f"{o.column} at {o.budget}" for o in mine if o.verdict not in (*AS_GOOD, "worse")]
+        short = [f"{o.column} at {o.budget}" for o in mine if o.verdict not in (*AS_GOOD, "worse", "diverged")]
+        off = [f"{o.column} at {o.budget}" for o in mine if o.verdict == "diverged"]
         worse = [f"{o.column} at {o.budget}" for o in mine if o.verdict == "worse"]
         words = [f"twice the steps by all of {', '.join(columns)} that tell N from 2N, at N = {', '.join(map(str, good))}"] if good else []
         words += [f"by {', '.join(some)}"] if some else []
         words += [f"not by {', '.join(short)}"] if short else []
         words += [f"worse than without by {', '.join(worse)}"] if worse else []
+        words += [f"diverged by {', '.join(off)}"] if off else []
         lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nothing to reach, N and 2N are not told apart'}.")
         if budgets and good == budgets:
             everywhere.append(f"{correction} around {solver}")

@@ -5,8 +5,9 @@ The first rows are what it is without, at N and at 2N.  A cell is the value with
     better, worse   its interval, which holds for all rows of the budget at once, leaves out 0 and it is above the resolution
     =               it does not: no difference can be told
     better (2N)     and besides, where N and 2N without correction are told apart, it is not told apart from 2N, or better than that
+    diverged        more than 100 times the best of its budget
 
-ln R is better where |ln R| is less, the mismatch of the states at the last call; the worst band is of the samples.
+ln R is better where |ln R| is less, the mismatch of the states at the last call, by 1 % of it and by 0.005; worst band: of the samples.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def changed(pair: Pair | None, sign: float = 1.0) -> str:
     return "=" if not pair.differs else "better" if sign * pair.difference < 0 else "worse"
 
 
-def _quality(o: Outcome | None) -> str:
+def _quality(o: Outcome | None, diverged: bool) -> str:
+    if diverged:
+        return "diverged"
     if o is None:
         return ""
     word = changed(o.gain, o.sign)
@@ -48,7 +51,8 @@ def _row(found: Comparison, name: str, key: tuple[str, str, int], columns: list[
     cells = [name, f"{total:+.3f} {changed(found.nearer.get(key))}".strip(), _worst(found, key)]
     for column in columns:
         draws = found.values[key].get(column)
-        cells.append("-" if draws is None else f"{draws[0]:.3g} {_quality(by.get((key, column)))}".strip())
+        off = column in found.far.get(key, ())
+        cells.append("-" if draws is None else f"{draws[0]:.3g} {_quality(by.get((key, column)), off)}".strip())
     return f"| {' | '.join(cells)} |"
 
 

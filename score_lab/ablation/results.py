@@ -235,13 +235,16 @@ def resolution(results: Results, model: str, column: str) -> Callable[[float], f
 
 def diverged(results: Results, contest: Contest) -> dict[str, list[str]]:
     """Entry -> the columns in which it reads more than FAR times the best of its budget (or of what perfect samples may read, if that is
-    more).  Not the solver error, which spans decades between solvers of different orders, nor MMD^2, whose kernel is bounded."""
+    more), in size: an unbiased KID of samples that are far away may be as far below 0.  Not the solver error, which spans decades between
+    solvers of different orders, nor MMD^2, whose kernel is bounded."""
     found: dict[str, list[str]] = {}
     for column in (c for c in results.models[contest.model].truth.columns if c in RANKABLE and c not in (*HIGHER, "mmd")):
         values = {name: row.measured.estimates[column].value for name, row in contest.rows.items() if column in row.measured.estimates}
         values = {name: value for name, value in values.items() if np.isfinite(value)}
+        floor = results.floors[contest.model].estimates.get(column) if contest.model in results.floors else None
+        least = 0.0 if floor is None else float(np.nan_to_num([abs(floor.low), abs(floor.high)]).max())  # of a KID it may be below 0 whole
         for name, value in values.items():
-            if value > FAR * scale(results, contest.model, column)(min(values.values())):
+            if abs(value) > FAR * max(min(map(abs, values.values())), least):
                 found.setdefault(name, []).append(column)
     return found
 

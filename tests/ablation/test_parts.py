@@ -210,6 +210,11 @@ def test_what_is_far_off_is_flagged_and_a_column_without_a_number_is_not_shown()
     assert full_table(results, whole=True).columns == ["energy", "snr_gap"]
     results = study((-0.001, 0.5, 2.0), 0.1)
     assert diverged(results, results.contests[0]) == {}
+    results = study((0.01, 0.5, -2.0), 0.001)
+    assert diverged(results, results.contests[0]) == {"far": ["energy"]}
+    results = study((1e-6, 0.5, -2.0), 0.001)
+    below = {"m": Measured({"energy": Estimate(-0.008, -0.012, -0.002, 50)})}
+    assert diverged(dataclasses.replace(results, floors=below), results.contests[0]) == {"far": ["energy"]}
 
 
 def test_a_key_changes_with_everything_that_makes_the_samples():

@@ -55,19 +55,29 @@ QUICK = ("epsilon scaling", "DCW in wavelets, published", "Time-Shift, corrected
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MADE])
 def test_made_of_a_spectrum_it_runs_and_changes_the_samples(name):
-    """Float32, images with a mean, the exact denoiser on EDM: finite samples, other than the uncorrected ones; all but the shift by 1."""
+    """Float32, images with a mean, the exact denoiser on EDM: finite samples, other than the uncorrected ones; the shift has a number."""
     spectrum = Spectrum.power_law((8, 8, 1), s2=0.5)
     spectrum = dataclasses.replace(spectrum, mean=0.3 * np.ones((8, 8, 1)))
     path, grid = EDM(), Karras(5, sigma_max=20.0, sigma_min=0.05)
     sampler = DDPM() if name in ("fresh noise, by band", "analytic variance") else DDIM()
-    to = Setting(spectrum.surrogate(path), sampler, grid, spectrum)
+    to = Setting(spectrum.surrogate(path), sampler, grid, spectrum, number=4.0 if name == "resolution shift" else None)
     made = CATALOGUE[name].make(to)
     key = jax.random.key(0)
     states = {"shape": (3, 8, 8, 1)} if made.start is None else {"x_T": made.start.x_T(path, made.grid, key, 3)}
     x = sample(made.denoiser, made.sampler, made.grid, **states, key=key).x
     plain = sample(to.denoiser, to.sampler, to.grid, (3, 8, 8, 1), key).x
     assert x.dtype == jnp.float32 and bool(jnp.isfinite(x).all())
-    assert (float(jnp.abs(x - plain).max()) > 1e-5) != (name == "resolution shift")
+    assert float(jnp.abs(x - plain).max()) > 1e-5
+
+
+@pytest.mark.parametrize("number", [None, 1.0])
+def test_a_shift_that_is_not_told_by_how_much_is_refused(number):
+    """The grid that is there again would be a row that says nothing."""
+    spectrum, path = Spectrum.power_law((8, 8, 1), s2=0.5), EDM()
+    to = Setting(spectrum.surrogate(path), DDIM(), Karras(3, sigma_max=20.0), spectrum, number=number)
+    with pytest.raises(ConfigError, match="^resolution shift: .* how many times as many values") as error:
+        CATALOGUE["resolution shift"].make(to)
+    assert "\n" not in str(error.value)
 
 
 FORMS = {

@@ -1,8 +1,10 @@
 """experiments.compare_corrections on an exact mixture: what it finds, what it refuses, a correction from outside, and resumption."""
 
 import csv
+import dataclasses
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +16,19 @@ from elsewhere import folder
 from test_launchers import run
 
 from experiments.ablation_parts import corrections_of
-from score_lab.ablation import corrections, running
+from experiments.compare_corrections import again
+from score_lab.ablation import correcting, corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
 from score_lab.ablation.corrections_summary import changed
+from score_lab.ablation.counting import Budget
+from score_lab.ablation.plan import Run
+from score_lab.ablation.results import Contest, Results, Row
+from score_lab.ablation.study import Study, System
+from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError
-from score_lab.evaluation import Pair, Ranking, compared
+from score_lab.evaluation import Estimate, Pair, Ranking, compared
 from score_lab.mismatch import Spectrum
 from score_lab.mismatch.corrections import CATALOGUE, AngleStep, StateGain
 from score_lab.mismatch.replicates import curve
@@ -139,6 +147,8 @@ def test_the_documents_repeat_what_the_command_left(done, tmp_path, monkeypatch)
     docs.main()
     written = (page.parent / "corrections.md").read_text()
     assert (done / "corrections.md").read_text().strip() in written and "--nfe 10" in written and "2 seeds of 150" in written
+    head = written.split("In the tables:")[0]
+    assert "can be made on this network" in head and "- fresh noise, by band: FreshNoise.sampler" in head and "- angle step" not in head
     page.write_text("no marks")
     monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
     with pytest.raises(SystemExit, match="has no <!-- mixture -->"):
@@ -271,7 +281,9 @@ def pair(difference, half, least=0.0):
     [
         ((-3, 1), (-1, 0.5), (2, 1), "better"), ((-2, 1), (0, 1), (2, 1), "reached"), ((-1, 0.5), (1, 0.5), (2, 1), "part"),
         ((-0.2, 1), (1.8, 1), (2, 1), "-"), ((2, 1), (4, 1), (2, 1), "worse"), ((-1, 2), (0, 2), (1, 2), "same"),
-        ((3, 1), (3, 1), (0, 2), "worse"),
+        ((3, 1), (3, 1), (0, 2), "worse"), ((-3, 1), (-3, 1), (0, 2), "better"), ((-3, 1), (1, 0.5), (-4, 5), "part"),
+        ((-3, 1), (0, 1), (-3, 4), "same"), ((0, 1), (-3, 1), (3, 4), "same"), ((0, 1), (3, 1), (-3, 4), "same"),
+        ((3, 1), (-1, 0.5), (4, 5), "worse"), ((3, 1), (1, 0.5), (2, 3), "worse"),
     ],
 )  # fmt: skip
 def test_the_word_for_every_case(gain, twice, step, word):
@@ -301,3 +313,46 @@ def test_models_are_resampled_too():
     pooled = corrections._pooled(draws, corrections._picks(3, 4000))
     assert pooled[0] == 2.0 and np.std(pooled[1:]) == pytest.approx(1.0 / np.sqrt(3), rel=0.05)
     np.testing.assert_array_equal(corrections._pooled(draws[:1], corrections._picks(1, 4000)), draws[0])
+
+
+def test_what_diverged_is_called_that_whatever_its_intervals():
+    """KID -12400 where lower is better is no result: the row's own word, the word of those that are held against it, and the page's."""
+    study = Study(models={"m": {"workdir": "runs/it"}}, solvers=("DDIM",), grids=("LogSNR",), nfe=(4,), seeds=(0,), repeats=60)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((3, 1, 61)) * (np.arange(61) > 0)
+    keys, found = [("DDIM", "none", 4), ("DDIM", "angle step", 4), ("DDIM", "none", 8)], []
+    truth = SimpleNamespace(columns=("kid",), describe=list, floor=([0], None), floor_name="floor")
+    floors = {"m": Measured({"kid": Estimate(0.0, -0.01, 0.01, 50)})}
+    for levels in ((0.5, -12400.0, 0.2), (-12400.0, 0.5, 0.2)):
+        wide = 500 * noise if levels[0] < 0 else noise
+        stacks = {key: {"kid": level * (1 + n)} for key, level, n in zip(keys, levels, wide, strict=True)}
+        runs = [Run(System("m", None, None, None, {"target": "DDIM"}, correction=c), Budget(n, n, 1.0), {}, ("k",)) for _, c, n in keys]
+        seen = [Measured({"kid": Estimate(v, v, v, 50)}, {"kid": stacks[key]["kid"][0]}) for key, v in zip(keys, levels, strict=True)]
+        made = [Row(run, (), measured) for run, measured in zip(runs, seen, strict=True)]
+        results = Results(study, {"m": SimpleNamespace(truth=truth)}, tuple(made[:2]), (), floors, (), {"m": "kid"})
+        rows_of = {" ".join(key[:2]): row for key, row in zip(keys[:2], made[:2], strict=True)}
+        results = dataclasses.replace(results, contests=(Contest("m", "1", 4, rows_of, Ranking.of({})),))
+        off = corrections._off(results)
+        far = {key: tuple(c for r, c in off if r is row) for key, row in zip(keys, made, strict=True)}
+        (outcome,) = corrections._outcomes(results, stacks, far)
+        found.append((far[keys[0]], far[keys[1]], outcome.verdict))
+    assert found == [((), ("kid",), "diverged"), (("kid",), (), "N diverged")]
+
+
+def test_the_line_to_see_it_again_can_be_typed():
+    words = ["--corrections=epsilon scaling, by band; DCW; 'mine'", "--solvers", "DDIM, DDIM(eta=1)", "--n=200"]
+    assert shlex.split(again(words)) == ["python", "-m", "experiments.compare_corrections", *words]
+
+
+def test_a_measured_run_uses_all_its_trajectories_and_is_not_made_of_a_few(monkeypatch):
+    """100 in calls of 40 are the 100 of one call, not 80; fewer than 32 are refused in one line."""
+    law = model(GaussianMixture(VP(), np.ones(2, np.float32), np.array([[1, 0.4], [-1, -0.4]], np.float32), np.full(2, 0.05, np.float32)))
+    law.forward_data = None
+    parts, found = correcting.Parts(*law.assemble({}, law.denoiser)), {}
+    for chunk in (40, 100):
+        monkeypatch.setattr(correcting, "CHUNK", chunk)
+        found[chunk] = correcting.measured(law, parts, 3, 100)
+    np.testing.assert_allclose(found[40]["last"], found[100]["last"], rtol=1e-4)
+    np.testing.assert_allclose(found[40]["record"].weight, found[100]["record"].weight)
+    with pytest.raises(ConfigError, match="^n: 31 is refused; allowed: at least 32 trajectories"):
+        correction_section("DCW", "measured", (0,), 31)
+    assert correction_section("DCW", "measured", (0,), 32)["n"] == 32 and "n" not in correction_section("DCW", "gaussian", (0,), 31)

@@ -176,6 +176,13 @@ def _large(spectrum: Spectrum) -> int:
     return min(32, max(int(spectrum.count.max()) // 2, 1))
 
 
+def _resolution(to: Setting) -> Corrected:
+    """The grid shifted by the ratio of sizes, which the setting must say: by 1 it is the grid that is there."""
+    if to.number is None or to.number == 1:
+        refuse("resolution shift", to.number, "a number: how many times as many values as one that the grid is for (calibrate = 4, say)")
+    return to.with_(grid=ResolutionShift(to.grid, to.spectrum.d * float(to.number), float(to.spectrum.d)))
+
+
 def _spectrum_aware(to: Setting) -> Corrected:
     """As many steps between the same levels."""
     _, high, low, to_data = _levels(to)
@@ -301,7 +308,7 @@ CATALOGUE: dict[str, CorrectionEntry] = {
     "CFG rescale": CorrectionEntry("score_lab.guidance:CFG", "denoiser", "Lin et al. 2024, eq. 15-16", "guided denoisers", _rescale, "phi"),
     "resolution shift": CorrectionEntry(
         f"{GRIDS}:ResolutionShift", "grid", "Esser et al. 2024, eq. 23", "pictures larger than those the grid is for",
-        lambda to: to.with_(grid=ResolutionShift(to.grid, to.spectrum.d * _given(to, 1.0), float(to.spectrum.d))),
+        _resolution,
         "values for one that the grid is for",
     ),
     "spectrum-aware grid": CorrectionEntry(
