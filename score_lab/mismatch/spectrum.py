@@ -128,9 +128,9 @@ class Spectrum:
                     sums[0][1, k] += np.square(part).sum(axis=0)
                     sums[1][k] += len(part)
                 seen += len(c)
-        taken.update(_banded(band, per_channel, x.ndim == 4))
         if seen < 2 * BLOCKS:
             refuse("Spectrum.of.data", seen, f"at least {2 * BLOCKS} examples")
+        taken.update(_banded(band, per_channel, x.ndim == 4))
         bands = bands_of(name, found, band, c.shape[1:], per_channel)
         totals, n = sums[0].sum(axis=1), sums[1].sum()
         variance = _variance(totals, n, bands)
