@@ -18,7 +18,7 @@ from score_lab.ablation.tables import budgets, full_table
 from score_lab.ablation.truth import Measured
 from score_lab.build import ConfigError
 from score_lab.samplers import Dopri5, DPMFast, UniformLogSNR, measure_gamma, sample
-from score_lab.samplers.dpm_singlestep import fast_orders
+from score_lab.samplers.dpm_fast import fast_orders
 
 LAW = {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)), "variances": (0.05, 0.1)}
 SMALL = {"seeds": (0, 1), "n": 40, "chunk": 20, "repeats": 20, "reference_steps": 0, "grids": ("UniformLogSNR(end=6)",), "output": "unused"}
