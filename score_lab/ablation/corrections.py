@@ -30,7 +30,7 @@ import jax
 import numpy as np
 import scipy.stats
 
-from score_lab.ablation.correcting import NONE, last_ratios
+from score_lab.ablation.correcting import NONE, last_ratios, plain_section
 from score_lab.ablation.results import Results, Row, diverged, resolution
 from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
@@ -255,7 +255,7 @@ def _mismatch(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
             return Mismatch(nothing, blank, blank, nothing, np.full((1, 1), np.nan))
         recorder = BandRecorder.of(spectrum, jax.random.key(0), REPLICATES)
         record = recorder.collect(recorder.merge([bands_of(a) for a in arrays]))
-        denoiser, _, grid = model.assemble({k: v for k, v in row.run.section.items() if k != "correction"}, model.denoiser)
+        denoiser, _, grid = model.assemble(plain_section(row.run.section), model.denoiser)
         path = denoiser.path
         total = log_ratio(record, spectrum, path, simultaneous=False)
         totals.append([total.value[-1], total.se[-1]])
