@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -14,10 +13,11 @@ import jax
 import numpy as np
 
 from experiments.gamma import exact_table, lacks_table, table_of, with_table
+from experiments.launcher import again
 from experiments.overrides import NESTED, PARTS
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
-from score_lab.ablation import Images, Model, Plan, Points, Run, Study, model_digest
+from score_lab.ablation import Images, Model, Plan, Points, Results, Run, Store, Study, collected, model_digest, planned, run_cells
 from score_lab.build import build, refuse
 from score_lab.mismatch import Spectrum
 from score_lab.mismatch.corrections import CATALOGUE
@@ -26,7 +26,7 @@ from score_lab.objectives import NoiseLabelDropout
 from score_lab.specs import literal, plain, split
 from score_lab.training import load
 
-__all__ = ["Progress", "command_of", "open_models", "study_fields"]
+__all__ = ["Progress", "carried_out", "command_of", "corrections_of", "open_models", "study_fields"]
 
 FIELDS = ("solvers", "grids", "paths")
 SINGLE = ("n", "rank_by", "features", "least_difference", "basis", "output")
@@ -144,7 +144,7 @@ def _against(name: str, loaded: Any, study: Study, x: np.ndarray, label: np.ndar
 
 def command_of(spec: Mapping[str, Any], base: Mapping[str, Any], section: Mapping[str, Any]) -> str:
     """The line to type that draws from the workdir of ``spec`` what ``section`` says over the workdir's own section ``base``."""
-    words = ["python", "-m", "experiments.sample", "--workdir", str(spec["workdir"])]
+    words = ["--workdir", str(spec["workdir"])]
     words += [f"--{name}={spec[name]}" for name in ("ema", "step") if spec.get(name) is not None]
     words += [f"--{name}" for name in ("clip", "extrapolate") if section.get(name) and not base.get(name)]
     for part in PARTS:
@@ -152,7 +152,7 @@ def command_of(spec: Mapping[str, Any], base: Mapping[str, Any], section: Mappin
             words += [f"--{name}={value}" for name, value in _flags(part, section[part])]
         elif base.get(part):
             words.append(f"--{part}=none")
-    return shlex.join(words)
+    return again("sample", words)
 
 
 def _flags(name: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -244,3 +244,13 @@ class Progress:
 
     def _line(self, text: str, last: bool) -> None:
         print(f"\r{text:100s}", end="\n" if last else "", file=sys.stderr, flush=True)
+
+
+def carried_out(study: Study, models: Mapping[str, Model], store: Store, say: Progress) -> Results:
+    """Plans the study, samples what ``store`` lacks of it, references before the rows, and measures."""
+    plan = planned(study, models, store)
+    say.plan(study, plan)
+    references, halves = (zip(*plan.references, strict=True)) if plan.references else ((), ())
+    run_cells([*references, *plan.runs], models, study.seeds, store, study.chunk, say.sampled)
+    run_cells(halves, models, study.seeds[:1], store, study.chunk)
+    return collected(study, models, plan, store, say.measured)

@@ -16,7 +16,7 @@ from elsewhere import folder
 from test_launchers import run
 
 from experiments.ablation_parts import corrections_of
-from experiments.compare_corrections import again
+from experiments.launcher import again
 from score_lab.ablation import correcting, corrections, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
@@ -340,7 +340,7 @@ def test_what_diverged_is_called_that_whatever_its_intervals():
 
 def test_the_line_to_see_it_again_can_be_typed():
     words = ["--corrections=epsilon scaling, by band; DCW; 'mine'", "--solvers", "DDIM, DDIM(eta=1)", "--n=200"]
-    assert shlex.split(again(words)) == ["python", "-m", "experiments.compare_corrections", *words]
+    assert shlex.split(again("compare_corrections", words)) == ["python", "-m", "experiments.compare_corrections", *words]
 
 
 def test_a_measured_run_uses_all_its_trajectories_and_is_not_made_of_a_few(monkeypatch):
