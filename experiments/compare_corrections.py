@@ -19,18 +19,10 @@ import sys
 import time
 from pathlib import Path
 
-from absl import flags
-
 from configs import corrections
-from experiments.ablate_samplers import LISTS, ONCE
-from experiments.ablate_samplers import define as define_axes
+from experiments.ablate_samplers import LISTS, ONCE, define
 from experiments.launcher import again, launch, parse, read_config
 from score_lab.build import build, refuse
-
-
-def define(values: flags.FlagValues) -> None:
-    """The flags of this launcher: those of experiments.ablate_samplers."""
-    define_axes(values)
 
 
 def main() -> None:
