@@ -26,7 +26,7 @@ from score_lab.ablation.counting import blank_of
 from score_lab.ablation.keys import code_of_modules
 from score_lab.build import build, find, refuse
 from score_lab.mismatch import BandRecorder, Spectrum
-from score_lab.mismatch.corrections import CATALOGUE, Corrected, Recondition, Setting
+from score_lab.mismatch.corrections import CATALOGUE, Corrected, CorrectionEntry, Recondition, Setting
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.study import FEWEST
@@ -91,7 +91,8 @@ def correction_section(word: str, calibrate: Any, seeds: Any, n: int) -> dict[st
     fewer than ``FEWEST`` trajectories."""
     if word == NONE:
         return None
-    made = {"names": word, "calibrate": calibrate, "code": code_of_modules(*(maker.__module__ for _, maker in makers_of(word)))}
+    homes = [CorrectionEntry.__module__ if name in CATALOGUE else maker.__module__ for name, maker in makers_of(word)]
+    made = {"names": word, "calibrate": calibrate, "code": code_of_modules(*homes)}
     if calibrate == "measured" and n < FEWEST:
         refuse("n", n, f"at least {FEWEST} trajectories for calibrate = measured: its run has as many")
     return made | ({"seed": int(max(seeds)) + 1_000_003, "n": int(n)} if calibrate == "measured" else {})
