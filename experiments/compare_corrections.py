@@ -32,7 +32,7 @@ def main() -> None:
 
     from experiments.ablation_parts import Progress, carried_out, corrections_of, open_models, study_fields
     from score_lab.ablation import Store, answer, comparison, write_corrections
-    from score_lab.ablation.corrections import rows_table
+    from score_lab.ablation.corrections_tables import rows_table
 
     start = time.time()
     fields = study_fields(config, {name: values[name].value for name in (*LISTS, *ONCE)})
