@@ -19,7 +19,7 @@ from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Study
 from score_lab.evaluation import Estimate, Pair, compared
-from score_lab.mismatch import BandRecorder, log_ratio, log_ratios
+from score_lab.mismatch import BandRecorder, log_ratio
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.replicates import OK
 
@@ -31,12 +31,11 @@ LEAST_LN_R = 0.005
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """Of one row, training seeds averaged: ``total`` ln R of all bands at the last call, ``bands`` (B,) ln R_b there, ``end`` (B,) ln R_b
-    of the samples, ``effective`` lambda_eff - lambda by spectral regression at the last call that tells, or why none does; ``draws``
+    """Of one row, training seeds averaged: ``total`` ln R of all bands at the last call, ``end`` (B,) ln R_b of the samples,
+    ``effective`` lambda_eff - lambda by spectral regression at the last call that tells, or why none does; ``draws``
     (M, R + 1) of every model's total, whose weights are those of the same trajectories in every row."""
 
     total: Estimate
-    bands: np.ndarray
     end: np.ndarray
     effective: Estimate
     draws: np.ndarray
@@ -50,7 +49,7 @@ class Mismatch:
 
 def mismatch_of(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
     """Of the records that the cells keep, seeds merged."""
-    totals, bands, ends, levels, drawn, why = [], [], [], [], [], ""
+    totals, ends, levels, drawn, why = [], [], [], [], ""
     for row in rows:
         model = results.models[row.run.system.model]
         spectrum = model.spectrum
@@ -58,7 +57,7 @@ def mismatch_of(results: Results, rows: Sequence[Row], store: Store) -> Mismatch
         if not all(bands_of(a) for a in arrays):  # cells of an ablation without corrections, which keeps no bands
             nothing = Estimate.missing(0, (), "sampled by ablate_samplers, without a record of bands")
             blank = np.full(len(spectrum.variance), np.nan)
-            return Mismatch(nothing, blank, blank, nothing, np.full((1, 1), np.nan))
+            return Mismatch(nothing, blank, nothing, np.full((1, 1), np.nan))
         recorder = BandRecorder.of(spectrum, jax.random.key(0), REPLICATES)
         record = recorder.collect(recorder.merge([bands_of(a) for a in arrays]))
         denoiser, _, grid = model.assemble(plain_section(row.run.section), model.denoiser)
@@ -66,7 +65,6 @@ def mismatch_of(results: Results, rows: Sequence[Row], store: Store) -> Mismatch
         total = log_ratio(record, spectrum, path, simultaneous=False)
         totals.append([total.value[-1], total.se[-1]])
         drawn.append(np.append(total.value[-1], total.draws[-1]))
-        bands.append([curve.value[-1] for curve in log_ratios(record, spectrum, path)])
         ends.append(last_ratios(np.concatenate([a["x"] for a in arrays]), spectrum, path, grid.steps(path)))
         reading = SpectralRegression(simultaneous=False).read(record, spectrum, path)
         good = np.flatnonzero(reading.flag == OK)
@@ -78,7 +76,7 @@ def mismatch_of(results: Results, rows: Sequence[Row], store: Store) -> Mismatch
     if len(levels) == len(rows):
         effective = mean_of([v[0] for v in levels], [v[1] for v in levels], f"at log-SNR {np.mean([v[2] for v in levels]):.2g}")
     total = mean_of([t[0] for t in totals], [t[1] for t in totals])
-    return Mismatch(total, np.mean(bands, axis=0), np.mean(ends, axis=0), effective, np.stack(drawn))
+    return Mismatch(total, np.mean(ends, axis=0), effective, np.stack(drawn))
 
 
 def nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> dict[tuple[str, str, int], Pair]:

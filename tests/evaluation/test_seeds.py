@@ -16,7 +16,7 @@ PAIRS = [(a, NAMES[0]) for a in NAMES[1:]]
 def blank(draws):
     """What is known of the mismatch but for the draws is nothing."""
     nothing = Estimate.missing(0, (), "not measured")
-    return corrections_mismatch.Mismatch(nothing, np.zeros(1), np.zeros(1), nothing, draws)
+    return corrections_mismatch.Mismatch(nothing, np.zeros(1), nothing, draws)
 
 
 def trial(rng, count, share, B=100):
