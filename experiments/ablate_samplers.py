@@ -59,7 +59,8 @@ def main() -> None:
     values = parse(__doc__, sys.argv, define)
     config = read_config(f"{ablate.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
-    from experiments.ablation_parts import Progress, carried_out, open_models, study_fields
+    from experiments.ablation_models import open_models
+    from experiments.ablation_parts import Progress, carried_out, study_fields
     from score_lab.ablation import Store, full_table, write
     from score_lab.ablation.tables import budgets, failures
 

@@ -30,7 +30,8 @@ def main() -> None:
     values = parse(__doc__, sys.argv, define)
     config = read_config(f"{corrections.__file__}:digits") if values.config is None else values.config
 
-    from experiments.ablation_parts import Progress, carried_out, corrections_of, open_models, study_fields
+    from experiments.ablation_models import open_models
+    from experiments.ablation_parts import Progress, carried_out, corrections_of, study_fields
     from score_lab.ablation import Store, answer, comparison, write_corrections
     from score_lab.ablation.corrections_tables import rows_table
 

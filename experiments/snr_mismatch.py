@@ -64,7 +64,7 @@ def main() -> None:
     config = read_config(f"{mismatch.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
     from experiments import mismatch_parts as parts
-    from experiments.ablation_parts import open_models
+    from experiments.ablation_models import open_models
     from score_lab.ablation import runs_of
     from score_lab.mismatch.study import Records
     from score_lab.mismatch.study.conclusions import cannot, compared

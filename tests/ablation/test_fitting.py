@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.ablation_parts import open_models
+from experiments.ablation_models import open_models
 from score_lab.ablation import Run, Store, Study, planned, run_cells, runs_of
 from score_lab.ablation.counting import Budget, BudgetError, count_nfe
 from score_lab.ablation.fitting import HALVINGS, NOISES, SEED, Spent, fit_evaluations, fit_tolerance, ready, seed_apart
