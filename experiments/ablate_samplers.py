@@ -14,7 +14,6 @@ their cells only, a larger --n the new samples only.  Every field of the configu
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from configs import ablate
-from experiments.launcher import launch, parse, read_config
+from experiments.launcher import again, launch, parse, read_config
 from score_lab.build import build, refuse
 
 LISTS = ("solvers", "grids", "paths", "guidance", "nfe", "seeds")
@@ -60,8 +59,9 @@ def main() -> None:
     values = parse(__doc__, sys.argv, define)
     config = read_config(f"{ablate.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
-    from experiments.ablation_parts import Progress, open_models, study_fields
-    from score_lab.ablation import Store, collected, full_table, planned, run_cells, write
+    from experiments.ablation_models import open_models
+    from experiments.ablation_parts import Progress, carried_out, study_fields
+    from score_lab.ablation import Store, full_table, write
     from score_lab.ablation.tables import budgets, failures
 
     start = time.time()
@@ -69,14 +69,8 @@ def main() -> None:
     study = build({"target": "score_lab.ablation.study:Study", **study_fields(config, given)}, field="config")
     models = open_models(study)
     store = Store(study.output or next(Path(m["workdir"]) / "ablation" for m in study.models.values()))
-    plan = planned(study, models, store)
-    say = Progress(start)
-    say.plan(study, plan)
-    references, halves = (zip(*plan.references, strict=True)) if plan.references else ((), ())
-    run_cells([*references, *plan.runs], models, study.seeds, store, study.chunk, say.sampled)
-    run_cells(halves, models, study.seeds[:1], store, study.chunk)
-    results = collected(study, models, plan, store, say.measured)
-    page = write(results, store, "Which sampler should I use?", [f"python -m experiments.ablate_samplers {shlex.join(sys.argv[1:])}"])
+    results = carried_out(study, models, store, Progress(start))
+    page = write(results, store, "Which sampler should I use?", [again("ablate_samplers", sys.argv[1:])])
     print(f"\n{full_table(results).text()}\n")
     print("\n".join([*(f"budget  {line}" for line in budgets(results)), *(f"failed  {line}" for line in failures(results))]))
     for line, contest in zip(results.advice(), results.contests, strict=True):

@@ -15,29 +15,14 @@ where it was.  A correction from outside is a callable Setting -> Corrected (sco
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
 from configs import corrections
-from experiments.ablate_samplers import LISTS, ONCE
-from experiments.ablate_samplers import define as define_axes
-from experiments.launcher import launch, parse, read_config
+from experiments.ablate_samplers import LISTS, ONCE, define
+from experiments.launcher import again, launch, parse, read_config
 from score_lab.build import build, refuse
-
-
-def define(values: flags.FlagValues) -> None:
-    """The flags of this launcher: those of experiments.ablate_samplers."""
-    define_axes(values)
-
-
-def again(words: Sequence[str]) -> str:
-    """The line to type to see it again, quoted for a shell: of it ``shlex.split`` gives the words back."""
-    return shlex.join(["python", "-m", "experiments.compare_corrections", *words])
 
 
 def main() -> None:
@@ -45,9 +30,10 @@ def main() -> None:
     values = parse(__doc__, sys.argv, define)
     config = read_config(f"{corrections.__file__}:digits") if values.config is None else values.config
 
-    from experiments.ablation_parts import Progress, corrections_of, open_models, study_fields
-    from score_lab.ablation import Store, answer, collected, comparison, planned, run_cells, write_corrections
-    from score_lab.ablation.corrections import rows_table
+    from experiments.ablation_models import open_models
+    from experiments.ablation_parts import Progress, carried_out, corrections_of, study_fields
+    from score_lab.ablation import Store, answer, comparison, write_corrections
+    from score_lab.ablation.corrections_tables import rows_table
 
     start = time.time()
     fields = study_fields(config, {name: values[name].value for name in (*LISTS, *ONCE)})
@@ -59,16 +45,9 @@ def main() -> None:
     twice = dataclasses.replace(study, corrections=("none",), nfe=tuple(2 * n for n in study.nfe))
     models = open_models(study)
     store = Store(study.output or next(Path(m["workdir"]) / "corrections" for m in study.models.values()))
-    say, found = Progress(start), []
-    for part in (study, twice):
-        plan = planned(part, models, store)
-        say.plan(part, plan)
-        references, halves = (zip(*plan.references, strict=True)) if plan.references else ((), ())
-        run_cells([*references, *plan.runs], models, part.seeds, store, part.chunk, say.sampled)
-        run_cells(halves, models, part.seeds[:1], store, part.chunk)
-        found.append(collected(part, models, plan, store, say.measured))
-    compared = comparison(*found, store)
-    command = again(sys.argv[1:])
+    say = Progress(start)
+    compared = comparison(*(carried_out(part, models, store, say) for part in (study, twice)), store)
+    command = again("compare_corrections", sys.argv[1:])
     page = write_corrections(compared, store.folder, "Corrections: N steps with them, N and 2N without", [command])
     print(f"\n{rows_table(compared).text()}\n")
     print("\n".join(answer(compared)))

@@ -12,14 +12,13 @@ goes on where it was stopped, and more solvers add theirs only.  Every field of 
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 
 from absl import flags
 
 from configs import decompose
-from experiments.launcher import launch, parse, read_config
+from experiments.launcher import again, launch, parse, read_config
 
 WORDS = {
     "workdir": "a run of experiments.train",
@@ -55,7 +54,7 @@ def main() -> None:
     setting = opened(config, {name: values[name].value for name in (*WORDS, *NUMBERS, "guidance")})
     records = Records(setting.folder)
     found = [taken_apart(setting, records, spec, budget) for spec in setting.solvers for budget in setting.nfe]
-    page = write(setting.folder, found, setting.notes, [f"python -m experiments.decompose_mismatch {shlex.join(sys.argv[1:])}"])
+    page = write(setting.folder, found, setting.notes, [again("decompose_mismatch", sys.argv[1:])])
     print(f"\n{table_of(found).text()}\n")
     print("\n".join(line for part in found for line in words_of(part)))
     print(f"\n{time.time() - start:.0f} s, {records.made} records made, {records.there} were there.  Open {page}")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.ablation_models import DRAWS
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation.counting import blank_of, count_nfe, fit
@@ -31,10 +32,6 @@ from score_lab.specs import literal, name_of, plain, spec_of, split, stepped
 from score_lab.training import load
 
 __all__ = ["Setting", "opened", "taken_apart"]
-
-DRAWS = 10_000
-"""Of an exact law, in place of examples: what its spectrum is measured on."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:

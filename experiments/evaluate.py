@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments import overrides
 from experiments.launcher import launch
-from experiments.system import System, add_options, examples, open_system, open_workdir
+from experiments.system import System, add_options, examples, open_system
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table, energy_distance
 from score_lab.samplers import sample_chunked
@@ -59,10 +59,8 @@ def main() -> None:
     add_options(parser)
     args, changes = overrides.parse(parser, sys.argv[1:])
     args.n = 1000 if args.n is None else args.n
-    runs = []
-    for ema in (args.ema or "").split(","):  # all are opened before the first is sampled
-        each = argparse.Namespace(**vars(args) | {"ema": ema.strip() or None})
-        runs.append((open_system(each, changes), open_workdir(each)))
+    averages = [ema.strip() or None for ema in (args.ema or "").split(",")]
+    runs = [open_system(argparse.Namespace(**vars(args) | {"ema": ema}), changes) for ema in averages]  # all before the first is sampled
     loaded, images = runs[0][1], len(runs[0][0].spec.shape) == 3
     for run, _ in runs:
         check(run, images)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.launcher import again
 from experiments.system import System, examples, labels_of, sampling_of, system
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table
@@ -160,8 +161,8 @@ class Gallery:
         page.section("Loss").picture(loss, "Training and held-out loss")
         page.commands(
             [
-                f"python -m experiments.digits --workdir {at}",
-                f"python -m experiments.snr_mismatch --workdir {at} --solvers DDIM --nfe 5,10,50",
+                again("digits", ["--workdir", str(at)]),
+                again("snr_mismatch", ["--workdir", str(at), "--solvers", "DDIM", "--nfe", "5,10,50"]),
             ]
         )
         return page.write(at / "report.html")

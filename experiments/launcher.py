@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -49,6 +50,11 @@ def fail(line: str, status: int) -> int:
     """``line`` on stderr, on one line; returns ``status``."""
     print("error: " + " ".join(line.split()), file=sys.stderr, flush=True)
     return status
+
+
+def again(name: str, words: Sequence[str]) -> str:
+    """The line to type to run the launcher ``name`` with ``words``, quoted for a shell: of it ``shlex.split`` gives them back."""
+    return shlex.join(["python", "-m", f"experiments.{name}", *words])
 
 
 def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:

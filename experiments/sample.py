@@ -43,7 +43,7 @@ def main() -> None:
         refuse("--no-png" if args.no_png else "--format", "given", "nothing without --shards=FOLDER")
     if args.shards is not None and args.output is not None:
         refuse("--output", args.output, "one of --output and --shards")
-    run = open_system(args, changes)
+    run, _ = open_system(args, changes)
 
     if args.shards is not None:
         return shards(run, Path(args.shards), args.format, not args.no_png)

@@ -15,7 +15,6 @@ killed, the same command goes on where it was; more solvers, budgets or seeds ad
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 
@@ -23,7 +22,7 @@ from absl import flags
 
 from configs import mismatch
 from experiments.ablate_samplers import ABOUT, LISTS
-from experiments.launcher import launch, parse, read_config
+from experiments.launcher import again, launch, parse, read_config
 from score_lab.build import refuse
 
 QUESTIONS = {
@@ -65,7 +64,7 @@ def main() -> None:
     config = read_config(f"{mismatch.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
 
     from experiments import mismatch_parts as parts
-    from experiments.ablation_parts import open_models
+    from experiments.ablation_models import open_models
     from score_lab.ablation import runs_of
     from score_lab.mismatch.study import Records
     from score_lab.mismatch.study.conclusions import cannot, compared
@@ -85,7 +84,7 @@ def main() -> None:
         refuse("snr_mismatch", "every run failed", f"systems that run; the first reason: {failed[0]}")
     trained = sum("workdir" in m for m in study.models.values())
     notes = list(parts.notes_of(study, models, by, todo))
-    command = f"python -m experiments.snr_mismatch {shlex.join(sys.argv[1:])}"
+    command = again("snr_mismatch", sys.argv[1:])
     page = write(records.folder, found, failed, notes, trained, [command], parts.homes_of(study))
     table = table_of(found)
     table.notes = [*table.notes, *notes]

@@ -20,7 +20,7 @@ from score_lab.specs import literal
 from score_lab.training import Loaded, load
 from score_lab.training.options import data_options
 
-__all__ = ["System", "add_options", "examples", "labels_of", "open_system", "open_workdir", "system"]
+__all__ = ["System", "add_options", "examples", "labels_of", "open_system", "sampling_of", "system"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> System:
-    """The workdir's denoiser and its ``sampling`` section with the command line on top; ConfigError names what does not fit."""
+def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> tuple[System, Loaded]:
+    """The workdir's denoiser and its ``sampling`` section with the command line on top, and the run that was loaded; ConfigError names what
+    does not fit."""
     for name, least in (("n", 1), ("chunk", 1), ("seed", 0)):
         value = getattr(args, name)
         if isinstance(value, str):
@@ -88,7 +89,7 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Sys
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
     cond = labels_of(classes, options.n, args.labels)
     chunk = options.chunk if isinstance(options.chunk, str) else min(options.chunk, options.n)
-    return dataclasses.replace(run, cond=cond, n=options.n, seed=options.seed, chunk=chunk)
+    return dataclasses.replace(run, cond=cond, n=options.n, seed=options.seed, chunk=chunk), loaded
 
 
 def open_workdir(args: argparse.Namespace) -> Loaded:

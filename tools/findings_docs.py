@@ -9,7 +9,6 @@ findings: between ``<!-- NAME -->`` and ``<!-- end NAME -->`` of docs/findings.m
 after the other.  No number is made here.
 """
 
-import csv
 import json
 import math
 import re
@@ -17,11 +16,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
+
+from doc_tables import head, line_of, rows_of  # noqa: E402
 
 from score_lab.evaluation import Estimate  # noqa: E402
 from score_lab.report import save_shares  # noqa: E402
@@ -67,12 +68,6 @@ CALIBRATED = {
 }
 
 
-def rows(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
-    with open(file, newline="") as opened:
-        return list(csv.DictReader(opened))
-
-
 def number(text: str | None) -> float:
     """NaN for what is not there."""
     return float(text) if text not in (None, "") else float("nan")
@@ -80,11 +75,11 @@ def number(text: str | None) -> float:
 
 def table(folder: Path) -> str:
     """Markdown: sampler, N and measure down; without at N and at 2N, and every correction, across."""
-    values = {(r["solver"], int(r["NFE"]), r["correction"]): r for r in rows(folder / "table.csv")}
-    found = {(r["solver"], int(r["budget"]), r["correction"], r["column"]): r["verdict"] for r in rows(folder / "outcomes.csv")}
+    values = {(r["solver"], int(r["NFE"]), r["correction"]): r for r in rows_of(folder / "table.csv")}
+    found = {(r["solver"], int(r["budget"]), r["correction"], r["column"]): r["verdict"] for r in rows_of(folder / "outcomes.csv")}
     columns = [c for c in NAMES if any(key[3] == c for key in found)]
     names = list(dict.fromkeys(key[2] for key in found))
-    lines = [f"| sampler | N | measure | none, N | none, 2N | {' | '.join(names)} |", "| --- " * (5 + len(names)) + "|"]
+    lines = head(["sampler", "N", "measure", "none, N", "none, 2N", *names])
     for solver, N in dict.fromkeys((key[0], key[1]) for key in sorted(found, key=lambda k: (k[0], k[1]))):
         for column in (*columns, "ln R"):
             cells = [number(values[solver, n, "none"].get(column)) for n in (N, 2 * N)]
@@ -95,7 +90,7 @@ def table(folder: Path) -> str:
             for name in names:
                 row, word = values.get((solver, N, name)), found.get((solver, N, name, column), "")
                 texts.append("-" if row is None else f"{_said(number(row.get(column)), column)} {WORDS.get(word, word)}".strip())
-            lines.append(f"| {solver} | {N} | {NAMES.get(column, 'ln R, last call')} | {' | '.join(texts)} |")
+            lines.append(line_of([solver, str(N), NAMES.get(column, "ln R, last call"), *texts]))
     floor = next(n for n in json.loads((folder / "table.json").read_text())["notes"] if n.startswith("exact samples"))
     return "\n".join([*lines, "", floor[0].upper() + floor[1:] + "."])
 
@@ -112,9 +107,9 @@ def _said(value: float, column: str) -> str:
 def shares(folders: dict[str, Path]) -> dict:
     """For ``save_shares``: measure -> sampler -> correction -> {N: share}, by corrections of all folders, where N is told from 2N."""
     kept: dict = {}
-    common = set.intersection(*({r["correction"] for r in rows(folder / "outcomes.csv")} for folder in folders.values()))
+    common = set.intersection(*({r["correction"] for r in rows_of(folder / "outcomes.csv")} for folder in folders.values()))
     for name, folder in folders.items():
-        for r in rows(folder / "outcomes.csv"):
+        for r in rows_of(folder / "outcomes.csv"):
             if r["column"] in PICTURED[name] and r["verdict"] not in ("same", "diverged", "N diverged") and r["correction"] in common:
                 share = Estimate(*(number(r[f"share_{v}"]) for v in ("value", "low", "high")), 0)
                 by = kept.setdefault(f"{name}, {NAMES[r['column']]}", {}).setdefault(r["solver"], {})

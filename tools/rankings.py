@@ -6,14 +6,15 @@ Each folder is one that experiments.ablate_samplers wrote; read are the newest s
 about.json, and nothing is computed but ranks in place of names.  NFE below are those of BUDGETS that the study has.
 """
 
-import csv
 import json
 import shlex
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from doc_tables import head, line_of, rows_of  # noqa: E402
 
 from score_lab.ablation.truth import COLUMNS, HIGHER  # noqa: E402
 from score_lab.build import ConfigError, refuse  # noqa: E402
@@ -38,12 +39,6 @@ def study_of(folder: Path) -> Path:
     return files[0].parent if files else refuse("rankings", str(folder), "the folder of an ablation: it holds studies/ID/about.json")
 
 
-def rows_of(study: Path, name: str) -> list[dict[str, str]]:
-    """The rows of one of its CSV files."""
-    with open(study / f"{name}.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def number(text: str) -> str:
     """Three digits."""
     return f"{float(text):.3g}"
@@ -64,7 +59,7 @@ def time_of(row: dict[str, str]) -> str:
 def contests(study: Path) -> dict[tuple[str, str], dict[int, list[dict[str, str]]]]:
     """(model, guidance) -> budget -> rows of ranking.csv."""
     found: dict[tuple[str, str], dict[int, list[dict[str, str]]]] = {}
-    for row in rows_of(study, "ranking"):
+    for row in rows_of(study / "ranking.csv"):
         if int(row["budget"]) in BUDGETS:
             found.setdefault((row["model"], row["guidance"]), {}).setdefault(int(row["budget"]), []).append(row)
     return found
@@ -73,7 +68,7 @@ def contests(study: Path) -> dict[tuple[str, str], dict[int, list[dict[str, str]
 def overview(ranked: dict[int, list[dict[str, str]]], families: dict[str, str]) -> list[str]:
     """Every solver's rank and value at every budget, in the order of the last; bold: the best, and what is not told apart from it."""
     order = list(dict.fromkeys(row["sampler"] for rows in [ranked[max(ranked)], *ranked.values()] for row in rows))
-    lines = ["| solver | family | " + " | ".join(f"{budget} NFE" for budget in ranked) + " |", "| --- " * (len(ranked) + 2) + "|"]
+    lines = head(["solver", "family", *(f"{budget} NFE" for budget in ranked)])
     for name in order:
         cells = []
         for rows in ranked.values():
@@ -84,19 +79,18 @@ def overview(ranked: dict[int, list[dict[str, str]]], families: dict[str, str]) 
             text = f"{row['rank']}. {number(row['value'])}"
             best = row["rank"] == "1" or rows[0]["sampler"] in row["not_distinguishable_from"].split("; ")
             cells.append(f"**{text}**" if best else text)
-        lines.append(f"| `{name}` | {families.get(name, '-')} | " + " | ".join(cells) + " |")
+        lines.append(line_of([f"`{name}`", families.get(name, "-"), *cells]))
     return lines
 
 
 def contest(rows: list[dict[str, str]], table: dict[str, dict[str, str]], column: str) -> list[str]:
     """One budget's ranking."""
     rank = {row["sampler"]: row["rank"] for row in rows if row["rank"]}
-    head = ("rank", "solver", "NFE", column, "minus the best", "not distinguishable from", "ms")
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    lines = head(["rank", "solver", "NFE", column, "minus the best", "not distinguishable from", "ms"])
     for row in rows:
         name, seen = row["sampler"], table.get(row["sampler"], {})
         if not row["rank"]:
-            lines.append(f"| - | `{name}` | - | - | - | {row['not_distinguishable_from'].replace('|', '/')} | - |")
+            lines.append(line_of(["-", f"`{name}`", "-", "-", "-", row["not_distinguishable_from"].replace("|", "/"), "-"]))
             continue
         same = ", ".join(rank[other] for other in row["not_distinguishable_from"].split("; ") if other) or "-"
         most = seen.get("most NFE", "-")
@@ -105,7 +99,7 @@ def contest(rows: list[dict[str, str]], table: dict[str, dict[str, str]], column
         solver = f"`{name}`" + (f", {flag}" if flag != "-" else "")
         cells = (row["rank"], solver, used, estimate(row | {"value_low": row["low"], "value_high": row["high"]}, "value"),
                  estimate(row, "minus_best") if row["rank"] != "1" else "0", same, time_of(seen))  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line_of(cells))
     return lines
 
 
@@ -128,9 +122,9 @@ def section(folder: Path) -> list[str]:
     """What one ablation says."""
     study = study_of(folder)
     about, written = json.loads((study / "about.json").read_text()), json.loads((study / "table.json").read_text())
-    table = [row for row in rows_of(study, "table") if row["budget"] != "-"]
+    table = [row for row in rows_of(study / "table.csv") if row["budget"] != "-"]
     families = {row["solver"]: row["family"] for row in table}
-    told, lines = rows_of(study, "pairs"), []
+    told, lines = rows_of(study / "pairs.csv"), []
     for (model, guidance), ranked in contests(study).items():
         column = next(row["column"] for rows in ranked.values() for row in rows)
         better = "higher" if column in HIGHER else "lower"

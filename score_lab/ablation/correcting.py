@@ -15,7 +15,7 @@ sampled and measured like any other system.  What its constants come from:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from score_lab.ablation.counting import blank_of
 from score_lab.ablation.keys import code_of_modules
 from score_lab.build import build, find, refuse
 from score_lab.mismatch import BandRecorder, Spectrum
-from score_lab.mismatch.corrections import CATALOGUE, Corrected, Recondition, Setting
+from score_lab.mismatch.corrections import CATALOGUE, Corrected, CorrectionEntry, Recondition, Setting
 from score_lab.mismatch.estimators import SpectralRegression
 from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.study import FEWEST
@@ -91,7 +91,8 @@ def correction_section(word: str, calibrate: Any, seeds: Any, n: int) -> dict[st
     fewer than ``FEWEST`` trajectories."""
     if word == NONE:
         return None
-    made = {"names": word, "calibrate": calibrate, "code": code_of_modules(*(maker.__module__ for _, maker in makers_of(word)))}
+    homes = [CorrectionEntry.__module__ if name in CATALOGUE else maker.__module__ for name, maker in makers_of(word)]
+    made = {"names": word, "calibrate": calibrate, "code": code_of_modules(*homes)}
     if calibrate == "measured" and n < FEWEST:
         refuse("n", n, f"at least {FEWEST} trajectories for calibrate = measured: its run has as many")
     return made | ({"seed": int(max(seeds)) + 1_000_003, "n": int(n)} if calibrate == "measured" else {})
@@ -125,10 +126,11 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
         refuse("corrections", asked["names"], f"a model whose data's spectrum is known: {model.name} has none")
     parts = Parts(*model.assemble(plain_section(section), model.denoiser))
     number = asked["calibrate"] if asked["calibrate"] not in CALIBRATIONS else None
-    for k, (name, make) in enumerate(makers_of(asked["names"])):
+    applied: list[str] = []
+    for name, make in makers_of(asked["names"]):
         told = {"number": number}
         if asked["calibrate"] == "measured":
-            told |= _measured_once(model, parts, section, asked) if k == 0 else measured(model, parts, asked["seed"], asked["n"])
+            told |= _measured_once(model, parts, section, asked, applied)
         if name == BLIND and model.blind is False:
             refuse("corrections", name, f"a network trained with NoiseLabelDropout: {model.name} was never without its noise label")
         made = make(Setting(parts.denoiser, parts.sampler, parts.grid, model.spectrum, **told))
@@ -139,12 +141,15 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
             refuse("corrections", f"{name}, measured", f"a run whose states tell a level that is another: spectral regression says {flags}")
         start = parts.start if made.start is None else made.start
         parts = Parts(made.denoiser, made.sampler, parts.grid if made.grid is None else made.grid, start)
+        applied.append(name)
     return parts
 
 
-def _measured_once(model: Any, parts: Parts, section: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """``measured`` of the uncorrected parts of ``section``: one run for all corrections of it."""
-    key = key_of({"measured": plain_section(section), "seed": asked["seed"], "n": asked["n"]})
+def _measured_once(
+    model: Any, parts: Parts, section: Mapping[str, Any], asked: Mapping[str, Any], applied: Sequence[str]
+) -> dict[str, Any]:
+    """``measured`` of ``parts``, those of ``section`` with the corrections ``applied`` so far: one run for all that are made from there."""
+    key = key_of({"measured": plain_section(section), "applied": list(applied), "seed": asked["seed"], "n": asked["n"]})
     if key not in model.made:
         model.made[key] = measured(model, parts, asked["seed"], asked["n"])
     return model.made[key]

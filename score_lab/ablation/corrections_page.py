@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from score_lab.ablation.correcting import NONE
-from score_lab.ablation.corrections import MOMENTS, Comparison, Outcome, outcomes_table, rows_table
+from score_lab.ablation.corrections import MOMENTS, Comparison, Outcome
 from score_lab.ablation.corrections_summary import dumbbells, summary
+from score_lab.ablation.corrections_tables import outcomes_table, rows_table
 from score_lab.ablation.truth import COLUMNS, HIGHER, RANKABLE
 from score_lab.report import Page, save_shares
 from score_lab.report.mismatch.corrections import save_corrections

@@ -12,6 +12,8 @@ ln R is better where |ln R| is less, the mismatch of the states at the last call
 
 from __future__ import annotations
 
+import math
+
 from score_lab.ablation.correcting import NONE
 from score_lab.ablation.corrections import MOMENTS, Comparison, Outcome
 from score_lab.ablation.truth import COLUMNS, RANKABLE
@@ -40,15 +42,10 @@ def _quality(o: Outcome | None, diverged: bool) -> str:
     return word + (" (2N)" if word == "better" and o.verdict in ("better", "reached") else "")
 
 
-def _worst(found: Comparison, key: tuple[str, str, int]) -> str:
-    end = found.mismatch[key].end
-    good = end[end == end]
-    return f"{max(good, key=abs):+.2f}" if len(good) else "-"
-
-
 def _row(found: Comparison, name: str, key: tuple[str, str, int], columns: list[str], by: dict) -> str:
-    total = found.mismatch[key].total.value
-    cells = [name, f"{total:+.3f} {changed(found.nearer.get(key))}".strip(), _worst(found, key)]
+    m = found.mismatch[key]
+    worst = "-" if math.isnan(m.worst) else f"{m.worst:+.2f}"
+    cells = [name, f"{m.total.value:+.3f} {changed(found.nearer.get(key))}".strip(), worst]
     for column in columns:
         draws = found.values[key].get(column)
         off = column in found.far.get(key, ())

@@ -23,13 +23,14 @@ from score_lab.types import leaf, pytree_dataclass, static
 
 __all__ = ["Blank", "Budget", "BudgetError", "blank_of", "count_nfe", "fit"]
 
-class BudgetError(ConfigError):
-    """A budget that the fewest steps of a solver exceed."""
-
-
 MOST = 4096
 """The most steps that are looked at."""
 CHEAP = {"xla_backend_optimization_level": 0}
+"""A program that counts runs once: what it takes is compiling."""
+
+
+class BudgetError(ConfigError):
+    """A budget that the fewest steps of a solver exceed."""
 
 
 @pytree_dataclass

@@ -17,10 +17,11 @@ from score_lab.evaluation.resampled import (
     weighted_mean,
     weighted_variance,
 )
-from score_lab.evaluation.table import Row, Table
+from score_lab.evaluation.table import Row, Table, strict_json
 
 __all__ = [
     "PCA", "Classifier", "Criterion", "Discrepancy", "Estimate", "Frechet", "Pair", "Pixels", "Ranking", "Reference", "Row", "Statistics",
     "Table", "Wasserstein", "bootstrap", "compared", "digest", "energy_distance", "estimate_of", "frechet_distance", "nearest_distances",
-    "nearest_ratio", "proportion", "resampling", "variance_ratio", "weighted_frechet", "weighted_mean", "weighted_variance", "wilson",
+    "nearest_ratio", "proportion", "resampling", "strict_json", "variance_ratio", "weighted_frechet", "weighted_mean", "weighted_variance",
+    "wilson",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from score_lab.build import refuse
 from score_lab.evaluation.estimate import Estimate
 from score_lab.evaluation.quality import Criterion
 
-__all__ = ["Row", "Table"]
+__all__ = ["Row", "Table", "strict_json"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +109,16 @@ class Table:
         """Strict JSON: rows with their estimates (every invalid index, every note), criteria and notes; what is not finite is null."""
         rows = [{"name": dict(row.name), "measures": _plain(row.measures), "met": self.passes(row)} for row in self.rows]
         criteria = [{"column": c.column, "rule": c.rule} for c in self.criteria]
-        return json.dumps(_strict({"rows": rows, "criteria": criteria, "notes": list(self.notes)}), indent=1, allow_nan=False)
+        return strict_json({"rows": rows, "criteria": criteria, "notes": list(self.notes)})
 
 
 def _plain(measures: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     return {column: dataclasses.asdict(estimate) for column, estimate in measures.items()}
+
+
+def strict_json(value: Any) -> str:
+    """JSON that every reader takes: NaN and infinities, which it has not, are null."""
+    return json.dumps(_strict(value), indent=1, allow_nan=False)
 
 
 def _strict(value: Any) -> Any:

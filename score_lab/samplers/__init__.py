@@ -12,9 +12,9 @@ from score_lab.samplers.chunks import sample_chunked
 from score_lab.samplers.ddim import DDIM, DDPM, GDDIM, ItoEuler
 from score_lab.samplers.deis import EpsInTime, deis
 from score_lab.samplers.dpm import DPMSolverMultistep, DPMSolverPP2M
-from score_lab.samplers.dpm_fast import DPMFast
+from score_lab.samplers.dpm_fast import DPMFast, dpm_fast
 from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
-from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep, dpm_fast
+from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep
 from score_lab.samplers.edit import noised
 from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock

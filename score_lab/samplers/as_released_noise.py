@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.linear import combine
 from score_lab.paths.transition import interpolate_log_variance, transition_variances
-from score_lab.samplers.ddim import DDPM
-from score_lab.samplers.sa_solver import sa_weights
+from score_lab.samplers.ddim import DDIM, DDPM
+from score_lab.samplers.sa_solver import sa_weights, tau_at
 from score_lab.types import pytree_dataclass
 
 __all__ = ["DDPMReleased", "PredictorCorrector", "SASolverReleased"]
@@ -120,19 +120,15 @@ class SASolverReleased:
         x = jax.tree.map(lambda a, b: jnp.where(k > 0, a, b), corrected, x)
         nodes = [v - l_t for v in (l_t, *earlier[: self.predictor - 1])]
         order = jnp.minimum(jnp.minimum(self.predictor, left), k + 1)
-        h, tau = 0.5 * path.log_snr(s) - l_t, self._tau(path, t)
+        h, tau = 0.5 * path.log_snr(s) - l_t, tau_at(self, path, t)
         kept = path.sigma(s) / path.sigma(t) * jnp.exp(-(tau**2) * h)
         rest = combine((kept, x), (path.sigma(s) * jnp.sqrt(-jnp.expm1(-2.0 * tau**2 * h)), draw()))
         x_s = combine((1.0, rest), *self._integral(path, t, s, h, nodes, order, values))
         return x_s, (values[: self.memory], rest), p
 
-    def _tau(self, path, t):
-        kappa = path.kappa(t)
-        return jnp.where((kappa >= self.kappa_min) & (kappa <= self.kappa_max), self.tau, 0.0)
-
     def _integral(self, path, t, s, h, nodes, order, values):
         """``alpha_s int a exp(-a u) x0 du`` through the first ``order`` nodes, as terms over the predictions there."""
-        a = 1.0 + self._tau(path, t) ** 2
+        a = 1.0 + tau_at(self, path, t) ** 2
         w = sa_weights(a, h, nodes, [jnp.asarray(j < order) for j in range(len(nodes))])
         if len(nodes) > 1:
             gap = jnp.where(order == 2, nodes[0] - nodes[1], 1.0)
@@ -179,5 +175,4 @@ class PredictorCorrector:
         for _ in range(self.corrections):
             p = denoise(x, t)
             x = combine((alpha_t, p.x0), (jnp.sqrt(1.0 - self.delta) * sigma_t, p.eps), (jnp.sqrt(self.delta) * sigma_t, draw()))
-        p = denoise(x, t)
-        return combine((path.alpha(s), p.x0), (path.sigma(s), p.eps)), carry, p
+        return DDIM(0.0, False).step(denoise, x, t, s, draw, carry)

@@ -2,18 +2,29 @@
 
     m = floor(nfe / 3) + 1 steps, equal in log-SNR:    3, .., 3, 2, 1 where 3 divides nfe,    else 3, .., 3 and one of order nfe mod 3
 
-``DPMFast`` is the solver alone, for any grid of that many steps; ``dpm_singlestep.dpm_fast`` gives it with k-diffusion's grid, which ends
-at a finite level.  On a grid that ends at data the last step, and from pure noise the first, is of order 1 and costs one evaluation.
+``DPMFast`` is the solver alone, for any grid of that many steps; ``dpm_fast`` gives it with k-diffusion's grid, which ends at a finite
+level.  On a grid that ends at data the last step, and from pure noise the first, is of order 1 and costs one evaluation.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from score_lab.build import refuse
 from score_lab.samplers.dpm_forms import NoisePrediction
-from score_lab.samplers.dpm_singlestep import DPMSolverSinglestep, fast_orders, order_of
+from score_lab.samplers.dpm_singlestep import DPMSolverSinglestep, order_of
+from score_lab.samplers.grids.base import UniformLogSNR
 from score_lab.types import pytree_dataclass
 
-__all__ = ["DPMFast"]
+__all__ = ["DPMFast", "dpm_fast", "fast_orders"]
+
+
+def fast_orders(nfe: int) -> tuple[int, ...]:
+    """k-diffusion's orders for ``nfe`` evaluations: as many 3 as fit, then 2, 1 or the remainder (Lu et al. 2022a, section 3.4)."""
+    if isinstance(nfe, bool) or not isinstance(nfe, int | np.integer) or nfe < 1:
+        refuse("dpm_fast.nfe", nfe, "a whole number of evaluations, at least 1")
+    m = int(nfe) // 3 + 1
+    return (3,) * (m - 2) + (2, 1) if nfe % 3 == 0 else (3,) * (m - 1) + (int(nfe) % 3,)
 
 
 @pytree_dataclass
@@ -74,3 +85,12 @@ class DPMFast:
     def step(self, denoise, x, t, s, draw, carry):
         """One step of the order that is its own."""
         return self.solver(denoise.steps.t.shape[0]).step(denoise, x, t, s, draw, carry)
+
+
+def dpm_fast(
+    nfe: int, start: float | None = None, end: float | None = None, eta: float | None = None, s_noise: float = 1.0
+) -> tuple[DPMSolverSinglestep, UniformLogSNR]:
+    """DPM-Solver-fast: the sampler and its grid, ``len(fast_orders(nfe))`` steps equal in log-SNR from ``start`` to ``end``, which together
+    make exactly ``nfe`` calls.  ``start``, ``end`` as in ``UniformLogSNR``."""
+    steps = len(fast_orders(nfe))
+    return DPMFast(nfe, eta, s_noise).solver(steps), UniformLogSNR(steps, start, end, to_data=False)

@@ -10,7 +10,7 @@ With the weights w_j(t -> s) of ``dpm_forms`` and the nodes s_i at l_t + r_i h:
 ``DPMSolverSinglestep`` makes the k calls inside (t, s).  ``DPMSolverNodes`` (diffusers' DPMSolverSinglestepScheduler) takes the grid's own
 levels as nodes, one call a step, over blocks of the orders 1, 2, .., k that all start from the block's first state.
 
-``dpm_fast`` is k-diffusion's sampler and grid for a number of evaluations.  Its eta is ancestral: with y = x / alpha, a step to
+The eta of ``DPMSolverSinglestep`` is ancestral (k-diffusion's dpm_fast): with y = x / alpha, a step to
 kappa_down = sqrt(kappa_s^2 - kappa_up^2), not below the grid's end, then noise of variance kappa_s^2 - kappa_down^2,
 
     kappa_up = min(kappa_s, eta kappa_s sqrt(1 - kappa_s^2 / kappa_t^2))
@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from score_lab.build import refuse
 from score_lab.linear import combine, select
@@ -40,11 +39,10 @@ from score_lab.samplers.dpm_forms import (
     second,
     third,
 )  # fmt: skip
-from score_lab.samplers.grids.base import UniformLogSNR
 from score_lab.samplers.lagrange import capped
 from score_lab.types import leaf, pytree_dataclass
 
-__all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "dpm_fast", "fast_orders", "node", "stage_3"]
+__all__ = ["DPMSolverNodes", "DPMSolverSinglestep", "node", "order_of", "stage_3"]
 
 R2 = 2 / 3
 """The last inner node of k = 3: with another one the method is of order 2."""
@@ -71,7 +69,7 @@ class DPMSolverSinglestep:
 
     ``form``: ``NoisePrediction`` (DPM-Solver-k) or ``DataPrediction`` (DPM-Solver++ 2S, 3S).  ``solver``: midpoint or heun.  ``r1`` in
     (0, 1), for k = 3 in (0, 2/3): the first inner node; None: 1/2 for order 2 and 1/3 for order 3.  ``orders``: the order of every step
-    of the grid, each at most k (see ``fast_orders``); () means k throughout.  ``eta`` > 0: ancestral steps (see the module), noise times
+    of the grid, each at most k (see ``dpm_fast``); () means k throughout.  ``eta`` > 0: ancestral steps (see the module), noise times
     ``s_noise``.
     """
 
@@ -166,24 +164,6 @@ def order_of(orders: Sequence[int]) -> int:
     at an end, of which there is one however fine the grid is (see ``lagrange.capped``), one that stands there again for a part of it."""
     again = [p for p in orders if orders.count(p) > 1]
     return capped(min(again, default=max(orders)), [p for p in orders if orders.count(p) == 1])
-
-
-def fast_orders(nfe: int) -> tuple[int, ...]:
-    """k-diffusion's orders for ``nfe`` evaluations: as many 3 as fit, then 2, 1 or the remainder (Lu et al. 2022a, section 3.4)."""
-    if isinstance(nfe, bool) or not isinstance(nfe, int | np.integer) or nfe < 1:
-        refuse("dpm_fast.nfe", nfe, "a whole number of evaluations, at least 1")
-    m = int(nfe) // 3 + 1
-    return (3,) * (m - 2) + (2, 1) if nfe % 3 == 0 else (3,) * (m - 1) + (int(nfe) % 3,)
-
-
-def dpm_fast(
-    nfe: int, start: float | None = None, end: float | None = None, eta: float | None = None, s_noise: float = 1.0
-) -> tuple[DPMSolverSinglestep, UniformLogSNR]:
-    """DPM-Solver-fast: the sampler and its grid, ``len(fast_orders(nfe))`` steps equal in log-SNR from ``start`` to ``end``, which together
-    make exactly ``nfe`` calls.  ``start``, ``end`` as in ``UniformLogSNR``."""
-    orders = fast_orders(nfe)
-    sampler = DPMSolverSinglestep(max(orders), orders=orders, eta=eta, s_noise=s_noise)
-    return sampler, UniformLogSNR(len(orders), start, end, to_data=False)
 
 
 @pytree_dataclass

@@ -16,6 +16,7 @@ whatever the number of nodes beyond two: between two levels x0 is a diffusion, n
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from score_lab.linear import combine, select
 from score_lab.samplers.multipliers import nought
 from score_lab.types import Array, pytree_dataclass, static
 
-__all__ = ["SASolver", "sa_weights"]
+__all__ = ["SASolver", "sa_weights", "tau_at"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
@@ -49,6 +50,13 @@ def sa_weights(a: Array, h: Array, nodes: list[Array], good: list[Array]) -> lis
                 basis = basis * jnp.where(use, (l - places[m]) / gap, 1.0)
         found.append(jnp.where(good[j], jnp.sum(kernel * basis), 0.0))
     return found
+
+
+def tau_at(solver: Any, path: Any, t: Array) -> Array:
+    """tau of the step that begins at ``t``: ``solver.tau`` where ``kappa_min <= kappa_t <= kappa_max`` of the solver, 0 elsewhere (Xue et
+    al. 2023, section 6)."""
+    kappa = path.kappa(t)
+    return jnp.where((kappa >= solver.kappa_min) & (kappa <= solver.kappa_max), solver.tau, 0.0)
 
 
 @pytree_dataclass
@@ -106,10 +114,6 @@ class SASolver:
         zero = jax.tree.map(jnp.zeros_like, x)
         return (zero,) * self.memory, (zero if self.corrector else ())
 
-    def _tau(self, path, t):
-        kappa = path.kappa(t)
-        return jnp.where((kappa >= self.kappa_min) & (kappa <= self.kappa_max), self.tau, 0.0)
-
     def step(self, denoise, x, t, s, draw, carry):
         """Corrects ``x`` with the prediction at it, then predicts."""
         (past, base), path = carry, denoise.path
@@ -128,7 +132,7 @@ class SASolver:
         good = jnp.isfinite(h)
         nodes = [0.0, *(v - l_t for v in earlier[:n])]
         integral = self._integral(path, t, s, h, nodes, [good, *(g & good for g in there[:n])], (p.x0, *past))
-        tau, sigma_s = self._tau(path, t), path.sigma(s)
+        tau, sigma_s = tau_at(self, path, t), path.sigma(s)
         decay = jnp.where(tau > 0, tau**2 * jnp.where(tau > 0, h, 0.0), 0.0)
         fresh = [(sigma_s * jnp.sqrt(-jnp.expm1(-2.0 * decay)), draw())] if self.draws else []
         rest = combine((sigma_s / path.sigma(t) * jnp.exp(-decay), x), *fresh)
@@ -138,7 +142,7 @@ class SASolver:
     def _integral(self, path, t, s, h, nodes, good, values):
         """``alpha_s int a exp(-a u) x0 du`` as terms over the predictions at the nodes."""
         good = [jnp.asarray(g) for g in good]
-        safe, a = jnp.where(good[0], h, 1.0), 1.0 + self._tau(path, t) ** 2
+        safe, a = jnp.where(good[0], h, 1.0), 1.0 + tau_at(self, path, t) ** 2
         w = sa_weights(a, safe, [jnp.where(g, v, 0.0) for v, g in zip(nodes, good, strict=True)], good)
         alpha_s, whole = path.alpha(s), -jnp.expm1(-a * h)
         return [(alpha_s * (whole - sum(w)), values[0]), *((alpha_s * c, v) for c, v in zip(w, values[1:], strict=False))]

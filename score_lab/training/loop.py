@@ -74,33 +74,11 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
     plan = prepare(plain(config), Path(workdir), callbacks)
     for check in checks:
         check(plan.parts)
-    keys = keys_of(plan.seed)
     with contextlib.ExitStack() as stack:
-        if plan.lead:
-            stack.enter_context(Lock(plan.workdir))
-            if (check_workdir(plan.workdir, plan.parts.config) is None) != (plan.record is None):
-                refuse("workdir", str(plan.workdir), "one that no other run has just written: the same command again goes on with it")
-        if plan.lead and plan.record is None:
-            write_workdir(plan.workdir, record_of(plan.parts, library_versions()))
-        checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
-        state, host = _begin(plan, checkpoints)
-        step = host["step"]
-        snapshots = stack.enter_context(Snapshots(plan.workdir, write=True)) if plan.options.profiles else None
-        if snapshots:
-            snapshots.drop_after(step)
-        heldout = make_heldout(plan.parts, plan.source, plan.layout, keys["heldout"]) if plan.options.eval_every else None
-        metrics = stack.enter_context(Metrics(plan.workdir, step)) if plan.lead else None
-        reports = Reports(plan, metrics, heldout, step, host["pending"])
-        stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
-        if host["position"] is not None:
-            stream.set_state(host["position"])
-        counts = plan.counts(step)
-        feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["train"], plan.options.prefetch))
-        stop = stack.enter_context(StopRequest())
-        dispatch = make_dispatch(plan.parts)
-
+        state, run = _open(plan, stack)
+        step, reports, snapshots, dispatch = run.step, run.reports, run.snapshots, make_dispatch(plan.parts)
         stopping = False
-        for count, (batches, position) in zip(counts, feed, strict=True):
+        for count, (batches, position) in zip(run.counts, run.feed, strict=True):
             reports.throttle()
             state, figures = dispatch(state, batches)
             step += count
@@ -108,18 +86,59 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
             reports.report(step, state)
             if plan.snapshots(step):
                 snapshots.save(step, state.ema[len(plan.options.ema) :])
-            stopping = stop.agreed(meeting=plan.due(plan.options.log_every, step))
+            stopping = run.stop.agreed(meeting=plan.due(plan.options.log_every, step))
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
                 pending = reports.drain()
                 if snapshots:
                     snapshots.wait()  # a run that goes on from this checkpoint has all of them before it
                 host = {"step": step, "position": position, "pending": pending, "record": record_of(plan.parts, library_versions())}
-                checkpoints.save(step, state, host, reports.last if plan.evaluates(step) else {})
+                run.checkpoints.save(step, state, host, reports.last if plan.evaluates(step) else {})
             if stopping:
                 break
-        checkpoints.wait()
-    _farewell(plan, step, stop)
-    return Trained(plan.parts, state, step, reports.last, stop.signal.name if stopping and stop.signal else None)
+        run.checkpoints.wait()
+    _farewell(plan, step, run.stop)
+    stopped = run.stop.signal.name if stopping and run.stop.signal else None
+    return Trained(plan.parts, state, step, reports.last, stopped)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What a run that is under way holds: ``step`` updates are done, ``counts`` are those of each dispatch that is left."""
+
+    step: int
+    counts: Sequence[int]
+    feed: Feed
+    reports: Reports
+    checkpoints: Checkpoints
+    snapshots: Snapshots | None
+    stop: StopRequest
+
+
+def _open(plan: Plan, stack: contextlib.ExitStack) -> tuple[TrainState, _Run]:
+    """Locks the workdir, writes its record where it has none, and opens on ``stack`` what the loop writes to and reads from, where the run
+    begins or goes on.  The state is apart: every dispatch gives its memory to the next one."""
+    keys = keys_of(plan.seed)
+    if plan.lead:
+        stack.enter_context(Lock(plan.workdir))
+        if (check_workdir(plan.workdir, plan.parts.config) is None) != (plan.record is None):
+            refuse("workdir", str(plan.workdir), "one that no other run has just written: the same command again goes on with it")
+    if plan.lead and plan.record is None:
+        write_workdir(plan.workdir, record_of(plan.parts, library_versions()))
+    checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
+    state, host = _begin(plan, checkpoints)
+    step = host["step"]
+    snapshots = stack.enter_context(Snapshots(plan.workdir, write=True)) if plan.options.profiles else None
+    if snapshots:
+        snapshots.drop_after(step)
+    heldout = make_heldout(plan.parts, plan.source, plan.layout, keys["heldout"]) if plan.options.eval_every else None
+    metrics = stack.enter_context(Metrics(plan.workdir, step)) if plan.lead else None
+    reports = Reports(plan, metrics, heldout, step, host["pending"])
+    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
+    if host["position"] is not None:
+        stream.set_state(host["position"])
+    counts = plan.counts(step)
+    feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["train"], plan.options.prefetch))
+    return state, _Run(step, counts, feed, reports, checkpoints, snapshots, stack.enter_context(StopRequest()))
 
 
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.ablation_parts import open_models
+from experiments.ablation_models import open_models
 from score_lab.ablation import Run, Store, Study, planned, run_cells, runs_of
 from score_lab.ablation.counting import Budget, BudgetError, count_nfe
 from score_lab.ablation.fitting import HALVINGS, NOISES, SEED, Spent, fit_evaluations, fit_tolerance, ready, seed_apart
@@ -18,7 +18,7 @@ from score_lab.ablation.tables import budgets, full_table
 from score_lab.ablation.truth import Measured
 from score_lab.build import ConfigError
 from score_lab.samplers import Dopri5, DPMFast, UniformLogSNR, measure_gamma, sample
-from score_lab.samplers.dpm_singlestep import fast_orders
+from score_lab.samplers.dpm_fast import fast_orders
 
 LAW = {"target": "GaussianMixture", "weights": (1.0, 2.0), "means": ((1.0, 0.0), (-1.0, 0.5)), "variances": (0.05, 0.1)}
 SMALL = {"seeds": (0, 1), "n": 40, "chunk": 20, "repeats": 20, "reference_steps": 0, "grids": ("UniformLogSNR(end=6)",), "output": "unused"}

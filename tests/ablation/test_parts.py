@@ -14,7 +14,8 @@ import scipy.linalg
 
 from configs.ablate import get_config
 from experiments import overrides
-from experiments.ablation_parts import command_of, study_fields
+from experiments.ablation_models import command_of
+from experiments.ablation_parts import study_fields
 from experiments.sampling import completed
 from experiments.system import add_options
 from score_lab.ablation import Cell, Images, Model, Store, Study, System, keys, plan

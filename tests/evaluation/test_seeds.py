@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from score_lab.ablation import corrections
+from score_lab.ablation import corrections, corrections_mismatch, pooling
 from score_lab.ablation.results import Results
 from score_lab.ablation.study import Study
 from score_lab.evaluation import Estimate, compared
@@ -16,7 +16,7 @@ PAIRS = [(a, NAMES[0]) for a in NAMES[1:]]
 def blank(draws):
     """What is known of the mismatch but for the draws is nothing."""
     nothing = Estimate.missing(0, (), "not measured")
-    return corrections.Mismatch(nothing, np.zeros(1), np.zeros(1), nothing, draws)
+    return corrections_mismatch.Mismatch(nothing, np.zeros(1), nothing, draws)
 
 
 def trial(rng, count, share, B=100):
@@ -62,11 +62,11 @@ def test_an_interval_of_three_models_is_students():
 def test_a_row_of_three_models_has_students_interval():
     """1.96 deviations of the draws are t_2 = 4.303 of sd / sqrt(3); the mean of ln R likewise, with its own error beside it."""
     draws = np.array([1.0, 2.0, 3.0])[:, None] + np.zeros((1, 8001))
-    pooled = corrections._pooled(draws, corrections._picks(3, 8000), corrections.student(3))
+    pooled = pooling.pooled(draws, pooling.picks_of(3, 8000), pooling.student(3))
     assert 1.96 * np.std(pooled[1:]) == pytest.approx(4.303 / np.sqrt(3), rel=0.03)
-    total = corrections._mean([1.0, 2.0, 3.0], [0.3, 0.3, 0.3])
+    total = pooling.mean_of([1.0, 2.0, 3.0], [0.3, 0.3, 0.3])
     assert total.high - 2.0 == pytest.approx(np.hypot(4.303 / np.sqrt(3), 1.96 * 0.3 / np.sqrt(3)), rel=1e-3)
-    assert corrections._mean([1.0], [0.3]).high == pytest.approx(1 + 1.96 * 0.3) and corrections.student(1) == 1.0
+    assert pooling.mean_of([1.0], [0.3]).high == pytest.approx(1 + 1.96 * 0.3) and pooling.student(1) == 1.0
 
 
 def test_a_gain_that_three_models_do_not_agree_on_is_not_told():
@@ -81,7 +81,7 @@ def test_a_gain_that_three_models_do_not_agree_on_is_not_told():
         keys = (("DDIM", "none", 4), ("DDIM", "angle step", 4), ("DDIM", "none", 8))
         (found,) = corrections._outcomes(results, {key: {"energy": m} for key, m in zip(keys, made, strict=True)}, {})
         assert found.gain.difference == pytest.approx(-2) and found.gain.differs == real and (found.verdict == "part") == real
-        near = corrections._nearer({key: blank(-m) for key, m in zip(keys, made, strict=True)}, study)
+        near = corrections_mismatch.nearer({key: blank(-m) for key, m in zip(keys, made, strict=True)}, study)
         assert near[keys[1]].difference == pytest.approx(-2) and near[keys[1]].differs == real
 
 
@@ -91,6 +91,6 @@ def test_a_change_of_ln_r_below_its_resolution_is_none():
     common = 0.01 * np.random.default_rng(0).standard_normal(101) * (np.arange(101) > 0)
     for before, after, real in ((-0.184, -0.185, False), (-0.184, -0.178, True), (0.8, 0.793, False), (0.8, 0.79, True)):
         size = {("DDIM", name, 4): blank((v + common)[None]) for name, v in (("none", before), ("angle step", after))}
-        near = corrections._nearer(size, study)["DDIM", "angle step", 4]
+        near = corrections_mismatch.nearer(size, study)["DDIM", "angle step", 4]
         assert near.differs == real, (before, after)
         assert near.excludes_zero

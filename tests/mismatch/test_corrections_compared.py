@@ -16,8 +16,8 @@ from elsewhere import folder
 from test_launchers import run
 
 from experiments.ablation_parts import corrections_of
-from experiments.compare_corrections import again
-from score_lab.ablation import correcting, corrections, running
+from experiments.launcher import again
+from score_lab.ablation import correcting, corrections, pooling, running
 from score_lab.ablation.correcting import assembled, check_correction, correction_section
 from score_lab.ablation.corrections import verdict
 from score_lab.ablation.corrections_summary import changed
@@ -310,9 +310,9 @@ def test_models_are_resampled_too():
     """Three models whose own intervals are narrow: the interval of their mean is that of three numbers, sd / sqrt(3)."""
     levels, rng = np.array([1.0, 2.0, 3.0]), np.random.default_rng(0)
     draws = levels[:, None] + 1e-3 * np.concatenate([np.zeros((3, 1)), rng.standard_normal((3, 4000))], axis=1)
-    pooled = corrections._pooled(draws, corrections._picks(3, 4000))
+    pooled = pooling.pooled(draws, pooling.picks_of(3, 4000))
     assert pooled[0] == 2.0 and np.std(pooled[1:]) == pytest.approx(1.0 / np.sqrt(3), rel=0.05)
-    np.testing.assert_array_equal(corrections._pooled(draws[:1], corrections._picks(1, 4000)), draws[0])
+    np.testing.assert_array_equal(pooling.pooled(draws[:1], pooling.picks_of(1, 4000)), draws[0])
 
 
 def test_what_diverged_is_called_that_whatever_its_intervals():
@@ -340,7 +340,7 @@ def test_what_diverged_is_called_that_whatever_its_intervals():
 
 def test_the_line_to_see_it_again_can_be_typed():
     words = ["--corrections=epsilon scaling, by band; DCW; 'mine'", "--solvers", "DDIM, DDIM(eta=1)", "--n=200"]
-    assert shlex.split(again(words)) == ["python", "-m", "experiments.compare_corrections", *words]
+    assert shlex.split(again("compare_corrections", words)) == ["python", "-m", "experiments.compare_corrections", *words]
 
 
 def test_a_measured_run_uses_all_its_trajectories_and_is_not_made_of_a_few(monkeypatch):

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.proxies import FACTS, calibration_slope, dcw_effects, endings, paired_nulls, two_modes
 from score_lab.ablation.correcting import makers_of
 from score_lab.mismatch import Spectrum, variance_ratios
 from score_lab.mismatch.corrections import Setting
 from score_lab.mismatch.estimators import FLAGS
 from score_lab.mismatch.study import estimator_of, measure_of
-from score_lab.mismatch.study.proxies import FACTS, calibration_slope, dcw_effects, endings, paired_nulls, two_modes
 from score_lab.paths import EDM, VP, LinearFlow
 from score_lab.samplers import DDIM, UniformLogSNR
 

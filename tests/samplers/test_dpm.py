@@ -28,8 +28,8 @@ from score_lab.samplers import (
     dpm_fast,
     sample,
 )
+from score_lab.samplers.dpm_fast import fast_orders
 from score_lab.samplers.dpm_forms import weights
-from score_lab.samplers.dpm_singlestep import fast_orders
 
 pytestmark = pytest.mark.usefixtures("x64")
 DATA, NOISE = DataPrediction(), NoisePrediction()

@@ -9,12 +9,13 @@ from score_lab.mismatch.corrections.angle import AngleStep, resolved_excess
 from score_lab.mismatch.corrections.around import Around
 from score_lab.mismatch.corrections.awareness import NoiseAwareness
 from score_lab.mismatch.corrections.calibration import Calibration, Corrected, calibrate, corrected
-from score_lab.mismatch.corrections.catalogue import CATALOGUE, CorrectionEntry, Setting
+from score_lab.mismatch.corrections.catalogue import CATALOGUE, CorrectionEntry
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.constants import Constants
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling, linear_scales
 from score_lab.mismatch.corrections.gains import FreshNoise, SignalGain, StateGain
+from score_lab.mismatch.corrections.making import Setting
 from score_lab.mismatch.corrections.measured import measured_ratios
 from score_lab.mismatch.corrections.noise_level import NoiseLevelCorrection
 from score_lab.mismatch.corrections.recondition import Recondition, StepLevels, effective_levels, gaussian_levels, signal_and_noise

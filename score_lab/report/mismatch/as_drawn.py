@@ -22,7 +22,7 @@ from matplotlib.patches import Patch
 
 from score_lab.mismatch import Curve
 from score_lab.mismatch.readouts import ReadOut
-from score_lab.report.mismatch.levels import MOST, focus, footnote, groups, heading, some
+from score_lab.report.mismatch.levels import MOST, focus, footnote, groups, heading, some, spread
 from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
 
 __all__ = ["AS_DRAWN", "save_as_drawn"]
@@ -34,8 +34,6 @@ _Y = {
     "P1": "mean over samples of ‖ε‖", "P3": "mean over samples of ‖ε(x, label)‖²", "norm of eps": "mean over samples of ‖ε‖²",
     "norm of x0": "mean over samples of ‖x0‖²",
 }  # fmt: skip
-_DECADES = 30.0
-"""Values that spread by more than this factor are drawn on a logarithmic axis."""
 
 
 def save_as_drawn(file: str | Path, runs: Mapping[str, Sequence[ReadOut]], title: str = "") -> Path:
@@ -99,7 +97,7 @@ def _forward_and_reverse(ax: Axes, name: str, what: str, by: Mapping[str, ReadOu
         _line(ax, r.t, r.value, colours[run], 0.2, ".", 1.4)
         if r.paper is not None:
             ax.axhline(float(np.ravel(r.paper)[0]), color=INK, linestyle="--", linewidth=1.2)
-    _scale(ax, [c.value for r in by.values() for c in (r.value, r.null)])
+    spread(ax, [c.value for r in by.values() for c in (r.value, r.null)])
     show = [r.null.value for r in by.values()] + [np.asarray(r.paper, np.float64) for r in by.values() if r.paper is not None]
     middle = float(np.nanmedian(np.concatenate([r.null.value for r in by.values()])))
     focus(ax, {run: r.value.value for run, r in by.items()}, colours, show, lambda v: np.abs(v - middle))
@@ -120,7 +118,7 @@ def _windows(ax: Axes, reads: Sequence[ReadOut]) -> None:
     ax.plot([], [], "--", color=GREY, linewidth=1.0, label="as told (the null)")
     if any(r.gaussian is not None for r in reads):
         ax.plot([], [], ":", color=GREY, linewidth=1.3, label="Gaussian of the data's spectrum")
-    _scale(ax, [r.value.value for r in reads])
+    spread(ax, [r.value.value for r in reads])
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * 8 if ax.get_yscale() == "log" else high + 0.45 * (high - low))  # room for the names
     ax.legend(loc="upper left", fontsize=8.5, frameon=False, ncols=2)
@@ -133,9 +131,3 @@ def _line(ax: Axes, t: np.ndarray, c: Curve, colour: str, alpha: float, marker: 
     rows = rows[np.argsort(t[rows], kind="stable")]
     ax.fill_between(t[rows], c.low[rows], c.high[rows], color=colour, alpha=alpha, linewidth=0)
     ax.plot(t[rows], c.value[rows], color=colour, linewidth=width, marker=marker, markersize=4, label=label)
-
-
-def _scale(ax: Axes, values: Sequence[np.ndarray]) -> None:
-    seen = np.concatenate([v[np.isfinite(v)] for v in values])
-    if len(seen) and seen.min() > 0 and seen.max() > _DECADES * seen.min():
-        ax.set_yscale("log")

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from score_lab.evaluation import Estimate, Table
+from score_lab.evaluation import Estimate, Table, strict_json
 from score_lab.mismatch import Coverage, Curve, Decomposition
 from score_lab.mismatch.cube import PARTS, fitted_order
 from score_lab.mismatch.gain_and_noise import LocalError
@@ -180,7 +178,7 @@ def write(folder: Path, parts: Sequence[Part], notes: Sequence[str], commands: S
     covered = {part.title: part.coverage for part in parts if part.coverage is not None}
     said = {part.title: words_of(part) for part in parts}
     whole = {"rows": rows, "words": said, "notes": list(notes), "coverage": {name: c.records() for name, c in covered.items()}}
-    (folder / "table.json").write_text(json.dumps(_strict(whole), indent=1, allow_nan=False))
+    (folder / "table.json").write_text(strict_json(whole))
     page = Page("What causes the mismatch of a sampler's states?", " ".join(notes))
     page.section("What was found", *(line.strip() for lines in said.values() for line in lines))
     page.section("Every part").table(table_of(parts))
@@ -194,12 +192,3 @@ def write(folder: Path, parts: Sequence[Part], notes: Sequence[str], commands: S
         file = save_coverage(folder / "coverage.png", {n: c.log_snr for n, c in covered.items()}, (some.grid, some.density))
         page.picture(file, "Training density of log-SNR, and the levels at which sampling asks the network")
     return page.commands(commands).write(folder / "report.html")
-
-
-def _strict(v: Any) -> Any:
-    """JSON has no NaN: null in its place."""
-    if isinstance(v, dict):
-        return {k: _strict(x) for k, x in v.items()}
-    if isinstance(v, list | tuple):
-        return [_strict(x) for x in v]
-    return None if isinstance(v, float) and not math.isfinite(v) else v

@@ -19,13 +19,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from score_lab.build import refuse
 from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
-from score_lab.report.mismatch.levels import focus
-from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
+from score_lab.report.mismatch.levels import TOLD, focus, heading
+from score_lab.report.style import COLOURS, GREY, figure, save, tidy
 
 __all__ = ["save_found"]
-
-_TOLD = "log-SNR that the network is told\n(left: noise, right: data)"
-
 
 def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", title: str = "") -> Path:
     """The three panels of ``runs`` (at most 8 can be told apart); ``estimator``: the name of the level's, by default the first that tells
@@ -36,8 +33,8 @@ def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", 
     fig = figure(13.2, 4.7)
     several = max(len(m.bands) for m in runs) > 1
     ratio, level, *rest = fig.subplots(1, 3 if several else 2)
-    tidy(ratio, "Variance of the states, as trained = 1", _TOLD, "variance in sampling / variance in training")
-    tidy(level, f"How far off the level is\nby {chosen}", _TOLD, "log-SNR of the states − log-SNR told\n(below 0: noisier than told)")
+    tidy(ratio, "Variance of the states, as trained = 1", TOLD, "variance in sampling / variance in training")
+    tidy(level, f"How far off the level is\nby {chosen}", TOLD, "log-SNR of the states − log-SNR told\n(below 0: noisier than told)")
     null = max(runs, key=lambda m: len(m.log_snr))
     _fill(ratio, null.log_snr, null.total.null, ~null.inner, GREY, 0.35, np.exp)
     ratio.plot([], [], color=GREY, linewidth=5, alpha=0.35, label="noised data (no mismatch)")
@@ -62,7 +59,7 @@ def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", 
         level.text(0.5, 0.5, "no level can be told\nat any call", transform=level.transAxes, ha="center", va="center", color=GREY)
     handles, names = ratio.get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=9, frameon=False)
-    fig.suptitle(title or "Do the states have the noise level that the network is told?", fontsize=12, color=INK, fontweight="bold")
+    heading(fig, title or "Do the states have the noise level that the network is told?")
     return save(fig, file)
 
 

@@ -23,12 +23,14 @@ from score_lab.report.style import GREY, INK
 
 __all__ = [
     "MOST", "TOLD", "Levels", "draw_curve", "far", "focus", "footnote", "groups", "heading", "inner", "nothing", "shades", "some",
-    "words_of",
+    "spread", "words_of",
 ]  # fmt: skip
 
 TOLD = "log-SNR that the network is told\n(left: noise, right: data)"
 MOST = 8
 """Runs in one panel; more are drawn in further panels."""
+DECADES = 30.0
+"""Values that spread by more than this factor are drawn on a logarithmic axis."""
 _FAR = 6.0
 """Times the median size beyond which a run is cut off and named."""
 
@@ -149,6 +151,13 @@ def focus(ax: Axes, values: Mapping[str, np.ndarray], colours: Mapping[str, Any]
             0.99, 0.985 - 0.07 * i, f"{name}: beyond the axis, to {furthest:.3g}", transform=ax.transAxes, ha="right", va="top",
             fontsize=8, color=colours[name],
         )  # fmt: skip
+
+
+def spread(ax: Axes, values: Sequence[np.ndarray]) -> None:
+    """A logarithmic axis for ``values`` above 0 that spread by more than ``DECADES``."""
+    seen = np.concatenate([v[np.isfinite(v)] for v in values])
+    if len(seen) and seen.min() > 0 and seen.max() > DECADES * seen.min():
+        ax.set_yscale("log")
 
 
 def words_of(curves: Sequence[tuple[np.ndarray, Curve]], grey: str, bands: str = "bands") -> str:

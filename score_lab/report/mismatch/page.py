@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from score_lab.evaluation import Estimate, Table
+from score_lab.evaluation import Estimate, Table, strict_json
 from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
 from score_lab.mismatch.study.conclusions import cannot, compared, several_models
@@ -130,7 +129,7 @@ def write(
         writer.writerows(calls)
     said = {m.subject.name: findings(m) for m in runs}
     words = {"found": compared(runs), "cannot be concluded": cannot(runs, trained), "failed": list(failed), "runs": said}
-    (folder / "table.json").write_text(_json(json.loads(table.json()) | {"findings": words, "calls": calls}))
+    (folder / "table.json").write_text(strict_json(json.loads(table.json()) | {"findings": words, "calls": calls}))
     page = Page("Do a sampler's states have the noise level that the network is told?", " ".join(notes[:1]))
     page.section("What was found", *compared(runs), *several_models(runs), *(f"Failed: {line}" for line in failed))
     page.section("What cannot be concluded", *cannot(runs, trained))
@@ -225,14 +224,3 @@ def _layers(folder: Path, runs: Sequence[Measured]) -> Iterator[tuple[Path, str]
         if m.subject.cond(1) is not None:
             words += "; the network is told labels, and what a label tells is resolved even in pure noise"
         yield save_layers(folder / "layers.png", found), words
-
-
-def _json(value: Any) -> str:
-    def strict(v: Any) -> Any:
-        if isinstance(v, dict):
-            return {k: strict(x) for k, x in v.items()}
-        if isinstance(v, list):
-            return [strict(x) for x in v]
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-
-    return json.dumps(strict(value), indent=1, allow_nan=False)

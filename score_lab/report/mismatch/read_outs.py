@@ -15,15 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from score_lab.mismatch.readouts import ReadOut
-from score_lab.report.mismatch.levels import MOST, TOLD, Levels, draw_curve, focus, footnote, groups, heading, some, words_of
+from score_lab.report.mismatch.levels import MOST, TOLD, Levels, draw_curve, focus, footnote, groups, heading, some, spread, words_of
 from score_lab.report.style import COLOURS, GREY, INK, figure, save, tidy
 
 __all__ = ["save_read_outs"]
 
 _ACROSS = 3
 _FORWARD = "log-SNR of the forward samples\n(left: noise, right: data)"
-_DECADES = 30.0
-"""Values that spread by more than this factor are drawn on a logarithmic axis."""
 
 
 def save_read_outs(file: str | Path, runs: Mapping[str, Sequence[ReadOut]], title: str = "") -> Path:
@@ -78,9 +76,7 @@ def _pair(above: Axes, below: Axes, name: str, what: str, by: Mapping[str, ReadO
         if r.paper is not None:
             order = np.argsort(_at(r), kind="stable")
             above.plot(levels.x(_at(r))[order], np.asarray(r.paper)[order], "--", color=INK, linewidth=1.2)
-    seen = np.concatenate([c.value[np.isfinite(c.value)] for r in by.values() for c in (r.value, r.null)])
-    if len(seen) and seen.min() > 0 and seen.max() > _DECADES * seen.min():
-        above.set_yscale("log")
+    spread(above, [c.value for r in by.values() for c in (r.value, r.null)])
     own = {run: r.value.value for run, r in by.items()}
     show = [r.null.value for r in by.values()] + [np.asarray(r.paper, np.float64) for r in by.values() if r.paper is not None]
     middle = float(np.nanmedian(np.concatenate([r.null.value for r in by.values()])))

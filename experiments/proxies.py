@@ -1,6 +1,6 @@
-"""Why the usual proxies of the mismatch mislead, in numbers of this package's own: what docs/mismatch.md stands on.
+"""Why the usual proxies of the mismatch mislead, in numbers of score_lab's own: what docs/mismatch.md stands on.
 
-    python -m score_lab.mismatch.study.proxies
+    python -m experiments.proxies
 
 Every denoiser here is exact, so nothing that is printed is an error of a network.  Gaussian bands go through the oracle (impulse responses
 of the real samplers, float64); the two modes, +-1 with standard deviation 0.1, are quantiles, which Euler's monotone map keeps in order, so
@@ -9,12 +9,15 @@ no number is of random draws.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import overrides
+from experiments.launcher import launch
 from score_lab.analytic import GaussianMixture
 from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.corrections import DCW, EpsilonScaling, calibrate
@@ -172,7 +175,13 @@ FACTS: dict[str, Callable[[], Iterator[str]]] = {"F1": _f1, "F2": _f2, "F3": _f3
 """Name -> its lines."""
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints every fact's lines; there is nothing to choose."""
+    overrides.Parser("proxies", __doc__).parse_args(sys.argv[1:])
     for name, lines in FACTS.items():
         for line in lines():
             print(f"{name}  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    launch(main)
