@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import launcher
 from score_lab.data import Toy
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.evaluation import energy_distance
@@ -140,15 +141,24 @@ def launch(folder, module, *args):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def train(folder, variant, *args, name=""):
+def here(folder, module, *args):
+    """``launch`` in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [module, *args])
+        launcher.launch(importlib.import_module(module).main)
+    assert exit_.value.code == 0
+
+
+def train(folder, variant, *args, name="", how=launch):
     workdir = f"runs/{name or variant}"
-    launch(folder, "experiments.train", f"--config=my_package/config.py:{variant}", f"--workdir={workdir}", *args)
+    how(folder, "experiments.train", f"--config=my_package/config.py:{variant}", f"--workdir={workdir}", *args)
     return folder / workdir
 
 
 def test_an_objective_from_outside_is_trained_by_the_launcher_and_loaded(folder):
     """With its two times, and a sample of it is one network call."""
-    loaded = load(train(folder, "meanflow", "--config.training.steps=60", name="short"))
+    loaded = load(train(folder, "meanflow", "--config.training.steps=60", name="short", how=here))
     done = sample(loaded.denoiser, Euler(), UniformTime(1), (8, 2), jax.random.key(0))
     assert loaded.step == 60 and loaded.denoiser.two_time and np.isfinite(done.x).all() and int(done.nfe) == 1
 

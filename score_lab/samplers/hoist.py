@@ -110,6 +110,7 @@ def columns(jaxpr: Jaxpr, consts: list, before: list[JaxprEqn], table: list[Var]
     all_rows = jax.vmap(make, in_axes=((None,) * len(consts) + (0,) * len(at)))
     if some is None:
         return all_rows(*consts, *at)
-    like = jax.eval_shape(all_rows, *consts, *at)
-    none = lambda: [jnp.full(v.shape, jnp.nan if jnp.issubdtype(v.dtype, jnp.floating) else 0, v.dtype) for v in like]  # noqa: E731
-    return jax.lax.cond(some[0] > -jnp.inf, lambda: list(all_rows(*consts, *at)), none)
+    none = [(v.aval.dtype, jnp.nan if jnp.issubdtype(v.aval.dtype, jnp.floating) else 0) for v in table]
+    return jax.lax.cond(
+        some[0] > -jnp.inf, lambda: list(all_rows(*consts, *at)), lambda: [jnp.full(some.shape, value, dtype) for dtype, value in none]
+    )

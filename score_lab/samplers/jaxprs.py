@@ -7,24 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-__all__ = ["early", "extended", "function", "inlined", "lifted", "needed", "opened", "sub_jaxpr"]
-
-
-def extended(v: Var) -> bool:
-    """Whether ``v`` is of a dtype that is no number (a key)."""
-    return jax.dtypes.issubdtype(v.aval.dtype, jax.dtypes.extended)
+__all__ = ["early", "function", "inlined", "lifted", "needed", "opened", "sub_jaxpr"]
 
 
 def early(eqns: Iterable[JaxprEqn], known: set[Var]) -> set[Var]:
-    """The single numbers that ``eqns`` compute of ``known`` alone; ``known`` grows by all that they do."""
+    """The single numbers (no keys) that ``eqns`` compute of ``known`` alone; ``known`` grows by all that they do."""
     scalars = set()
     for eqn in eqns:
         if not eqn.effects and all(isinstance(v, Literal) or v in known for v in eqn.invars):
             known.update(eqn.outvars)
-            scalars.update(v for v in eqn.outvars if v.aval.shape == () and not extended(v))
+            scalars.update(v for v in eqn.outvars if v.aval.shape == () and isinstance(v.aval.dtype, np.dtype))
     return scalars
 
 
@@ -78,13 +73,15 @@ def opened(closed: ClosedJaxpr) -> tuple[Jaxpr, list]:
 
 def lifted(eqns: list[JaxprEqn], known: set[Var]) -> list[JaxprEqn]:
     """``eqns`` with the single numbers that branches of a ``cond`` compute of ``known`` alone computed before it, and handed to it."""
-    known, out = set(known), []
+    known, out, told = set(known), [], 0
     for eqn in eqns:
-        before = []
-        if eqn.primitive.name == "cond" and not all(isinstance(v, Literal) or v in known for v in eqn.invars):
-            before, eqn = _before(eqn, known)
-        early([*before, eqn], known)
-        out += [*before, eqn]
+        if eqn.primitive.name == "cond":
+            early(out[told:], known)
+            told = len(out)
+            if not all(isinstance(v, Literal) or v in known for v in eqn.invars):
+                before, eqn = _before(eqn, known)
+                out += before
+        out.append(eqn)
     return out
 
 
