@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _FLAGS = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ.get("XLA_FLAGS", ""))
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # tests compile more than they compute
+_QUICK += " --xla_cpu_parallel_codegen_split_count=1"  # small programs, and two processes have the cores: a quarter of a compilation
 if tuple(map(int, metadata.version("jaxlib").split(".")[:3])) <= (0, 11, 0):  # later ones have no others, and take 1.8 times as long
     _QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{_QUICK} {_FLAGS} --xla_force_host_platform_device_count=4".strip()

@@ -180,7 +180,7 @@ def test_meanflow_from_outside_beats_one_step_of_a_flow(folder):
 
 
 def test_a_path_and_a_sampler_from_outside_go_through_the_launchers(folder):
-    workdir = train(folder, "parabola", "--config.training.steps=300")
+    workdir = train(folder, "parabola", "--config.training.steps=300", how=here)
     launch(folder, "experiments.sample", f"--workdir={workdir}", "--n=500")
     made = np.load(workdir / "samples" / "samples.npz")
     assert made["x"].shape == (500, 2) and int(made["nfe"]) == 20 and "AdamsBashforth2" in str(made["made_by"])
