@@ -67,7 +67,7 @@ def train_probe(
     path = EDM(float(np.exp(-0.5 * (low - 1.0))))
     recorder = SumRecorder(outputs, keys[3], replicates)
     curves = _means(recorder, keep, levels, path, keys[4])[..., :members]
-    probe = Probe(outputs, levels, curves, tested, np.ones(5, bool), np.zeros(5), **options)
+    probe = Probe(outputs, levels, curves, tested, np.ones(5, bool), np.zeros(5), len(keep), **options)
     return _tested(probe, keep, path, keys[5], recorder)
 
 
