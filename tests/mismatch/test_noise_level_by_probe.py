@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mismatch.estimating import times
+from scipy.interpolate import CubicSpline
 
 from experiments.probe import probe_of
 from score_lab.ablation.correcting import assembled, correction_section
@@ -20,14 +21,16 @@ from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP
 from score_lab.samplers import DDIM, Karras
 
-D = 32
-SPECTRUM = Spectrum(np.array([4.0, 0.01]), np.repeat(np.arange(2), D // 2), np.zeros(D))
-MEANS = np.stack([np.ones(D), -np.ones(D)]).astype(np.float32)
-LAWS = {"bands": SPECTRUM.surrogate(EDM()), "mixture": GaussianMixture(EDM(), np.ones(2, np.float32), MEANS, np.full(2, 0.02, np.float32))}
-TRAINING = {"low": -3.0, "high": 4.0, "steps": 400, "batch": 128, "points": 15, "replicates": 60}
-KAPPA, EXCESS = (0.8, 0.4), 0.16
-"""Levels told, and ln kappa by which the contaminated states are noisier."""
-N = 4000
+D = 64
+SPECTRUM = Spectrum(np.array([2.0, 0.5, 0.03]), np.repeat(np.arange(3), [16, 16, 32]), np.zeros(D))
+MEANS = np.random.default_rng(5311).choice([-1.0, 0.0, 1.0], (3, D)).astype(np.float32)
+MIXTURE = GaussianMixture(EDM(), np.array([1.0, 1.0, 2.0], np.float32), MEANS, np.full(3, 0.05, np.float32))
+LAWS = {"bands": SPECTRUM.surrogate(EDM()), "mixture": MIXTURE}
+TRAINING = {"low": -3.0, "high": 4.0, "steps": 400, "batch": 128, "points": 15, "replicates": 100}
+KAPPA = (0.8, 0.4)
+"""Levels told."""
+N, HELD = 40_000, 4000
+"""States of a test, and examples that calibrate the probe: two fifths of its data."""
 READ = jax.jit(lambda residual, x, t: residual(x, t))
 
 
@@ -38,32 +41,70 @@ def draws(law, n, seed):
 @pytest.fixture(scope="module", params=[pytest.param("bands", marks=pytest.mark.slow), "mixture"])
 def trained(request):
     law = LAWS[request.param]
-    return law, train_probe(draws(law, 5000, 0), jax.random.key(1), **TRAINING)
+    return law, train_probe(draws(law, HELD * 5 // 2, 5312), jax.random.key(5313), **TRAINING)
 
 
 def states(law, kappa, seed, excess=0.0):
     """N states of VP told kappa, whose x / alpha has noise of kappa exp(excess), one number or (N,)."""
     rng = np.random.default_rng(seed)
-    x = draws(law, N, 100 + seed) + (kappa * np.exp(excess) * np.ones(N))[:, None] * rng.standard_normal((N, D))
+    x = draws(law, N, 5400 + seed) + (kappa * np.exp(excess) * np.ones(N))[:, None] * rng.standard_normal((N, D))
     t = jnp.asarray(times(VP(), [kappa])[0], jnp.float32)
     return jnp.asarray(float(VP().alpha(t)) * x, jnp.float32), t
 
 
-def test_an_injected_contamination_is_taken_back_and_forward_samples_are_left(trained):
-    """Of ln kappa, over states: forward samples are moved by 0 in the mean, within its standard error; contaminated ones towards their
-    level, so that the error of the label falls; and where deviations are as the prior says, half or twice the weight does worse."""
+def calibration_errors(probe, level, moved):
+    """Of the calibration at ``level``, by its own bootstrap: ``E m`` (R + 1,) of the mean reading of states whose log-SNR is ``level`` -
+    ``moved``, with the slope told; and the relative standard error of that slope."""
+    spline = CubicSpline(probe.levels, probe.curves)
+    here, slope = spline(level), spline(level, 1)  # (R + 1, M)
+    read = -0.5 * ((spline(level - moved) - here) / slope[:1]).mean(axis=1)
+    return read, float((slope[1:] / slope[:1]).mean(axis=1).std())
+
+
+def test_the_label_comes_as_near_to_the_true_level_as_the_prior_and_the_probe_allow(trained):
+    """Let the true ln kappa be the label's plus delta, delta of mean 0 and variance p^2 (``prior``), and the probe read m = delta + e, e of
+    mean 0 and variance s^2, independent of delta.  With w = p^2 / (p^2 + s^2) and r = w m,
+
+        E (a r - delta)^2 = (1 - a w)^2 p^2 + a^2 w^2 s^2 = p^2 (1 - 2 a w + a^2 w),      since w^2 s^2 = w (1 - w) p^2
+
+    a = 1: (1 - w) p^2 = 1 / (1 / p^2 + 1 / s^2), the posterior variance where both are normal, and the least of any multiple of m;
+    a = 1/2: (1 - 3 w / 4) p^2; a = 2: p^2, nothing is won.  The law of delta enters by its variance alone, so half +p and half -p give the
+    same; of one sign, E r = w E m.  s is measured here, of readings without prior of forward states; the residual's ``sd`` has to be it.
+
+    Allowance: 4 standard errors.  Of N differences (a r - delta)^2 - delta^2; of ln s here, of N readings, and of ln sd in the probe, of
+    HELD, each sqrt(3 / (4 n)) at a kurtosis of at most 4: they move the derived number by 2 a w (1 - w) |2 - a| p^2 and the error found by
+    4 a w (1 - w) |1 - a| p^2; and of the slope of the calibration, of which E m / delta is one to its relative error, which moves
+    the error found by 2 a w |1 - a w| p^2.  E m of one sign is as curved as the calibration is; its error is that of the replicates."""
     law, probe = trained
-    assert probe.held == 2000 and probe.passed.all()
+    assert probe.passed.all()
     residual = LevelResidual.of(probe, VP())
+    p, raw = residual.prior, dataclasses.replace(residual, prior=1e4)
+    of_s, of_sd = np.sqrt(3 / (4 * N)), np.sqrt(3 / (4 * HELD))
     for k, kappa in enumerate(KAPPA):
-        none = np.asarray(READ(residual, *states(law, kappa, k)))
-        assert abs(none.mean()) < 4 * none.std() * np.sqrt(1 / N + 1 / probe.held)
-        found = np.asarray(READ(residual, *states(law, kappa, 10 + k, EXCESS)))
-        assert np.sqrt(np.mean((found - EXCESS) ** 2)) < 0.95 * EXCESS and none.mean() < found.mean() < EXCESS
-        true = residual.prior * np.random.default_rng(k).standard_normal(N)
-        found = np.asarray(READ(residual, *states(law, kappa, 20 + k, true)))
-        errors = [np.mean((scale * found - true) ** 2) for scale in (0.0, 0.5, 1.0, 2.0)]
-        assert errors[2] == min(errors) < 0.95 * errors[0]
+        level = -2 * np.log(kappa)
+        none = np.asarray(READ(raw, *states(law, kappa, k)), np.float64)
+        s = none.std()
+        assert abs(none.mean()) < 4 * s * np.sqrt(1 / N + 1 / HELD)
+        assert abs(np.log(float(np.interp(level, residual.levels, residual.sd)) / s)) < 4 * np.hypot(of_s, of_sd)
+        w, slope_error = p**2 / (p**2 + s**2), calibration_errors(probe, level, 0.0)[1]
+
+        def near(found, true, a, w=w, slope_error=slope_error):
+            won, derived = (a * found - true) ** 2 - true**2, p**2 * w * (a**2 - 2 * a)
+            moved = [a * abs(2 - a) * (1 - w) * of_s, 2 * a * abs(1 - a) * (1 - w) * of_sd, a * abs(1 - a * w) * slope_error]
+            allowed = 4 * np.hypot(won.std() / np.sqrt(N), 2 * w * p**2 * np.linalg.norm(moved))
+            assert abs(won.mean() - derived) < allowed < 0.5 * w * p**2, f"{a}: {won.mean():.3g}, {derived:.3g} +- {allowed:.2g}"
+
+        true = p * np.random.default_rng(5320 + k).standard_normal(N)
+        found = np.asarray(READ(residual, *states(law, kappa, 20 + k, true)), np.float64)
+        for a in (0.5, 1.0, 2.0):
+            near(found, true, a)
+        true = np.where(np.arange(N) < N // 2, p, -p)
+        near(np.asarray(READ(residual, *states(law, kappa, 10 + k, true)), np.float64), true, 1.0)
+        seen = np.asarray(READ(raw, *states(law, kappa, 10 + k, true)), np.float64)
+        for sign in (1, -1):
+            mine, (read, _) = seen[true * sign > 0], calibration_errors(probe, level, 2 * sign * p)
+            allowed = 4 * np.sqrt(mine.var() / len(mine) + read[1:].var() + s**2 / HELD)
+            assert abs(mine.mean() - read[0]) < allowed < 0.5 * p and 0.5 < sign * mine.mean() / p < 1.5
 
 
 def test_nothing_is_read_beyond_the_probes_levels_and_less_where_it_tells_less(trained):
@@ -74,6 +115,9 @@ def test_nothing_is_read_beyond_the_probes_levels_and_less_where_it_tells_less(t
     assert not np.asarray(READ(residual, states(law, 1.0, 3)[0], jnp.asarray(0.0, jnp.float32))).any()  # infinite log-SNR
     blunt, sharp = (np.asarray(READ(r, *states(law, 0.4, 4))) for r in (dataclasses.replace(residual, sd=4 * residual.sd), residual))
     assert np.abs(blunt).max() < 0.3 * np.abs(sharp).max()
+    apart = 2 * residual.slope * jnp.array([[3.0, 0.0, -3.0]])  # members that read 3, 0 and -3 more: their mean is the same
+    split = np.asarray(READ(dataclasses.replace(residual, mean=residual.mean + apart), *states(law, 0.4, 4)))
+    assert np.abs(split).max() < 0.05 * np.abs(sharp).max() and np.corrcoef(split, sharp)[0, 1] > 0.9
 
 
 def test_a_probe_that_fails_its_calibration_makes_no_correction(trained):
@@ -85,7 +129,7 @@ def test_a_probe_that_fails_its_calibration_makes_no_correction(trained):
     failed = dataclasses.replace(probe, passed=np.arange(5) != 2, error=np.full(5, 0.25))
     for wrong, says in (
         (failed, r"^probe: 'off by \+0.25 nats at log-SNR 0.5' is refused"),
-        (dataclasses.replace(probe, held=0), "LevelResidual.probe.held"),
+        (dataclasses.replace(probe, covariance=None), "LevelResidual.probe.covariance"),
         (dataclasses.replace(probe, curves=0 * probe.curves), "no level that its calibration tells"),
         (None, "Setting.probe"),
     ):

@@ -3,10 +3,11 @@
     r_m = -(mean_m(x) - c_m(lambda)) / (2 c_m'(lambda)),    c_m the member's calibration: E r_m = 0 on forward samples of lambda
     r   = w mean_m r_m,    w = prior^2 / (prior^2 + max(sd^2(lambda), spread^2))
 
-``sd``: of single forward states, on the held-out examples of the calibration; ``spread``: of the mean over members, which disagree more on
-states unlike any that they were trained on; ``prior``: how far from its label a state is thought to be, in ln kappa.  A single state tells
-its level to about ``1 / sqrt(2 d)``, so without w every label would be moved by that much noise.  For a deviation and a reading that are
-normal, w is the factor of the least mean square error.  (Abuduweili et al. 2025 train r as a network of its own, with the label; a
+``sd``: of single forward states, on the held-out examples of the calibration; what the members do not agree on is in it, so ``spread``, of
+the mean over members, is not added: it counts where it is the larger, on states unlike any that they were trained on.  ``prior``: how far
+from its label a state is thought to be, in ln kappa.  A single state tells its level to about ``1 / sqrt(2 d)``, so without w every label
+would be moved by that much noise.  For a deviation of variance prior^2 and a reading whose error has variance sd^2, independent of it, w is
+the factor of the least mean square error, ``(1 - w) prior^2``.  (Abuduweili et al. 2025 train r as a network of its own, with the label; a
 posterior mean too.)
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import CubicSpline, interp1d
 
 from score_lab.build import refuse
 from score_lab.mismatch.estimators.probe import Outputs, Probe
@@ -51,10 +52,10 @@ class LevelResidual:
 
     @classmethod
     def of(cls, probe: Probe, path: GaussianPath, prior: float = 0.1) -> LevelResidual:
-        """Of a probe that knows how many examples calibrated it (``train_probe`` does); ConfigError for one that does not, or a prior that
-        is not > 0."""
-        if not probe.held > 0:
-            refuse("LevelResidual.probe.held", probe.held, "the number of examples that calibrated the probe: train it with train_probe")
+        """Of a probe that knows how single states scatter (``train_probe`` measures it); ConfigError for one that does not, or a prior
+        that is not > 0."""
+        if probe.covariance is None:
+            refuse("LevelResidual.probe.covariance", None, "what its members read of single forward states: train it with train_probe")
         if not prior > 0:
             refuse("LevelResidual.prior", prior, "> 0, in ln kappa")
         fine = np.linspace(probe.levels[0], probe.levels[-1], FINE)
@@ -62,10 +63,12 @@ class LevelResidual:
         mean, slopes = spline(fine)[:, 0], spline(fine, 1)
         slope, noise = slopes[:, 0], slopes[:, 1:].std(axis=1)
         told = (slope > np.maximum(4 * noise, FLATTEST)).all(axis=1)
-        read = 0.5 * (spline(fine) / np.where(told[:, None], slope, 1.0)[:, None]).mean(axis=2)  # ln kappa of the mean over members
-        sd = np.where(told, read[:, 1:].std(axis=1, ddof=1) * np.sqrt(probe.held), np.inf)
+        slope = np.where(told[:, None], slope, 1.0)
+        covariance = interp1d(probe.levels, probe.covariance, axis=0)(fine)  # linearly: it stays one
+        member = 0.5 / (slope * probe.outputs.members)  # of each in ln kappa of their mean
+        sd = np.where(told, np.sqrt(np.einsum("lm,lmk,lk->l", member, covariance, member)), np.inf)
         failed = tuple((float(a), float(e)) for a, e, p in zip(probe.tested, probe.error, probe.passed, strict=True) if not p)
-        parts = (jnp.asarray(v, jnp.float32) for v in (fine, mean, np.where(told[:, None], slope, 1.0), sd))
+        parts = (jnp.asarray(v, jnp.float32) for v in (fine, mean, slope, sd))
         return cls(path, probe.outputs, *parts, float(prior), failed)
 
     def check(self) -> None:
