@@ -99,8 +99,9 @@ def test_the_label_comes_as_near_to_the_true_level_as_the_prior_and_the_probe_al
         for a in (0.5, 1.0, 2.0):
             near(found, true, a)
         true = np.where(np.arange(N) < N // 2, p, -p)
-        near(np.asarray(READ(residual, *states(law, kappa, 10 + k, true)), np.float64), true, 1.0)
-        seen = np.asarray(READ(raw, *states(law, kappa, 10 + k, true)), np.float64)
+        apart = states(law, kappa, 10 + k, true)
+        near(np.asarray(READ(residual, *apart), np.float64), true, 1.0)
+        seen = np.asarray(READ(raw, *apart), np.float64)
         for sign in (1, -1):
             mine, (read, _) = seen[true * sign > 0], calibration_errors(probe, level, 2 * sign * p)
             allowed = 4 * np.sqrt(mine.var() / len(mine) + read[1:].var() + s**2 / HELD)
@@ -110,13 +111,13 @@ def test_the_label_comes_as_near_to_the_true_level_as_the_prior_and_the_probe_al
 def test_nothing_is_read_beyond_the_probes_levels_and_less_where_it_tells_less(trained):
     law, probe = trained
     residual = LevelResidual.of(probe, VP())
-    for kappa in (np.exp(2.0), np.exp(-3.0)):  # log-SNR -4 and 6
-        assert not np.asarray(READ(residual, *states(law, kappa, 3))).any()
-    assert not np.asarray(READ(residual, states(law, 1.0, 3)[0], jnp.asarray(0.0, jnp.float32))).any()  # infinite log-SNR
-    blunt, sharp = (np.asarray(READ(r, *states(law, 0.4, 4))) for r in (dataclasses.replace(residual, sd=4 * residual.sd), residual))
+    x, t = states(law, 0.4, 3)
+    for beyond in (*times(VP(), [np.exp(2.0), np.exp(-3.0)]), 0.0):  # log-SNR -4, 6 and infinite
+        assert not np.asarray(READ(residual, x, jnp.asarray(beyond, jnp.float32))).any()
+    blunt, sharp = (np.asarray(READ(r, x, t)) for r in (dataclasses.replace(residual, sd=4 * residual.sd), residual))
     assert np.abs(blunt).max() < 0.3 * np.abs(sharp).max()
     apart = 2 * residual.slope * jnp.array([[3.0, 0.0, -3.0]])  # members that read 3, 0 and -3 more: their mean is the same
-    split = np.asarray(READ(dataclasses.replace(residual, mean=residual.mean + apart), *states(law, 0.4, 4)))
+    split = np.asarray(READ(dataclasses.replace(residual, mean=residual.mean + apart), x, t))
     assert np.abs(split).max() < 0.05 * np.abs(sharp).max() and np.corrcoef(split, sharp)[0, 1] > 0.9
 
 
