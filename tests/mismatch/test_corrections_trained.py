@@ -19,7 +19,10 @@ from score_lab.targets import F, Velocity
 from score_lab.training.options import plain as plain_of
 from score_lab.training.prepare import prepare
 
-SMALL = ("--config.network.width=8", "--config.network.depth=1", "--config.network.heads=2", "--config.training.steps=2")
+SMALL = (
+    "--config.network.width=8", "--config.network.depth=1", "--config.network.heads=2", "--config.training.steps=2",
+    "--config.optimizer.warmup=0",
+)  # fmt: skip
 MADE = {
     "plain": (Regression, F), "perturbed": (InputPerturbation, F), "velocity": (Regression, Velocity), "mixflow": (MixFlow, Velocity),
     "self_forced": (SelfForcing, F), "blind": (NoiseLabelDropout, F),
