@@ -25,6 +25,7 @@ def get_config(variant: str = "digits") -> ConfigDict:
     config.grids = (GRID,)
     config.corrections = ("all",)
     config.calibrate = "gaussian"
+    config.probe = {"low": -6.0, "high": 6.0, "members": 3, "steps": 1500, "batch": 256}  # of noise level correction
     config.nfe = (5, 10, 20)
     config.seeds = (0, 1, 2, 3, 4)
     config.n = 1000

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.gamma import exact_table, lacks_table, table_of, with_table
 from experiments.launcher import again
 from experiments.overrides import NESTED, PARTS
+from experiments.probe import probe_of
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation import Images, Model, Points, Study, model_digest
@@ -31,23 +32,23 @@ DRAWS = 10_000
 """Of an exact law, in place of examples."""
 
 
-def open_models(study: Study, ranked: bool = True) -> dict[str, Model]:
+def open_models(study: Study, ranked: bool = True, bands: bool | None = None) -> dict[str, Model]:
     """Every model of the study; ConfigError names what is missing.  ``truth`` of a model is what its samples are ranked by, or its
-    ``Examples`` alone (of an exact law: draws of it)."""
-    opened = {}
+    ``Examples`` alone (of an exact law: draws of it).  With ``bands`` (by default where there is a correction) its data's spectrum."""
+    bands, opened = study.corrected() if bands is None else bands, {}
     for name, spec in study.models.items():
         if not isinstance(spec, Mapping) or ("workdir" in spec) == ("denoiser" in spec):
             refuse(f"models.{name}", spec, "{'workdir': ...}, or {'denoiser': an exact denoiser, 'path': ...}")
-        opened[name] = _trained(name, spec, study, ranked) if "workdir" in spec else _exact(name, spec, study, ranked)
+        opened[name] = _trained(name, spec, study, ranked, bands) if "workdir" in spec else _exact(name, spec, study, ranked, bands)
     return opened
 
 
-def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Model:
+def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool, bands: bool) -> Model:
     loaded = load(spec["workdir"], ema=spec.get("ema", 0), step=spec.get("step"))
     base, config = sampling_of(loaded), loaded.config
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes) or 0
     x, label = examples(loaded, "train")
-    spectrum = _spectrum(study, x, len(loaded.spec.shape) == 3) if ranked and study.corrected() else None
+    spectrum = _spectrum(study, x, len(loaded.spec.shape) == 3) if ranked and bands else None
     truth = _against(name, loaded, study, x, label, spectrum) if ranked else Examples(x, label, loaded.spec.fingerprint)
     described = {key: config.get(key) for key in ("network", "target", "path", "denoiser", "objective")}
 
@@ -67,9 +68,10 @@ def _trained(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> 
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
     data = None if spectrum is None else (x, {"label": label} if classes and label is not None else None)
     blind = isinstance(loaded.parts.objective, NoiseLabelDropout)
+    probe = functools.cache(lambda: probe_of(x, Path(spec["workdir"]), study.probe)) if ranked and study.corrected() else None
     return Model(
         name, loaded.denoiser, tuple(loaded.spec.shape), stamp, truth, assemble, classes, base["grid"], note, command, spectrum, data,
-        fitted=fitted, blind=blind,
+        fitted=fitted, blind=blind, probe=probe,
     )  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def _against(name: str, loaded: Any, study: Study, x: np.ndarray, label: np.ndar
     return Points.of(x_test, x[: len(x_test)], None, known=False, spectrum=spectrum)
 
 
-def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Model:
+def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool, bands: bool) -> Model:
     path = build(spec.get("path", {"target": "VP"}), "score_lab.paths", f"models.{name}.path", needs=("alpha", "sigma", "time_of"))
     described = dict(spec["denoiser"])
     arrays = {key: np.asarray(value, np.float32) for key, value in described.items() if isinstance(value, list | tuple) and key != "labels"}
@@ -101,12 +103,13 @@ def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Mo
     denoiser = build({**described, **arrays}, "score_lab.analytic", f"models.{name}.denoiser", needs=("posterior", "sample"), path=path)
     classes = int(arrays["labels"].max()) + 1 if "labels" in arrays else 0
     base: dict[str, Any] = {"path": None, "guidance": None}
-    spectrum = data = None
-    if ranked and study.corrected():  # of draws of the law, as many as a data set has
+    spectrum = data = probe = None
+    if ranked and bands:  # of draws of the law, as many as a data set has
         labels = {"label": np.resize(np.arange(classes, dtype=np.int32), SPECTRUM_N)} if classes else None
         index = jax.numpy.arange(SPECTRUM_N, dtype=jax.numpy.int32)
         drawn = np.asarray(denoiser.sample(jax.random.key(SPECTRUM_SEED), index, labels))
         spectrum, data = _spectrum(study, drawn, drawn.ndim == 4), (drawn, labels)
+        probe = functools.cache(lambda: probe_of(drawn, Path(study.output), study.probe)) if study.output else None
     truth = _known(denoiser, study, classes, spectrum) if ranked else _drawn(denoiser, classes)
     shape = tuple(np.shape(truth.data if ranked else truth.x)[1:])
     note = f"{name}: exact {described['target']} on {type(path).__name__}: no network, so that every error is the sampler's."
@@ -123,7 +126,9 @@ def _exact(name: str, spec: Mapping[str, Any], study: Study, ranked: bool) -> Mo
         return {**solver, **table()} if lacks_table(solver) else dict(solver)
 
     stamp = model_digest(denoiser, plain(spec))
-    return Model(name, denoiser, shape, stamp, truth, assemble, classes, None, note, spectrum=spectrum, forward_data=data, fitted=fitted)
+    return Model(
+        name, denoiser, shape, stamp, truth, assemble, classes, None, note, spectrum=spectrum, forward_data=data, fitted=fitted, probe=probe
+    )  # fmt: skip
 
 
 def _known(denoiser: Any, study: Study, classes: int, spectrum: Spectrum | None) -> Points:

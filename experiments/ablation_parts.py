@@ -18,6 +18,8 @@ __all__ = ["Progress", "carried_out", "corrections_of", "study_fields"]
 FIELDS = ("solvers", "grids", "paths")
 SINGLE = ("n", "rank_by", "features", "least_difference", "basis", "output")
 NUMBERS = ("guidance", "nfe", "seeds")
+LEAST, EXAMPLE = {"nfe": 1, "seeds": 0}, {"nfe": "5,10,20", "seeds": "0,1,2"}
+"""Of the flags that hold whole numbers."""
 
 
 def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,6 +34,7 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in NUMBERS:
         if given.get(name) is not None:
             fields[name] = [literal(word) for word in split(given[name])]
+            _check_whole(name, fields[name])
     if given.get("corrections") is not None:
         fields["corrections"] = corrections_of(given["corrections"])
     if isinstance(given.get("calibrate"), str):
@@ -46,6 +49,14 @@ def study_fields(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if not fields.get("output") and not any("workdir" in m for m in fields.get("models", {}).values()):
         refuse("--output", None, "--output=FOLDER: there is no workdir to write into")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _check_whole(name: str, values: list[Any]) -> None:
+    """ConfigError that names the flag, of budgets and seeds that are no numbers or too small."""
+    least = LEAST.get(name)
+    for value in values if least is not None else ():
+        if type(value) is not int or value < least:
+            refuse(f"--{name}", value, f"whole numbers from {least}, with commas: {EXAMPLE[name]}")
 
 
 def corrections_of(text: str) -> list[str]:

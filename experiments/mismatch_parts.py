@@ -30,7 +30,7 @@ from score_lab.mismatch.study import (
 )
 from score_lab.specs import key_of, spec_of, split
 
-__all__ = ["Questions", "asked", "folder_of", "homes_of", "measure_all", "notes_of", "recordings", "subjects"]
+__all__ = ["Questions", "announced", "asked", "folder_of", "homes_of", "measure_all", "notes_of", "recordings", "subjects"]
 
 LISTS = ("estimators", "read_outs", "measures")
 RECORDING = ("score_lab.mismatch.bands", "score_lab.mismatch.forward", "score_lab.mismatch.estimators.residual")
@@ -88,6 +88,17 @@ def asked(config: Any, given: Mapping[str, Any]) -> tuple[Study, Questions]:
         words = "; ".join(study.corrections)
         refuse("corrections", words, "none here, where every run is as it is: experiments.compare_corrections has them, before and after")
     return study, questions
+
+
+def announced(study: Study, questions: Questions) -> str:
+    """What is about to be done, before anything is opened: runs, trajectories, evaluations of the network, and where it is written.
+
+    The runs that a budget or a path refuses are among them; an evaluation of a run comes with one of forward samples at the same call."""
+    systems, n = len(study.systems()), study.n * len(study.seeds)
+    runs, calls = systems * len(study.nfe), systems * sum(study.nfe)
+    what = f"{runs} runs ({systems} systems at {', '.join(map(str, study.nfe))} NFE) of {n} trajectories"
+    spent = f"at most {2 * calls * n:,} evaluations, half of them of forward samples"
+    return f"{', '.join(study.models)}: {what}; {spent}; read by {', '.join(map(str, questions.estimators))}; into {folder_of(study)}"
 
 
 def recordings(study: Study, questions: Questions, models: Mapping[str, Model], records: Records) -> dict[str, Recording]:

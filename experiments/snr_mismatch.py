@@ -73,6 +73,7 @@ def main() -> None:
     start = time.time()
     names = (*LISTS, *QUESTIONS, "vary", "basis", "n", "replicates", "chunk", "output", "workdir")
     study, questions = parts.asked(config, {name: values[name].value for name in names})
+    print(parts.announced(study, questions), file=sys.stderr, flush=True)
     models = open_models(study, ranked=False)
     records = Records(parts.folder_of(study))
     runs = runs_of(study, models, records)

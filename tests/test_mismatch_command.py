@@ -14,6 +14,7 @@ from elsewhere import folder
 from test_launchers import run
 
 from experiments.launcher import read_config
+from experiments.mismatch_parts import announced, asked
 from score_lab.build import build
 from score_lab.mismatch.study import recording
 
@@ -49,6 +50,16 @@ def done(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("done") / "out"
     assert run("snr_mismatch", f"--config={config}", f"--output={output}") == 0
     return output
+
+
+def test_it_says_at_once_what_it_will_do_and_where():
+    """Runs, trajectories, evaluations and the folder, of the study alone: before a workdir is opened."""
+    from ml_collections import ConfigDict
+
+    config = ConfigDict({"models": {"a": {"workdir": "runs/a"}}, "solvers": ("DDIM", "Heun"), "nfe": (5, 10), "seeds": (0, 1), "n": 64})
+    line = announced(*asked(config, {"solvers": "DDIM, Heun, DDPM", "output": "here"}))
+    assert line.startswith("a: 6 runs (3 systems at 5, 10 NFE) of 128 trajectories; at most 11,520 evaluations, half of them of forward")
+    assert line.endswith("; into here") and "SpectralRegression" in line
 
 
 @pytest.fixture

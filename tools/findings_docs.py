@@ -2,11 +2,13 @@
 
     python tools/findings_docs.py findings digits=runs/digits-0/corrections patches=runs/patches-0/corrections \\
         mixture=runs/corrections-mixture more=runs/digits-0/corrections-more
-    python tools/findings_docs.py corrections gaussian=runs/digits/corrections measured=runs/digits/corrections-measured
+    python tools/findings_docs.py corrections gaussian=runs/digits/corrections measured=runs/digits/corrections-measured \\
+        probe=runs/digits/corrections-probe edm=runs/digits/corrections-edm ... trained=runs/corrections-trained
 
 findings: between ``<!-- NAME -->`` and ``<!-- end NAME -->`` of docs/findings.md a row for every sampler, N and measure, from table.csv
 (values) and outcomes.csv (words); docs/findings.png from the shares of outcomes.csv.  corrections: the corrections.md of each folder, one
-after the other.  No number is made here.
+after the other, under the headings of SECTIONS (of one that no folder is given for, its command alone); what one could not make and another
+did is said to be there.  No number is made here.
 """
 
 import json
@@ -38,8 +40,8 @@ HEAD = """# Corrections
 
 Made by `python tools/findings_docs.py corrections` from the `corrections.md` that each command below left; do not edit. Every correction of
 `score_lab.mismatch.corrections.CATALOGUE` that can be made on this network, of the digits, around the same sampler at the same number of
-network evaluations: mismatch and quality, before (*none, N*) and after, and which differences are real. Of those that are made in sampling
-these could not be made on it:
+network evaluations: mismatch and quality, before (*none, N*) and after, and which differences are real. One that needs another path,
+guidance, a larger budget or another training has a section of its own. Of those that are made in sampling these could not be made:
 
 {unmade}
 
@@ -50,22 +52,81 @@ In the tables:
   where N and 2N without correction are told apart, it is not told apart from 2N, or is better.
 - ln R: of the states at the last network call, all bands; 0 is no mismatch; better is nearer to 0, by 1 % of it and
   by 0.005 (a change below that is **=**). Worst band: of the samples.
+- KID is the unbiased estimator: its mean over sample sets is 0 where both laws are one, so that near 0 it is below as often as above. A
+  negative value is no distance below none; it says that none can be told.
 - **diverged**: more than 100 times the best of its budget.
 - One network, one training seed: what is real here is real for this network. Several training seeds: [findings.md](findings.md).
 """
+ASKED = "--solvers 'DDIM, DDIM(eta=1)' --nfe 10 --n 200 --seeds 0,1"
 COMMAND = """python -m experiments.compare_corrections --workdir runs/digits --solvers 'DDIM, DDIM(eta=1)' --nfe 10 --n 200 --seeds 0,1"""
 MEASURED = (
     "epsilon scaling; epsilon scaling, by band; signal gain, by band; DCW; DCW, by band; DCW in wavelets; state gain, by band; "
     "fresh noise, by band; angle step, forward; angle step, trend; re-conditioning; spectral clamp; analytic variance"
 )
-CALIBRATED = {
-    "gaussian": ("## Calibrated from the spectrum alone", "Or with the papers' numbers, where there is no calibration.", COMMAND),
+TRAIN = """for seed in 0 1 2; do for name in plain perturbed velocity mixflow self_forced blind; do
+    python -m experiments.train --config configs/corrected.py:$name --workdir runs/$name-$seed \\
+        --config.seed=$seed --config.training.steps=600
+done; done
+python -m experiments.compare_corrections --workdir runs/plain-0,runs/plain-1,runs/plain-2 --corrections none \\
+    --trained 'input perturbation=runs/perturbed-*; target Velocity=runs/velocity-*; MixFlow=runs/mixflow-*;
+        self-forcing=runs/self_forced-*; noise-label dropout=runs/blind-*' \\
+    --solvers 'DDIM, DDIM(eta=1)' --nfe 10 --n 200 --seeds 0,1 --output runs/corrections-trained"""
+
+
+def command(name: str, words: str, asked: str = ASKED, workdir: str = "runs/digits") -> str:
+    """The line to type for one section."""
+    line = f"python -m experiments.compare_corrections --workdir {workdir} {asked}"
+    return f"{line} \\\n    {words} --output {workdir}/corrections-{name}"
+
+
+BLIND = "python -m experiments.train --config configs/corrected.py:blind --workdir runs/blind --config.training.steps=600"
+SECTIONS = {
+    "gaussian": ("Calibrated from the spectrum alone", "Or with the papers' numbers, where there is no calibration.", COMMAND),
     "measured": (
-        "## Calibrated from one measured run",
+        "Calibrated from one measured run",
         "Those for which that is something else: one uncorrected run of a seed of its own, and one pass over forward samples.",
         f"{COMMAND} \\\n    --calibrate measured --output runs/digits/corrections-measured \\\n    --corrections '{MEASURED}'",
     ),
+    "probe": (
+        "With a noise-level probe",
+        "Three small networks that read the level of a state, trained on the data once and kept beside the run; what that costs is below.",
+        command("probe", "--corrections 'noise level correction'"),
+    ),
+    "edm": (
+        "On the EDM path of the same network",
+        "Where alpha' = 1, so that what is moved is noise alone: the published form of DCW.",
+        command("edm", "--paths EDM --corrections 'DCW in pixels, published; DCW in wavelets, published'"),
+    ),
+    "restart": (
+        "At a budget that pays for renoising",
+        "Restart takes steps of its own, 11 at least.",
+        command("restart", "--corrections Restart", ASKED.replace("--nfe 10", "--nfe 20")),
+    ),
+    "guided": (
+        "Under classifier-free guidance",
+        "Scale 2: a guided call is two evaluations.",
+        command("guided", "--guidance 2 --corrections 'CFG rescale'"),
+    ),
+    "shifted": (
+        "With a number",
+        "Resolution shift, as if the grid were for pictures of a quarter of the values: these are of the size that it is "
+        "for, so nothing is to be gained.",
+        command("shifted", "--calibrate 4 --corrections 'resolution shift'"),
+    ),
+    "blind": (
+        "On a network trained without its noise label now and then",
+        "Noise awareness guidance: a guided call is two evaluations.",
+        f"{BLIND}\n{command('awareness', '--corrections ' + chr(39) + 'noise awareness guidance' + chr(39), workdir='runs/blind')}",
+    ),
+    "trained": (
+        "Made in training",
+        "Other networks on the same data, one for each seed beside the plain one's; MixFlow is defined for the target Velocity alone, and "
+        "is to be held against the same target without it; rho of self-forcing, by which its target is too small, is `target_gain` in its "
+        "metrics.jsonl. Intervals are over training seeds where there are several.",
+        TRAIN,
+    ),
 }
+"""Heading, words and command of every section of docs/corrections.md."""
 
 
 def number(text: str | None) -> float:
@@ -117,15 +178,38 @@ def shares(folders: dict[str, Path]) -> dict:
     return kept
 
 
-def unmade(folders: dict[str, Path]) -> str:
-    """A line for every correction that no folder could make around any sampler, with the reason that it was refused with."""
-    texts = [(folder / "corrections.md").read_text() for folder in folders.values()]
+REFUSED = re.compile(r"^- (.+?) \(around ([^\n]*?)\): (.*)$", flags=re.MULTILINE)
+"""A line of corrections.md that says what was not made."""
+
+
+def places(texts: dict[str, str]) -> dict[str, list[str]]:
+    """Correction -> the sections that made it, by their headings."""
+    found: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        for correction in dict.fromkeys(re.findall(r"^\| ([^*|][^|]*?) \|", text, flags=re.MULTILINE)):
+            found.setdefault(correction, []).append(SECTIONS[name][0])
+    return found
+
+
+def unmade(texts: dict[str, str]) -> str:
+    """A line for every correction that no section could make around any sampler, with the reason that it was refused with."""
     refused: dict[str, str] = {}
-    for text in texts:
-        for name, reason in re.findall(r"^- (.+?) \(around [^\n]*?\): (.*)$", text, flags=re.MULTILINE):
+    for text in texts.values():
+        for name, _, reason in REFUSED.findall(text):
             refused.setdefault(name, reason)
-    lines = [f"- {name}: {reason}" for name, reason in refused.items() if not any(f"\n| {name} | " in text for text in texts)]
-    return "\n".join(lines) or "- none"
+    return "\n".join(f"- {name}: {reason}" for name, reason in refused.items() if name not in places(texts)) or "- none"
+
+
+def pointed(text: str, made: dict[str, list[str]], here: str) -> str:
+    """``text`` of the section ``here`` with the place, instead of a reason, of what a section below it made for its sake."""
+    order = [title for title, _, _ in SECTIONS.values()]
+
+    def word(found: re.Match) -> str:
+        mine = made.get(found[1], [])
+        below = [] if here in mine else [title for title in mine if order.index(title) > order.index(here)]
+        return f"- {found[1]} (around {found[2]}): {f'made below under *{below[0]}*' if below else found[3]}"
+
+    return REFUSED.sub(word, text)
 
 
 def main() -> None:
@@ -133,12 +217,15 @@ def main() -> None:
     what, *words = sys.argv[1:] or [""]
     folders = {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
     docs = ROOT / "docs"
-    if what == "corrections" and folders and set(folders) <= set(CALIBRATED):
-        parts = [HEAD.replace("{unmade}", unmade(folders))]
-        for name, folder in folders.items():
-            title, words, command = CALIBRATED[name]
-            size = json.loads((folder / "table.json").read_text())["notes"][0]
-            parts += [title, f"{words} {size}.", f"```bash\n{command}\n```", (folder / "corrections.md").read_text()]
+    if what == "corrections" and folders and set(folders) <= set(SECTIONS):
+        texts = {name: (folders[name] / "corrections.md").read_text() for name in SECTIONS if name in folders}
+        parts, made = [HEAD.replace("{unmade}", unmade(texts))], places(texts)
+        for name, (title, words, lines) in SECTIONS.items():
+            if name not in folders:
+                parts += [f"## {title}", f"{words} Not run yet.", f"```bash\n{lines}\n```"]
+                continue
+            size = json.loads((folders[name] / "table.json").read_text())["notes"][0]
+            parts += [f"## {title}", f"{words} {size}.", f"```bash\n{lines}\n```", pointed(texts[name], made, title)]
         (docs / "corrections.md").write_text("\n\n".join(part.strip("\n") for part in parts) + "\n")
     elif what == "findings" and folders and set(folders) <= {*PICTURED, "more"}:
         text = (docs / "findings.md").read_text()

@@ -38,6 +38,8 @@ __all__ = ["CALIBRATIONS", "NONE", "Parts", "assembled", "check_correction", "co
 NONE = "none"
 BLIND = "noise awareness guidance"
 """What asks the network for its answer without a noise label."""
+PROBED = "noise level correction"
+"""What reads the level of single states with a probe of the training data."""
 CALIBRATIONS = ("gaussian", "measured")
 FORWARD, CHUNK, REPLICATES = 1000, 250, 20
 """Forward samples of a measured calibration, the most trajectories in one call of its run, and replicates of its record."""
@@ -45,12 +47,14 @@ FORWARD, CHUNK, REPLICATES = 1000, 250, 20
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What is sampled: ``start`` gives x_T where the correction is one of the start."""
+    """What is sampled: ``start`` gives x_T where the correction is one of the start; ``digest`` of what was trained for it, "" where
+    nothing was."""
 
     denoiser: Any
     sampler: Any
     grid: Any
     start: Any = None
+    digest: str = ""
 
 
 def makers_of(word: str) -> list[tuple[str, Callable[[Setting], Corrected]]]:
@@ -131,6 +135,9 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
         told = {"number": number}
         if asked["calibrate"] == "measured":
             told |= _measured_once(model, parts, section, asked, applied)
+        if name == PROBED and model.probe is not None:
+            kept = model.probe()
+            told["probe"], model.said[name] = kept.probe, kept.note
         if name == BLIND and model.blind is False:
             refuse("corrections", name, f"a network trained with NoiseLabelDropout: {model.name} was never without its noise label")
         made = make(Setting(parts.denoiser, parts.sampler, parts.grid, model.spectrum, **told))
@@ -140,7 +147,8 @@ def _corrected(model: Any, section: Mapping[str, Any], asked: Mapping[str, Any])
             flags = ", ".join(dict.fromkeys(str(flag) for flag in told["effective"].delta.flag))
             refuse("corrections", f"{name}, measured", f"a run whose states tell a level that is another: spectral regression says {flags}")
         start = parts.start if made.start is None else made.start
-        parts = Parts(made.denoiser, made.sampler, parts.grid if made.grid is None else made.grid, start)
+        trained = told["probe"].digest if "probe" in told else parts.digest
+        parts = Parts(made.denoiser, made.sampler, parts.grid if made.grid is None else made.grid, start, trained)
         applied.append(name)
     return parts
 

@@ -31,7 +31,7 @@ import numpy as np
 from score_lab.ablation.correcting import NONE
 from score_lab.ablation.corrections_mismatch import Mismatch, mismatch_of, nearer
 from score_lab.ablation.pooling import picks_of, pooled, student
-from score_lab.ablation.results import Results, Row, diverged, resolution
+from score_lab.ablation.results import Results, Row, diverged, median_of, resolution
 from score_lab.ablation.store import Store
 from score_lab.ablation.truth import HIGHER, RANKABLE
 from score_lab.evaluation import Estimate, Pair, compared, estimate_of
@@ -65,7 +65,8 @@ class Outcome:
 class Comparison:
     """``values``: (name, budget) -> column -> (B + 1,) draws averaged over models, name = (solver words, correction); ``outcomes`` of all
     corrections; ``failed``: (solver, correction, budget) -> why; ``mismatch`` by the same keys as values; ``nearer``: of corrections,
-    |ln R| at the last call minus that without; ``far``: (solver, correction, budget) -> the columns in which a model's row diverged."""
+    |ln R| at the last call minus that without; ``far``: (solver, correction, budget) -> the columns in which a model's row diverged;
+    ``ms``: the time of one sample, by the same keys as values."""
 
     results: Results
     values: Mapping[tuple[str, str, int], Mapping[str, np.ndarray]]
@@ -77,19 +78,29 @@ class Comparison:
     errors: Mapping[tuple[str, str, int], Estimate]
     nearer: Mapping[tuple[str, str, int], Pair]
     far: Mapping[tuple[str, str, int], tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    ms: Mapping[tuple[str, str, int], Estimate] = dataclasses.field(default_factory=dict)
+
+    def made_for(self) -> list[str]:
+        """One line for each correction that something was trained for: what, whether it passed its own test, what it costs."""
+        return [f"{name}: {note}" for model in self.results.models.values() for name, note in model.said.items()]
 
 
-def comparison(results: Results, twice: Results, store: Store) -> Comparison:
-    """From the results of the corrections' study and of the uncorrected systems at twice the budgets."""
+def comparison(results: Results, twice: Results, store: Store, trained: Mapping[str, Results] | None = None) -> Comparison:
+    """From the results of the corrections' study and of the uncorrected systems at twice the budgets; ``trained``: the uncorrected systems
+    of other networks of the same data, as many, that a correction was trained into: by its name, which stands among the corrections."""
     groups: dict[tuple[str, str, int], list[Row]] = {}
-    for row in (*results.rows, *twice.rows):
+    told = [(row, row.run.system.correction) for row in (*results.rows, *twice.rows)]
+    trained = trained or {}
+    told += [(row, name) for name, other in trained.items() for row in other.rows]
+    known = {name: model for part in (results, *trained.values()) for name, model in part.models.items()}
+    for row, correction in told:
         names = row.run.system.names()
         extra = [names[axis] for axis in ("grid", "path") if axis in results.varying()]
         extra += [f"guidance {names['guidance']}"] if "guidance" in results.varying() else []
         solver = names["solver"] + (f" on {', '.join(extra)}" if extra else "")
-        groups.setdefault((solver, names["correction"], row.run.budget.budget), []).append(row)
+        groups.setdefault((solver, correction, row.run.budget.budget), []).append(row)
     models = list(results.models)
-    failed, stacks, values, mismatch, errors = {}, {}, {}, {}, {}
+    failed, stacks, values, mismatch, errors, ms = {}, {}, {}, {}, {}, {}
     picks = picks_of(len(models), results.study.repeats)
     for key, rows in groups.items():
         rows = list({row.run.system.model: row for row in rows}.values())
@@ -101,15 +112,16 @@ def comparison(results: Results, twice: Results, store: Store) -> Comparison:
         columns = [c for c in rows[0].measured.draws if c in (*RANKABLE, "variance") and all(c in row.measured.draws for row in rows)]
         stacks[key] = {c: np.stack([row.measured.draws[c] for row in rows]) for c in columns}
         values[key] = {c: pooled(stack, picks, student(len(stack))) for c, stack in stacks[key].items()}
-        mismatch[key] = mismatch_of(results, rows, store)
+        mismatch[key] = mismatch_of(known, rows, store)
+        ms[key] = median_of([1e3 * second for row in rows for cell in row.cells for second in (cell.chunks or (cell.seconds,))])
         solver = [row.measured.estimates.get("solver_error") for row in rows]
         if len(rows) == 1 and solver[0] is not None:
             errors[key] = solver[0]
     n = results.study.n * len(results.study.seeds)
-    near, off = nearer(mismatch, results.study), [*_off(results), *_off(twice)]
+    near, off = nearer(mismatch, results.study), [pair for part in (results, twice, *trained.values()) for pair in _off(part)]
     far = {key: tuple(dict.fromkeys(c for row, c in off if any(row is r for r in rows))) for key, rows in groups.items()}
     floor = dict(next(iter(results.floors.values())).estimates)
-    return Comparison(results, values, tuple(_outcomes(results, stacks, far)), failed, mismatch, n, floor, errors, near, far)
+    return Comparison(results, values, tuple(_outcomes(results, stacks, far)), failed, mismatch, n, floor, errors, near, far, ms)
 
 
 def _off(results: Results) -> list[tuple[Row, str]]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from score_lab.ablation.correcting import NONE, last_ratios, plain_section
 from score_lab.ablation.pooling import mean_of
-from score_lab.ablation.results import Results, Row
+from score_lab.ablation.results import Row
 from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
-from score_lab.ablation.study import Study
+from score_lab.ablation.study import Model, Study
 from score_lab.evaluation import Estimate, Pair, compared
 from score_lab.mismatch import BandRecorder, log_ratio
 from score_lab.mismatch.estimators import SpectralRegression
@@ -47,11 +47,11 @@ class Mismatch:
         return float(good[np.argmax(np.abs(good))]) if len(good) else float("nan")
 
 
-def mismatch_of(results: Results, rows: Sequence[Row], store: Store) -> Mismatch:
-    """Of the records that the cells keep, seeds merged."""
+def mismatch_of(models: Mapping[str, Model], rows: Sequence[Row], store: Store) -> Mismatch:
+    """Of the records that the cells keep, seeds merged; ``models``: those of the rows, by name."""
     totals, ends, levels, drawn, why = [], [], [], [], ""
     for row in rows:
-        model = results.models[row.run.system.model]
+        model = models[row.run.system.model]
         spectrum = model.spectrum
         arrays = [store.arrays(key) for key in row.run.keys]
         if not all(bands_of(a) for a in arrays):  # cells of an ablation without corrections, which keeps no bands

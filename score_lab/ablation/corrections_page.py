@@ -52,7 +52,8 @@ def answer(found: Comparison) -> list[str]:
         lines.append(f"{solver}, {correction}: {'; '.join(words) or 'nothing to reach, N and 2N are not told apart'}.")
         if budgets and good == budgets:
             everywhere.append(f"{correction} around {solver}")
-    calibrated = f"Calibrated by {found.results.study.calibrate}"
+    study = found.results.study
+    calibrated = f"Calibrated by {study.calibrate}" if study.corrected() else "Trained with it"
     where = f"by all of {', '.join(columns)} that tell N from 2N"
     head = f"{calibrated}: {'; '.join(everywhere)} has the quality of 2N steps at every N, {where}." if everywhere else (
         f"{calibrated}: no correction has the quality of 2N steps at every N {where}.")

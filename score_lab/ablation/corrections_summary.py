@@ -71,6 +71,8 @@ def summary(found: Comparison, level: str = "###") -> str:
                 name = c if c != NONE else f"*none, {'N' if n == N else '2N'}*"
                 lines.append(_row(found, name, (solver, c, n), columns, by))
             lines.append("")
+    made = found.made_for()
+    lines += ["Trained for them:", "", *(f"- {line}" for line in made), ""] if made else []
     why: dict[tuple[str, str], list[str]] = {}
     for (solver, correction, n), reason in found.failed.items():
         why.setdefault((correction, reason), []).append(f"{solver} at {n}")

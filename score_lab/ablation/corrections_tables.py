@@ -6,7 +6,7 @@ import numpy as np
 
 from score_lab.ablation.correcting import NONE
 from score_lab.ablation.corrections import MOMENTS, Comparison
-from score_lab.ablation.truth import RANKABLE
+from score_lab.ablation.truth import RANKABLE, UNBIASED
 from score_lab.evaluation import Estimate, Table, estimate_of
 
 __all__ = ["outcomes_table", "rows_table"]
@@ -22,6 +22,8 @@ def rows_table(found: Comparison) -> Table:
         f"calibrate = {study.calibrate}; moments: {', '.join(MOMENTS)}",
         "exact samples or held-out data read: " + ", ".join(f"{c} {e}" for c, e in found.floor.items() if c in (*RANKABLE, "variance")),
     ]
+    notes += [UNBIASED] if any(c in values for values in found.values.values() for c in ("kid", "energy", "mmd")) else []
+    notes += [*found.made_for(), "ms: of the time of a chunk, what one sample has of it (whatever else the processor did besides)"]
     notes += [f"refused: {c} around {s} at {b} NFE: {why}" for (s, c, b), why in found.failed.items()]
     table = Table(notes=notes)
     for key in sorted(found.values, key=lambda k: (k[0], k[2], k[1] != NONE)):
@@ -36,6 +38,7 @@ def rows_table(found: Comparison) -> Table:
         measures |= {c: estimate_of(draws, found.n, least=-np.inf) for c, draws in found.values[key].items()}
         if key in found.errors:
             measures["solver_error"] = found.errors[key]
+        measures |= {"ms": found.ms[key]} if key in found.ms else {}
         table.add(name, measures)
     return table
 

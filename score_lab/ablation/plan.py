@@ -181,6 +181,7 @@ class _Planner:
         }
         if "correction" in section:
             what |= {"spectrum": model.spectrum.digest, "start": "" if parts.start is None else code_of(parts.start)}
+            what |= {"trained": parts.digest} if parts.digest else {}
         # not n: sample i depends on (seed, i) alone, so that a cell is extended
         keys = tuple(key_of(what | {"seed": seed}) for seed in self.study.seeds)
         drawn = bool(solved.stochastic or steps.renoises)

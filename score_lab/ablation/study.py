@@ -31,6 +31,8 @@ INTEGRATOR = ("integrate", "order", "calls", "memory", "stochastic")
 """What one has that chooses its own."""
 ALIASES = {"dpm_fast": "DPMFast"}
 """Functions that give a solver with its grid, and the solver alone, which goes on any."""
+PROBE = ("low", "high", "members", "steps", "batch", "learning_rate", "held_out", "points", "replicates")
+"""Options of the noise-level probe that a configuration may set."""
 LEAST_REFERENCE = 16
 """Steps of a reference solution: half of them still have somewhere to start."""
 
@@ -53,7 +55,10 @@ class Model:
       spectrum: of the training data, where there are corrections; None: none can be applied.
       forward_data: x0 (n, *shape) and its labels' dict or None, of which a measured calibration makes forward samples.
       blind: whether the network was trained with its noise label dropped now and then; None: not known, or no network.
+      probe: a noise-level probe of the training data, trained when it is first called for, with a ``note`` of its cost
+        (``experiments.probe.Kept``); None: no correction by one can be made.
       made: what was corrected already, by the key of its section.
+      said: one line on what was trained for a correction, by its name.
       fitted: a solver's specification -> the same with what has to be measured on this model first (Gamma of ``AnalyticDPM``).
     """
 
@@ -70,7 +75,9 @@ class Model:
     spectrum: Any = None
     forward_data: tuple[np.ndarray, Any] | None = None
     blind: bool | None = None
+    probe: Callable[[], Any] | None = None
     made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    said: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
     fitted: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 
     def cond(self, n: int) -> dict[str, np.ndarray] | None:
@@ -120,6 +127,7 @@ class Study:
       guidance: scales (1: none), or guidance parts.
       corrections: words of ``correcting``: none, names of the catalogue of corrections, import paths; "A + B" is both.
       calibrate: what their constants come from: "gaussian" (the spectrum), "measured" (one run of another seed), or a number.
+      probe: options of ``mismatch.estimators.train_probe``, for the correction that reads one: steps, members, low, high, ...
       basis: of the spectrum; empty: dct for images, pca (every axis a band) for points.
       vary: "solver.FIELD" or "grid.FIELD" -> values; parts without the field appear once.
       nfe: budgets of network evaluations per sample, counted.
@@ -149,6 +157,7 @@ class Study:
     vary: dict = dataclasses.field(default_factory=dict)
     corrections: tuple = (NONE,)
     calibrate: Any = "gaussian"
+    probe: dict = dataclasses.field(default_factory=dict)
     basis: str = ""
     nfe: tuple = (5, 10, 20, 35, 50)
     seeds: tuple = (0, 1, 2)
@@ -179,6 +188,9 @@ class Study:
         check_features(self.features)
         for word in self.corrections:
             check_correction(word, self.calibrate)
+        for name in self.probe:
+            if name not in PROBE:
+                refuse("probe", name, f"options of train_probe: {', '.join(PROBE)}", PROBE)
         if self.basis not in ("", "dct", "pca"):
             refuse("basis", self.basis, "dct, pca, or nothing: dct for images, pca for points", ("dct", "pca"))
         if not 0 < self.alpha < 1:

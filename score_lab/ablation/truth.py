@@ -55,6 +55,11 @@ HIGHER = ("agreement",)
 RANKABLE = ("frechet", "kid", "agreement", "energy", "mmd", "w2", "band_kl", "solver_error")
 MOST_KID, MOST_POINTS = 2000, 4000
 """Reference examples that enter a kernel's sums."""
+UNBIASED = (
+    "KID, energy distance and MMD^2 are unbiased: of samples of the data's own law they are 0 in the mean, so half of the time below; a "
+    "negative value is no distance that can be told, not a better one than 0"
+)
+"""What a negative distance means, for pages."""
 
 
 @dataclasses.dataclass
@@ -145,6 +150,7 @@ class Images:
             *lines,
             f"frechet, kid: in {f.extractor.name} of {f.train.n} training images (statistics {f.train.digest}); KID (cubic kernel, "
             f"unbiased) to {len(self.kid.reference)} of them; a Frechet distance falls with n, so compare rows of one n only",
+            UNBIASED,
             "variance: total variance within classes over the training data's; 1 for the data",
         ]
 

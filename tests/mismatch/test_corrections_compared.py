@@ -121,12 +121,19 @@ def test_before_and_after_say_which_differences_are_real(done):
     assert [changed(pair(-2, 1)), changed(pair(-2, 1), -1.0), changed(pair(2, 1))] == ["better", "worse", "worse"]
 
 
-def test_the_documents_repeat_what_the_command_left(done, tmp_path, monkeypatch):
-    """tools/findings_docs.py: values of table.csv, words of outcomes.csv between the marks, all else as it was; one mark must be there."""
+@pytest.fixture
+def documents(monkeypatch):
+    """tools/findings_docs.py."""
     spec = importlib.util.spec_from_file_location("findings_docs", Path(__file__).parents[2] / "tools" / "findings_docs.py")
     docs = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "path", list(sys.path))
     spec.loader.exec_module(docs)
+    return docs
+
+
+def test_the_documents_repeat_what_the_command_left(done, documents, tmp_path, monkeypatch):
+    """tools/findings_docs.py: values of table.csv, words of outcomes.csv between the marks, all else as it was; one mark must be there."""
+    docs = documents
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     page = tmp_path / "docs" / "findings.md"
     page.parent.mkdir()
@@ -153,6 +160,34 @@ def test_the_documents_repeat_what_the_command_left(done, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["docs", "findings", f"mixture={done}"])
     with pytest.raises(SystemExit, match="has no <!-- mixture -->"):
         docs.main()
+
+
+def test_what_one_section_could_not_make_points_to_the_one_that_did(documents):
+    """A reason stays where nobody made it, where the section itself made it around another sampler, and where it was made above."""
+    refused = "- Restart (around DDIM at 10): nfe: 10 is refused\n- DCW (around PNDM at 10): memory\n- churn (around DDIM at 10): no\n"
+    gaussian = f"| DCW | +0.1 |\n\n{refused}"
+    texts = {"gaussian": gaussian, "restart": "| Restart | +0.1 |\n"}
+    made = documents.places(texts)
+    text = documents.pointed(gaussian, made, documents.SECTIONS["gaussian"][0])
+    assert f"- Restart (around DDIM at 10): made below under *{documents.SECTIONS['restart'][0]}*\n" in text
+    above = documents.pointed("- DCW (around DDIM at 10): of a run\n", made, documents.SECTIONS["restart"][0])
+    assert above == "- DCW (around DDIM at 10): of a run\n"
+    assert "- DCW (around PNDM at 10): memory\n- churn (around DDIM at 10): no\n" in text
+    assert documents.unmade(texts) == "- churn: no" and documents.unmade({"restart": texts["restart"]}) == "- none"
+
+
+def test_every_section_names_a_command_that_can_be_typed(documents):
+    """Every comparison: flags with their values, corrections of the catalogue, and a folder of its own but for the first."""
+    folders = []
+    for _, _, text in documents.SECTIONS.values():
+        for line in re.findall(r"python -m experiments\.compare_corrections(?:\\\n|'[^']*'|[^\n'])*", text):
+            words = shlex.split(line.replace("\\\n", " "))[3:]
+            given = dict(zip(words[::2], words[1::2], strict=True))
+            assert all(name.startswith("--") for name in given) and given["--nfe"] in ("10", "20")
+            for word in corrections_of(given.get("--corrections", "none")):
+                check_correction(word, "gaussian") if word != "none" else None
+            folders += [given["--output"]] if "--output" in given else []
+    assert len(folders) == len(set(folders)) == 8 and "runs/digits/corrections-measured" in folders
 
 
 def test_the_verdicts_are_those_of_the_intervals(done):

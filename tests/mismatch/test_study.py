@@ -97,6 +97,7 @@ def test_a7_disagreement_in_sign_is_said_in_a_sentence(found):
     assert "not those of any one noise level" in line
     assert lines[0].endswith("variance is lost.") and "the last call (log-SNR 7.82)" in lines[0]
     assert any("Lose variance" in x for x in compared([m])) and any("Estimators disagree in sign" in x for x in compared([m]))
+    assert compared([m])[0].startswith("Estimators disagree in sign")  # what the report says first
     (silent,) = [x for x in lines if x.startswith("No level by total variance")]
     assert "trajectories would tell" in silent and "no number of them would tell 1" in silent
     (curve,) = [x for x in lines if x.startswith("Curve:")]

@@ -15,6 +15,7 @@ from score_lab.mismatch.corrections.constants import Constants
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.epsilon import EpsilonScaling, linear_scales
 from score_lab.mismatch.corrections.gains import FreshNoise, SignalGain, StateGain
+from score_lab.mismatch.corrections.level_residual import LevelResidual
 from score_lab.mismatch.corrections.making import Setting
 from score_lab.mismatch.corrections.measured import measured_ratios
 from score_lab.mismatch.corrections.noise_level import NoiseLevelCorrection
@@ -25,8 +26,9 @@ from score_lab.mismatch.corrections.time_shift import TimeShift
 from score_lab.mismatch.corrections.wavelets import haar_share, in_wavelets
 
 __all__ = [
-    "CATALOGUE", "DCW", "AngleStep", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling", "FreshNoise",
-    "NoiseAwareness", "NoiseLevelCorrection", "Recondition", "Relabel", "Setting", "SignalGain", "SignalLeakStart", "SpectralClamp",
-    "StateGain", "StepLevels", "TimeShift", "WaveletDCW", "calibrate", "corrected", "effective_levels", "gaussian_levels",
-    "haar_share", "in_wavelets", "linear_scales", "measured_ratios", "resolved_excess", "signal_and_noise",
+    "CATALOGUE", "DCW", "AngleStep", "Around", "Calibration", "Constants", "Corrected", "CorrectionEntry", "EpsilonScaling",
+    "FreshNoise", "LevelResidual", "NoiseAwareness", "NoiseLevelCorrection", "Recondition", "Relabel", "Setting", "SignalGain",
+    "SignalLeakStart", "SpectralClamp", "StateGain", "StepLevels", "TimeShift", "WaveletDCW", "calibrate", "corrected",
+    "effective_levels", "gaussian_levels", "haar_share", "in_wavelets", "linear_scales", "measured_ratios", "resolved_excess",
+    "signal_and_noise",
 ]  # fmt: skip

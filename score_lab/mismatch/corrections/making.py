@@ -24,11 +24,13 @@ from score_lab.mismatch.corrections.calibration import Corrected, calibrate, cor
 from score_lab.mismatch.corrections.clamp import SpectralClamp
 from score_lab.mismatch.corrections.dcw import DCW, WaveletDCW
 from score_lab.mismatch.corrections.gains import SignalGain, StateGain
+from score_lab.mismatch.corrections.level_residual import LevelResidual
 from score_lab.mismatch.corrections.measured import measured_ratios
 from score_lab.mismatch.corrections.noise_level import NoiseLevelCorrection
 from score_lab.mismatch.corrections.recondition import Recondition, effective_levels, gaussian_levels
 from score_lab.mismatch.corrections.time_shift import TimeShift
 from score_lab.mismatch.corrections.wavelets import haar_share, in_wavelets
+from score_lab.mismatch.estimators.probe import Probe
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.samplers import DDIM, AnalyticDPM, EulerMaruyama, ResolutionShift, SpectrumAware
 from score_lab.samplers.steps import steps_of
@@ -43,7 +45,8 @@ __all__ = [
 class Setting:
     """What is to be corrected: ``denoiser``, ``sampler``, ``grid``, the data's ``spectrum``; and what some corrections are made of: a
     ``record`` of an uncorrected run and the ``last`` ln R_b of its samples, an estimator's ``effective`` reading of it at the times ``t``,
-    a noise-level ``probe``, a ``forward`` record; ``number``: the constant of those that have one, in place of a calibration."""
+    a noise-level ``probe`` (trained, or a callable), a ``forward`` record; ``number``: the constant of those that have one, in place of a
+    calibration."""
 
     denoiser: Any
     sampler: Any
@@ -137,10 +140,13 @@ def recondition(to: Setting) -> Corrected:
 
 
 def noise_level(to: Setting) -> Corrected:
-    """Levels by the setting's ``probe``; ConfigError without one."""
+    """Levels by the setting's ``probe``; ConfigError without one, and for one that failed its own test."""
     if to.probe is None:
-        refuse("Setting.probe", None, "a probe (x, t) -> correction of ln kappa, which noise level correction reads")
-    return to.with_(sampler=NoiseLevelCorrection(to.sampler, to.probe))
+        refuse("Setting.probe", None, "a trained Probe, or a callable (x, t) -> correction of ln kappa, which noise level correction reads")
+    probe = LevelResidual.of(to.probe, to.path) if isinstance(to.probe, Probe) else to.probe
+    if hasattr(probe, "check"):
+        probe.check()
+    return to.with_(sampler=NoiseLevelCorrection(to.sampler, probe))
 
 
 def cfg_rescale(to: Setting) -> Corrected:

@@ -3,7 +3,8 @@
     kappa_hat = kappa exp(r),   r = probe(x_t, t);    x_hat = (alpha_hat / alpha) x_t,    then the step from kappa_hat to kappa'
 
 The paper's sigma_hat = sigma (1 + r_theta) is the same to first order.  ``probe`` is any callable (x (batch, *shape), t scalar) ->
-(batch,); if it has ``check()``, that is called before every run, and one that failed its own calibration refuses there.
+(batch,), ``LevelResidual`` of a trained one; if it has ``check()``, that is called before every run, and one that failed its own
+calibration refuses there.
 """
 
 from __future__ import annotations

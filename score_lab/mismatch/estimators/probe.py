@@ -68,7 +68,8 @@ class Outputs:
 @dataclasses.dataclass(frozen=True)
 class Probe(Resolution):
     """Made by ``probe_training.train_probe``.  ``outputs`` the trained statistic; ``levels`` (C,) and ``curves`` (C, R + 1, M) the
-    calibration of every member; ``tested`` levels, ``passed`` which of them, ``error`` of each in nats; ``tol`` in ln kappa."""
+    calibration of every member; ``tested`` levels, ``passed`` which of them, ``error`` of each in nats; ``covariance`` (C, M, M)
+    of what the members read of single forward states at ``levels``, in lambda^2 (None: not known); ``tol`` in ln kappa."""
 
     outputs: Outputs
     levels: np.ndarray
@@ -76,6 +77,7 @@ class Probe(Resolution):
     tested: np.ndarray
     passed: np.ndarray
     error: np.ndarray
+    covariance: np.ndarray | None = None
 
     def recorder(self, key: Array, replicates: int = 200) -> SumRecorder:
         """For ``sample(..., recorder=)``, alone or in ``Recorders``."""
@@ -93,6 +95,7 @@ class Probe(Resolution):
         """Everything that training and calibration made, by name; ``of_arrays`` gives the probe back."""
         params = {f"param_{i:03d}": np.asarray(v) for i, v in enumerate(jax.tree.leaves(self.outputs.params))}
         made = {name: np.asarray(getattr(self, name)) for name in ("levels", "curves", "tested", "passed", "error")}
+        made |= {} if self.covariance is None else {"covariance": np.asarray(self.covariance)}
         return params | made | {"grid": np.asarray(self.outputs.grid)}
 
     @classmethod
@@ -111,7 +114,7 @@ class Probe(Resolution):
         params = jax.tree.unflatten(tree, [jnp.asarray(v) for v in leaves])
         outputs = Outputs(params, jnp.asarray(arrays["grid"]), network, float(low), float(high), members)
         made = (arrays[name] for name in ("levels", "curves", "tested", "passed", "error"))
-        return cls(outputs, *made, **options)
+        return cls(outputs, *made, arrays.get("covariance"), **options)
 
     @property
     def bias(self) -> np.ndarray:

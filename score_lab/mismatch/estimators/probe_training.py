@@ -31,6 +31,8 @@ __all__ = ["train_probe"]
 
 _CONTAMINATION = 0.3
 """The nats of log-SNR by which the test contaminates."""
+SINGLE, CHUNK = 4000, 1000
+"""The most examples of which single readings are measured, a standard deviation to 1 %, and how many at once."""
 
 
 def train_probe(
@@ -67,7 +69,8 @@ def train_probe(
     path = EDM(float(np.exp(-0.5 * (low - 1.0))))
     recorder = SumRecorder(outputs, keys[3], replicates)
     curves = _means(recorder, keep, levels, path, keys[4])[..., :members]
-    probe = Probe(outputs, levels, curves, tested, np.ones(5, bool), np.zeros(5), **options)
+    covariance = _covariance(outputs, keep[:SINGLE], levels, jax.random.fold_in(keys[4], 1))
+    probe = Probe(outputs, levels, curves, tested, np.ones(5, bool), np.zeros(5), covariance, **options)
     return _tested(probe, keep, path, keys[5], recorder)
 
 
@@ -91,6 +94,24 @@ def _tested(probe: Probe, keep: np.ndarray, path: GaussianPath, key: Array, reco
 
 def _means(recorder: SumRecorder, x0: np.ndarray, levels: np.ndarray, path: GaussianPath, key: Array) -> np.ndarray:
     return recorder.collect(forward_run(_Silent(path), x0, _time(path, levels), recorder, key)).means()
+
+
+def _covariance(outputs: Outputs, x0: np.ndarray, levels: np.ndarray, key: Array) -> np.ndarray:
+    """(C, M, M): of the members' readings of one forward state, over ``x0``, at every level."""
+    chunk = min(CHUNK, len(x0))
+    pieces = jnp.asarray(x0[: len(x0) // chunk * chunk], jnp.float32).reshape(-1, chunk, *x0.shape[1:])
+
+    @jax.jit
+    def read(outputs, piece, kappa, key):
+        states = piece + kappa * jax.random.normal(key, piece.shape, piece.dtype)
+        return outputs(states, kappa, None)[:, : outputs.members]
+
+    found = []
+    for c, level in enumerate(levels):
+        kappa, of_level = jnp.float32(np.exp(-0.5 * level)), jax.random.fold_in(key, c)
+        seen = [np.asarray(read(outputs, piece, kappa, jax.random.fold_in(of_level, k))) for k, piece in enumerate(pieces)]
+        found.append(np.cov(np.concatenate(seen).astype(np.float64), rowvar=False).reshape(outputs.members, -1))
+    return np.stack(found)
 
 
 def _time(path: GaussianPath, levels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ __all__ = ["cannot", "compared", "several_models"]
 
 
 def compared(runs: Sequence[Measured]) -> list[str]:
-    """Which runs lose variance and which have too much at their last call, all together."""
+    """Where estimators disagree, first; then which runs lose variance and which have too much at their last call, all together."""
     groups: dict[int, list[str]] = {-1: [], 1: [], 0: [], 2: []}
     for m in runs:
         ok = m.total.excess.flag[m.last] == "ok"
@@ -23,7 +23,7 @@ def compared(runs: Sequence[Measured]) -> list[str]:
     lines = [f"{words[s]} (R at the last call): {', '.join(names)}." for s, names in groups.items() if names]
     apart = [m.subject.name for m in runs if disagreements(m)]
     if apart:
-        lines.append(f"Estimators disagree in sign, so that no one effective level stands for the states: {', '.join(apart)}.")
+        lines.insert(0, f"Estimators disagree in sign, so that no one effective level stands for the states: {', '.join(apart)}.")
     return lines
 
 
