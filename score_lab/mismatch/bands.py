@@ -42,7 +42,7 @@ class BandRecord:
 
     ``t``, ``log_snr`` (K,); ``weight`` (R + 1,) sums of weights; ``banded`` name -> (K, R + 1, B) and ``plotted`` name -> (K, R + 1), sums;
     ``mean`` (K, *shape) the mean coefficients c; ``invalid`` (K,) the number of trajectories that are not finite, ``first`` their least
-    index (-1: none).
+    index (-1: none); ``spectrum`` the digest of the spectrum whose bands and mean these are ("": given, not measured).
     """
 
     t: np.ndarray
@@ -53,11 +53,19 @@ class BandRecord:
     mean: np.ndarray
     invalid: np.ndarray
     first: np.ndarray
+    spectrum: str = ""
 
     @property
     def n(self) -> int:
         """Trajectories."""
         return int(self.weight[0])
+
+    def check(self, spectrum: Spectrum) -> None:
+        """ConfigError unless it can be read with ``spectrum``: as many bands, and measured on the same data in the same way."""
+        bands = self.banded["state"].shape[-1]
+        if bands != len(spectrum.variance):
+            refuse("spectrum", f"{len(spectrum.variance)} bands", f"the spectrum of the record, which has {bands}")
+        spectrum.check_data(self.spectrum)
 
     def means(self, name: str) -> np.ndarray:
         """Sums over weights: (K, R + 1, B) of a banded quantity, (K, R + 1) of a plotted one; NaN where a replicate has no weight."""
@@ -77,6 +85,7 @@ class BandRecorder:
     mean: Array = leaf()
     key: Array = leaf()
     replicates: int = static(default=200)
+    spectrum: str = static(default="")
 
     @classmethod
     def of(cls, spectrum: Spectrum, key: Array, replicates: int = 200) -> BandRecorder:
@@ -84,7 +93,7 @@ class BandRecorder:
         if replicates < 20:
             refuse("BandRecorder.replicates", replicates, "at least 20")
         real = jnp.result_type(float)
-        return cls(spectrum.basis, spectrum.membership(real), jnp.asarray(spectrum.mean, real), key, replicates)
+        return cls(spectrum.basis, spectrum.membership(real), jnp.asarray(spectrum.mean, real), key, replicates, spectrum.digest)
 
     def init(self, num_steps: int, calls: int, x: Array, index: Array) -> dict[str, Any]:
         """Zeros; and the weights of the trajectories ``index``."""
@@ -153,4 +162,5 @@ class BandRecorder:
         plotted = {name: flat["plotted"][..., k] for k, name in enumerate(PLOTTED)}
         first = np.where(flat["first"] == np.iinfo(np.int32).max, -1, flat["first"]).astype(int)
         weight = np.asarray(result["weight"], np.float64)
-        return BandRecord(flat["t"], flat["log_snr"], weight, banded, plotted, flat["mean"], flat["invalid"].astype(int), first)
+        invalid = flat["invalid"].astype(int)
+        return BandRecord(flat["t"], flat["log_snr"], weight, banded, plotted, flat["mean"], invalid, first, self.spectrum)

@@ -73,6 +73,7 @@ def layers(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options
     Calls at the same level (a corrector's, a restart's) are rows of the fractions; of the half-resolved level they are averaged.  Raises
     ConfigError for a record of fewer than two different finite levels.
     """
+    record.check(spectrum)
     order = np.argsort(record.log_snr, kind="stable")
     level = record.log_snr[order]
     if len(distinct := np.unique(level[np.isfinite(level)])) < 2:

@@ -26,6 +26,7 @@ __all__ = ["band_kl", "coarse", "crossings", "denoiser_gap", "log_ratio", "log_r
 
 def variances(record: BandRecord, spectrum: Spectrum, name: str = "state") -> np.ndarray:
     """The mean square per coefficient of a banded quantity, (K, R + 1, B)."""
+    record.check(spectrum)
     return record.means(name) / spectrum.count
 
 
@@ -37,6 +38,7 @@ def log_ratios(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **opt
 
 def log_ratio(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options) -> Curve:
     """M1 of all bands together: ``ln (sum_b n_b v_b / sum_b n_b V_b)``."""
+    record.check(spectrum)
     total = record.means("state").sum(axis=-1)
     return _log_ratio(total, spectrum.V(path, record.t) @ spectrum.count, **options)
 
@@ -49,6 +51,7 @@ def _log_ratio(v: np.ndarray, V: np.ndarray, **options) -> Curve:
 
 def mean_leak(record: BandRecord, spectrum: Spectrum) -> np.ndarray:
     """M2: ``|E c|^2 / d`` (K,), less what n trajectories of this variance have by chance: 0 in expectation for a perfect sampler."""
+    record.check(spectrum)
     square = np.square(record.mean.reshape(len(record.t), -1)).sum(axis=1)
     energy = record.means("state")[:, 0].sum(axis=-1)
     return (square - (energy - square) / max(record.n - 1, 1)) / spectrum.d
@@ -56,6 +59,7 @@ def mean_leak(record: BandRecord, spectrum: Spectrum) -> np.ndarray:
 
 def mean_gain(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options) -> Curve:
     """M2 along the data's mean: ``<E x_t, mu> / (alpha |mu|^2)``, 1 where it is right; flagged where there is no mean or no signal."""
+    record.check(spectrum)
     alpha, _, _ = on_host(path, record.t)
     size = float(np.square(spectrum.mean).sum())
     flag = np.where((alpha > 0) & (size > 1e-12 * spectrum.d * max(spectrum.total, 1e-30)), "ok", "no mean").astype(object)

@@ -128,7 +128,7 @@ def test_noise_level_correction_steps_every_sample_from_its_own_level():
 def test_a_recorder_of_bands_sees_one_time_for_all():
     path, spectrum = LinearFlow(), bands()
     recorder = BandRecorder.of(spectrum, jax.random.key(0), 20)
-    for sampler in (NoiseLevelCorrection(EulerMaruyama(), lambda x, t: 0.01 * x[:, 0]), TimeShift(DDPM(), 0.02, 0.8, "released")):
+    for sampler in (NoiseLevelCorrection(EulerMaruyama(), lambda x, t: 0.01 * x[:, 0]), TimeShift(DDPM(), 0.02, 0.8, "released", s2=float(np.mean(S**2)))):
         run = sample(exact(path), sampler, UniformTime(5), (8, 4), jax.random.key(1), recorder=recorder)
         record = recorder.collect(run.record)
         same(record.t, np.linspace(1.0, 0.2, 5))
@@ -180,7 +180,7 @@ def test_time_shift_as_published_and_as_released_in_numpy():
                     after = t[min(k + 2, 5)]
                     at = nearest(x, max(t[k + 1] - window / 2, after), min(t[k + 1] + window / 2, 1)) if t[k + 1] > cutoff else t[k + 1]
             expected.append(x)
-        made = sample(exact(path), TimeShift(DDIM(), window, cutoff, form), UniformTime(5), x_T=jnp.asarray(x_T)).x
+        made = sample(exact(path), TimeShift(DDIM(), window, cutoff, form, anywhere=True), UniformTime(5), x_T=jnp.asarray(x_T)).x
         same(made, np.stack(expected), 1e-8)
         assert np.abs(np.asarray(sample(exact(path), DDIM(), UniformTime(5), x_T=jnp.asarray(x_T)).x) - made).max() > 1e-3
 
@@ -192,7 +192,7 @@ def test_time_shift_can_set_the_variance_in_place_of_the_time():
     s = steps.s[0]
     a, sigma = (float(f(s)) for f in (path.alpha, path.sigma))
     plain = np.asarray(sample(exact(path), DDIM(), steps, x_T=x_T).x)
-    made = np.asarray(sample(exact(path), TimeShift(DDIM(), 0.1, 0.0, "paper", normalise=True), steps, x_T=x_T).x)
+    made = np.asarray(sample(exact(path), TimeShift(DDIM(), 0.1, 0.0, "paper", normalise=True, anywhere=True), steps, x_T=x_T).x)
     same(np.var(made, axis=1, ddof=1), sigma**2)
     same(made.mean(axis=1), plain.mean(axis=1), 1e-11)
     made = np.asarray(sample(exact(path), TimeShift(DDIM(), 0.1, 0.0, s2=0.25, mean=0.5, normalise=True), steps, x_T=x_T).x)
@@ -272,6 +272,11 @@ def test_the_start_in_a_basis_has_the_covariance_of_the_data_and_the_noise_of_th
 REFUSED = {
     "time shift on the other branch": (LinearFlow(), TimeShift(DDIM(), 0.05, 0.1, s2=1.0), r"TimeShift.cutoff.*>= 0.52"),
     "time shift of unit variance": (VP(), TimeShift(DDIM(), s2=1.0), r"TimeShift.s2.*unidentifiable"),
+    "time shift, released, on the other branch": (
+        LinearFlow(), TimeShift(DDIM(), 0.05, 0.1, "released", s2=1.0), r"TimeShift.cutoff.*>= 0.52.*two times, or anywhere=True",
+    ),
+    "time shift, paper, of unit variance": (VP(), TimeShift(DDIM(), form="paper", s2=1.0), r"TimeShift.s2.*unident.*anywhere=True"),
+    "time shift, paper, of falling variance": (VP(), TimeShift(DDIM(), form="paper", s2=2.6), r"TimeShift.form: 'paper'.*falls with"),
     "time shift of two calls": (EDM(), TimeShift(Heun()), r"TimeShift.sampler: 'Heun'.*1 call"),
     "unknown time shift": (EDM(), TimeShift(DDIM(), form="papers"), r"did you mean 'paper'"),
     "level of a multistep": (EDM(), Recondition(DPMSolverPP2M()), r"Recondition.sampler: 'DPMSolverPP2M'.*one-step"),

@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder):
     """Bimodal data, an exact denoiser, 11 Euler steps: where estimators disagree in sign."""
-    mine = recording(folder, "TotalVariance", {"target": "DenoiserResidual", "points": 7, "n": 400}, "MixtureLikelihood")
+    mine = recording(folder, "TotalVariance", {"target": "DenoiserResidual", "points": 7, "n": 4000}, "MixtureLikelihood")
     return mine, measured(mine, subject(), ("P1", "P4"))
 
 
