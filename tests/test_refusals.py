@@ -299,7 +299,7 @@ WORDS = [
     ("snr_mismatch", "--workdir=HOME/run --config.n=5", "--n: 5", "at least 32"),
     ("snr_mismatch", "--workdir=HOME/run --config.nfe=(0,)", "nfe: 0", "whole numbers"),
     ("compare_corrections", "--workdir=HOME/run --config.nfe=(0,)", "nfe: 0", "whole numbers"),
-    ("decompose_mismatch", "--workdir=HOME/run --config.nfe=(0,)", "nfe: 0", "whole numbers"),
+    ("decompose_mismatch", "--workdir=HOME/run --config.nfe=(0,)", "nfe: [0]", "whole numbers"),
     ("ablate_samplers", "--workdir=HOME/run --config.nfe=(0,)", "nfe: 0", "whole numbers"),
     ("digits", "--n=5 --workdir=NEW", "--n: 5", "at least 100"),
     ("digits", "--config=configs/none.py --workdir=NEW", "--config: 'configs/none.py'", "can be read"),

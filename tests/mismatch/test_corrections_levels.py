@@ -45,7 +45,7 @@ def test_a1_49_the_label_alone():
     tau = np.arctan2((s[:-1] * np.exp(shift))[:, None], S)
     p, q = phi[:-1], phi[1:]
     r = (np.cos(tau) ** 2 + np.tan(q) / np.tan(p) * np.sin(tau) ** 2) * np.cos(q) / np.cos(p)
-    same(band_ratio(Relabel(exact(path), shift), DDIM(), steps), np.prod(r, axis=0) ** 2, 1e-11)
+    same(band_ratio(Relabel(exact(path), shift), DDIM(), steps), np.prod(r, axis=0) ** 2)
     told = Relabel(exact(path), 0.1)(jnp.ones((1, 4)), jnp.asarray(0.5))
     same(told.fed, path.log_snr(jnp.asarray(0.5)) - 0.2, 1e-10)
     same(told.x0 + path.sigma(0.5) * told.eps, 1.0)
@@ -61,8 +61,8 @@ def test_a1_49_a_contaminated_state_retimed(path):
     same(band_ratio(exact(path), DDIM(), one, R_0), np.cos(phi[0] - phi[1]) ** 2 * R_0)
     shift = 0.5 * np.log(1 + (e / kappa) ** 2)
     retimed = np.cos(np.arctan2(np.hypot(kappa, e), S) - phi[1]) ** 2
-    same(band_ratio(exact(path), Recondition(DDIM(), shift=shift), one, R_0), retimed, 1e-11)
-    same(band_ratio(exact(path), Recondition(DDIM(), gain=1.1, shift=shift), one, 1.21 * R_0), retimed, 1e-11)
+    same(band_ratio(exact(path), Recondition(DDIM(), shift=shift), one, R_0), retimed)
+    same(band_ratio(exact(path), Recondition(DDIM(), gain=1.1, shift=shift), one, 1.21 * R_0), retimed)
 
 
 def test_recondition_keeps_the_mean_and_shows_the_recorder_the_grid():
@@ -128,7 +128,8 @@ def test_noise_level_correction_steps_every_sample_from_its_own_level():
 def test_a_recorder_of_bands_sees_one_time_for_all():
     path, spectrum = LinearFlow(), bands()
     recorder = BandRecorder.of(spectrum, jax.random.key(0), 20)
-    for sampler in (NoiseLevelCorrection(EulerMaruyama(), lambda x, t: 0.01 * x[:, 0]), TimeShift(DDPM(), 0.02, 0.8, "released", s2=float(np.mean(S**2)))):
+    shifted = TimeShift(DDPM(), 0.02, 0.8, "released", s2=float(np.mean(S**2)))
+    for sampler in (NoiseLevelCorrection(EulerMaruyama(), lambda x, t: 0.01 * x[:, 0]), shifted):
         run = sample(exact(path), sampler, UniformTime(5), (8, 4), jax.random.key(1), recorder=recorder)
         record = recorder.collect(run.record)
         same(record.t, np.linspace(1.0, 0.2, 5))
