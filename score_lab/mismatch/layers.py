@@ -81,7 +81,7 @@ def layers(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options
     kept = dataclasses.replace(
         record, t=record.t[order], log_snr=level, banded={name: v[order] for name, v in record.banded.items()},
         plotted={name: v[order] for name, v in record.plotted.items()}, mean=record.mean[order], invalid=record.invalid[order],
-        first=record.first[order],
+        first=record.first[order], blocks=None, sizes=None,
     )  # fmt: skip
     means = kept.means("x0") / spectrum.count
     with np.errstate(divide="ignore", invalid="ignore"):

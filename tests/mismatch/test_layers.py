@@ -103,7 +103,7 @@ def test_digits_are_resolved_coarse_to_fine_and_white_data_are_not():
     ok = found.half.flag == "ok"
     assert ok.sum() >= 8, found.half.flag
     order = np.flatnonzero(ok)
-    assert spearmanr(order, found.predicted[order]).statistic > 0.9  # the digits' spectrum falls with frequency
+    assert spearmanr(order, found.predicted[order]).statistic > 0.8  # the digits' spectrum falls with frequency, but for the coarsest
     assert spearmanr(found.predicted[order], found.half.value[order]).statistic > 0.8
     assert (found.shift.high[order] < 0).mean() > 0.8 and found.coarse_to_fine > 1.0
     white = of(Spectrum.power_law((8, 8, 1), 0.0, spectrum.total), path, levels)

@@ -35,8 +35,8 @@ BISECTIONS = 60
 
 @pytree_dataclass
 class TimeShift(Around):
-    """``window`` and ``cutoff`` in t (the paper's steps of 1000, over 1000); ``s2`` of the data, by which every form is judged,
-    and ``mean``, which only ``form`` "corrected" uses; ``normalise``: the state is given the variance of its time in place of a time for its variance;
+    """``window`` and ``cutoff`` in t (the paper's steps of 1000, over 1000); ``s2`` of the data, by which every form is judged, and
+    ``mean``, which only "corrected" uses; ``normalise``: the state is given the variance of its time in place of a time for its variance;
     ``anywhere`` allows the paper's and the released form where the variance of the data's states says nothing of their level.
 
     Around a one-step sampler of one call: every sample has a time of its own.  A recorder sees the grid's times, and as the level fed the

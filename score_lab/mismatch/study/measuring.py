@@ -58,8 +58,8 @@ class Measured:
     """One run.
 
     ``log_snr`` (K,) nominal of the calls, ``inner`` (K,) the call is a step's trial state (its level comes again); ``total`` ln R of all
-    bands; ``bands`` the same by band, intervals for all calls and bands at once; ``leak`` (K,) |E c|^2 / d and ``leak_null``; ``gain`` on
-    the data's mean; ``gap`` M6; ``effective`` and ``effective_null`` by name; ``kl``, ``kl_null``, ``share`` M5; ``read_outs``, ``extra``
+    bands; ``bands`` the same by band, intervals for all calls and bands at once; ``leak`` |E c|^2 / d; ``gain`` on the data's
+    mean; ``gap`` M6; ``effective`` and ``effective_null`` by name; ``kl``, ``kl_null``, ``share`` M5; ``read_outs``, ``extra``
     by name; ``layers`` of the run's states and ``layers_null`` of forward samples, None where fewer than two levels are finite; ``seeds``
     seed -> (K,) ln R of that seed alone; ``slope`` (K,) d ln V / d ln kappa of the total variance: its sign says whether more noise is
     more variance there; ``fed`` the mean log-SNR that the network was told, ``cosine`` the mean cosine of state and predicted noise,
@@ -73,8 +73,7 @@ class Measured:
     inner: np.ndarray
     total: Pair
     bands: list[Pair]
-    leak: np.ndarray
-    leak_null: np.ndarray
+    leak: Pair
     gain: Pair
     gap: Curve
     effective: dict[str, Effective]
@@ -129,7 +128,8 @@ def measured(
     unique = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
     return Measured(
         subject, done, spectrum, level, np.append(level[:-1] == level[1:], False),
-        beyond(ratio(record), ratio(null)), _bands(record, null, spectrum, path), mean_leak(record, spectrum), mean_leak(null, spectrum),
+        beyond(ratio(record), ratio(null)), _bands(record, null, spectrum, path),
+        beyond(mean_leak(record, spectrum), mean_leak(null, spectrum)),
         beyond(mean_gain(record, spectrum, path), mean_gain(null, spectrum, path)), _gap(record, null),
         {n: e for n, (e, _) in zip(unique, found, strict=True)}, {n: e for n, (_, e) in zip(unique, found, strict=True)},
         kl, kl_null, share(kl, kl_null), _read_outs(read_outs, setting, done, path),

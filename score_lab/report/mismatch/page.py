@@ -102,6 +102,7 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
     none = Curve(*(np.full(len(m.log_snr), np.nan) for _ in range(4)), np.full(len(m.log_snr), "-", object), np.zeros((len(m.log_snr), 0)))
     quantities = {"ln R": (m.total.run, m.total.null, m.total.excess)}
     quantities |= {f"ln R band {b}": (p.run, p.null, p.excess) for b, p in enumerate(m.bands)} if len(m.bands) > 1 else {}
+    quantities |= {"mean leak": (m.leak.run, m.leak.null, m.leak.excess)}
     quantities |= {"mean gain": (m.gain.run, m.gain.null, m.gain.excess), "ln eps2 gap": (m.gap, none, m.gap)}
     told = {"log-SNR told": m.fed, "cosine of eps and state": m.cosine, "eps times state, over d sigma": m.stein}
     quantities |= {name: (p.run, p.null, p.excess) for name, p in told.items()}
@@ -117,7 +118,6 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
             own = {"value": run.value[k], "low": run.low[k], "high": run.high[k], "flag": str(run.flag[k]), "null": null.value[k]}
             own |= {"excess": excess.value[k], "excess_low": excess.low[k], "excess_high": excess.high[k]}
             yield head | {"quantity": name} | {n: v if isinstance(v, str) else float(v) for n, v in own.items()}
-        yield head | {"quantity": "mean leak", "value": float(m.leak[k]), "flag": "ok", "null": float(m.leak_null[k])}
     level = np.unique(m.record.log_snr)
     for r in m.read_outs:
         if r.name == "P3":  # of forward samples of these levels, not of a call
