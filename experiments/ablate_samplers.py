@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from configs import ablate
-from experiments.launcher import again, launch, parse, read_config
+from experiments.launcher import again, launch, parse
 from score_lab.build import build, refuse
 
 LISTS = ("solvers", "grids", "paths", "guidance", "nfe", "seeds")
@@ -56,8 +56,8 @@ def define(values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Parses, plans, samples, measures, ranks and writes."""
-    values = parse(__doc__, sys.argv, define)
-    config = read_config(f"{ablate.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
+    values = parse(__doc__, sys.argv, define, f"{ablate.__file__}:digits")  # from whatever folder it is run
+    config = values.config
 
     from experiments.ablation_models import open_models
     from experiments.ablation_parts import Progress, carried_out, study_fields

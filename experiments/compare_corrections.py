@@ -29,7 +29,7 @@ from absl import flags
 from configs import corrections
 from experiments.ablate_samplers import LISTS, ONCE
 from experiments.ablate_samplers import define as define_axes
-from experiments.launcher import again, launch, parse, read_config
+from experiments.launcher import again, launch, parse
 from score_lab.build import build, refuse
 from score_lab.specs import split
 
@@ -70,8 +70,8 @@ def check_data(models: Mapping[str, Any], others: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Parses, plans, samples, measures, compares and writes."""
-    values = parse(__doc__, sys.argv, define)
-    config = read_config(f"{corrections.__file__}:digits") if values.config is None else values.config
+    values = parse(__doc__, sys.argv, define, f"{corrections.__file__}:digits")
+    config = values.config
 
     from experiments.ablation_models import open_models
     from experiments.ablation_parts import Progress, carried_out, corrections_of, study_fields

@@ -18,7 +18,7 @@ import time
 from absl import flags
 
 from configs import decompose
-from experiments.launcher import again, launch, parse, read_config
+from experiments.launcher import again, launch, parse
 
 WORDS = {
     "workdir": "a run of experiments.train",
@@ -43,8 +43,8 @@ def define(values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Parses, runs the cube of every solver and budget, says and writes."""
-    values = parse(__doc__, sys.argv, define)
-    config = read_config(f"{decompose.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
+    values = parse(__doc__, sys.argv, define, f"{decompose.__file__}:digits")  # from whatever folder it is run
+    config = values.config
 
     from experiments.decompose_parts import opened, taken_apart
     from score_lab.mismatch.study import Records

@@ -57,16 +57,19 @@ def again(name: str, words: Sequence[str]) -> str:
     return shlex.join(["python", "-m", f"experiments.{name}", *words])
 
 
-def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None]) -> flags.FlagValues:
+def parse(about: str, argv: Sequence[str], define: Callable[[flags.FlagValues], None], default: str | None = None) -> flags.FlagValues:
     """The flags of a launcher: ``--config`` and what ``define`` adds.  Prints ``about`` and the flags, and exits with 0, for ``--help``.
 
     ``--config.a.b=VALUE`` overrides a value of the configuration, of the same type; where it has no such value, it is set, and whoever
-    builds that section refuses it if it is misspelt.
+    builds that section refuses it if it is misspelt.  Without ``--config`` the configuration is ``default`` (FILE or FILE:VARIANT), and
+    overrides are of it.
 
     Raises ConfigError for unknown flags, a configuration that does not exist or has no such variant, and values of a wrong type.
     """
     words = [word for word in argv[1:] if word not in ("--help", "-h", "-help")]
     overrides, others = split(words)
+    if default is not None and not any(word.partition("=")[0] == "--config" for word in others):
+        others = [f"--config={default}", *others]
     values = _read(define, others)
     if values.config is not None:
         known = [f"--config.{name}={value}" for name, value in overrides if _there(values.config, name, value)]

@@ -22,7 +22,7 @@ from absl import flags
 
 from configs import mismatch
 from experiments.ablate_samplers import ABOUT, LISTS
-from experiments.launcher import again, launch, parse, read_config
+from experiments.launcher import again, launch, parse
 from score_lab.build import refuse
 
 QUESTIONS = {
@@ -60,8 +60,8 @@ def main() -> None:
     for word in sys.argv[1:]:
         if (name := word.partition("=")[0].partition(".")[0]) in SINGULAR:
             refuse("command line", word, f"{SINGULAR[name]}, as of experiments.ablate_samplers")
-    values = parse(__doc__, sys.argv, define)
-    config = read_config(f"{mismatch.__file__}:digits") if values.config is None else values.config  # from whatever folder it is run
+    values = parse(__doc__, sys.argv, define, f"{mismatch.__file__}:digits")  # from whatever folder it is run
+    config = values.config
 
     from experiments import mismatch_parts as parts
     from experiments.ablation_models import open_models

@@ -127,6 +127,43 @@ def test_stopped_and_resumed_is_the_same_table(config, done, copy, monkeypatch, 
     assert "0 records made" in said and (copy / "table.csv").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_terminated_midway_it_goes_on_to_the_same_numbers(config, tmp_path):
+    """Processes of their own: SIGTERM as soon as one record is there, then the same command again, and one that nobody stopped."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    import network_guard
+
+    root = Path(__file__).resolve().parent.parent
+    environment = network_guard.environment() | {"PYTHONPATH": f"{config.parent}:{root}"}
+
+    def start(where):
+        words = [sys.executable, "-m", "experiments.snr_mismatch", f"--config={config}", f"--output={tmp_path / where}"]
+        return subprocess.Popen(words, env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start("stopped")
+    records = tmp_path / "stopped" / "records"
+    while first.poll() is None and not list(records.glob("*.npz")):
+        time.sleep(0.01)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=300)
+    kept = {file.name: file.read_bytes() for file in records.glob("*.npz")}
+    assert first.returncode == -signal.SIGTERM and kept and not (tmp_path / "stopped" / "table.csv").exists()
+    for where in ("stopped", "whole"):
+        again = start(where)
+        said, error = again.communicate(timeout=600)
+        assert again.returncode == 0, error
+        if where == "stopped":
+            assert f" {len(names(tmp_path / 'stopped')) - len(kept)} records made" in said
+            assert all((records / name).read_bytes() == text for name, text in kept.items())
+    assert names(tmp_path / "stopped") == names(tmp_path / "whole") and len(names(tmp_path / "whole")) > len(kept)
+    for name in ("table.csv", "calls.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_a_solver_more_adds_its_own_and_one_that_fails_is_told(config, done, copy, capsys):
     """DDIM(eta=1) calls at the levels of DDIM, so it adds one record; a solver from outside that raises is a line, and the rest go on."""
     before = names(copy)

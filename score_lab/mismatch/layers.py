@@ -73,6 +73,7 @@ def layers(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options
     Calls at the same level (a corrector's, a restart's) are rows of the fractions; of the half-resolved level they are averaged.  Raises
     ConfigError for a record of fewer than two different finite levels.
     """
+    record.check(spectrum)
     order = np.argsort(record.log_snr, kind="stable")
     level = record.log_snr[order]
     if len(distinct := np.unique(level[np.isfinite(level)])) < 2:
@@ -80,7 +81,7 @@ def layers(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options
     kept = dataclasses.replace(
         record, t=record.t[order], log_snr=level, banded={name: v[order] for name, v in record.banded.items()},
         plotted={name: v[order] for name, v in record.plotted.items()}, mean=record.mean[order], invalid=record.invalid[order],
-        first=record.first[order],
+        first=record.first[order], blocks=None, sizes=None,
     )  # fmt: skip
     means = kept.means("x0") / spectrum.count
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,6 +14,7 @@ of a record of forward samples (``forward``).  M3 and M5 are of Gaussian bands; 
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import t as student
 
 from score_lab.mismatch.bands import BandRecord
 from score_lab.mismatch.inversion import on_host
@@ -26,6 +27,7 @@ __all__ = ["band_kl", "coarse", "crossings", "denoiser_gap", "log_ratio", "log_r
 
 def variances(record: BandRecord, spectrum: Spectrum, name: str = "state") -> np.ndarray:
     """The mean square per coefficient of a banded quantity, (K, R + 1, B)."""
+    record.check(spectrum)
     return record.means(name) / spectrum.count
 
 
@@ -37,6 +39,7 @@ def log_ratios(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **opt
 
 def log_ratio(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options) -> Curve:
     """M1 of all bands together: ``ln (sum_b n_b v_b / sum_b n_b V_b)``."""
+    record.check(spectrum)
     total = record.means("state").sum(axis=-1)
     return _log_ratio(total, spectrum.V(path, record.t) @ spectrum.count, **options)
 
@@ -47,15 +50,35 @@ def _log_ratio(v: np.ndarray, V: np.ndarray, **options) -> Curve:
         return curve(np.log(v / V[:, None]), flag=flag, **options)
 
 
-def mean_leak(record: BandRecord, spectrum: Spectrum) -> np.ndarray:
-    """M2: ``|E c|^2 / d`` (K,), less what n trajectories of this variance have by chance: 0 in expectation for a perfect sampler."""
+def mean_leak(record: BandRecord, spectrum: Spectrum, **options) -> Curve:
+    """M2: ``|E c|^2 / d`` at every call, less what n trajectories of this variance have by chance: 0 in expectation for a perfect sampler.
+
+    The interval is of a bootstrap of the record's blocks of trajectories, with its own rise of |mean|^2 taken off.  Of a mean that is there
+    it has the spread; of none at all it is wider than need be, by up to the root of 3.  Infinite of a record that kept no blocks.
+    """
+    record.check(spectrum)
     square = np.square(record.mean.reshape(len(record.t), -1)).sum(axis=1)
     energy = record.means("state")[:, 0].sum(axis=-1)
-    return (square - (energy - square) / max(record.n - 1, 1)) / spectrum.d
+    value = (square - (energy - square) / max(record.n - 1, 1)) / spectrum.d
+    return curve(np.concatenate([value[:, None], value[:, None] + _leak_spread(record) / spectrum.d], axis=1), **options)
+
+
+def _leak_spread(record: BandRecord, replicates: int = 200) -> np.ndarray:
+    """(K, replicates): |mean|^2 of resampled blocks less its average, widened for there being few of them."""
+    if record.blocks is None or record.sizes is None:
+        return np.full((len(record.t), replicates), np.nan)
+    sums = record.blocks.reshape(len(record.t), len(record.sizes), -1)
+    J = int((record.sizes > 0).sum())
+    w = np.random.default_rng(0).multinomial(J, (record.sizes > 0) / J, replicates).astype(np.float64)
+    gram = sums @ np.swapaxes(sums, 1, 2)
+    found = np.einsum("rj,kjl,rl->kr", w, gram, w) / np.square(w @ record.sizes)
+    few = student.ppf(0.975, max(J - 1, 1)) / student.ppf(0.975, replicates - 1)  # curve's interval is of as many degrees as replicates
+    return (found - found.mean(axis=1, keepdims=True)) * np.sqrt(J / max(J - 1, 1)) * few
 
 
 def mean_gain(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options) -> Curve:
     """M2 along the data's mean: ``<E x_t, mu> / (alpha |mu|^2)``, 1 where it is right; flagged where there is no mean or no signal."""
+    record.check(spectrum)
     alpha, _, _ = on_host(path, record.t)
     size = float(np.square(spectrum.mean).sum())
     flag = np.where((alpha > 0) & (size > 1e-12 * spectrum.d * max(spectrum.total, 1e-30)), "ok", "no mean").astype(object)

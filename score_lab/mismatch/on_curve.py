@@ -47,6 +47,7 @@ class Share:
 
 def divergence(record: BandRecord, spectrum: Spectrum, path: GaussianPath, **options) -> Divergence:
     """Of every call of a record; ``options`` of ``curve``."""
+    record.check(spectrum)
     levels, count = Levels.of(path, record.t), spectrum.count
     use = spectrum.variance > 0
     s2, n_b = spectrum.variance[use], count[use].astype(np.float64)

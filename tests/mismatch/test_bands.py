@@ -125,6 +125,8 @@ def test_chunks_add_up_to_the_whole(x64):
     for name in BANDED + PLOTTED:
         np.testing.assert_allclose(part.means(name), whole.means(name), rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(part.mean, whole.mean, atol=1e-13)
+    np.testing.assert_allclose(part.blocks, whole.blocks, rtol=1e-11, atol=1e-12)
+    np.testing.assert_array_equal(part.sizes, whole.sizes)
     np.testing.assert_array_equal(part.weight, whole.weight)
     np.testing.assert_array_equal(part.t, whole.t)
     assert part.n == 10

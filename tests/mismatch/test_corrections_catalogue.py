@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mismatch.estimating import exact_record
 from mismatch.impulse_bands import band_ratio, bands, exact, numbers
 
 from score_lab.analytic import GaussianBands
@@ -24,11 +25,13 @@ from score_lab.mismatch.corrections import (
     Setting,
     SignalGain,
     TimeShift,
+    calibrate,
     corrected,
     haar_share,
     in_wavelets,
 )
 from score_lab.mismatch.forward import forward_run
+from score_lab.mismatch.oracle import variance_ratios
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.objectives import DroppedLevels, blind
 from score_lab.paths import EDM, VP, LinearFlow, ddpm_table
@@ -137,7 +140,7 @@ class Echo:
 @pytest.mark.usefixtures("x64")
 def test_wavelets_see_the_same_data_in_their_subbands():
     """Of a spectrum that is one of Haar subbands the share is the identity, so R = 1 after every step; of another what a subband holds is
-    what draws of the data have there, in total as much; measured on what the sampler does to such bands it is the gaussian one again."""
+    what draws of the data have there, in total as much; measured on an exact record, its constants are those of the record's own ratios."""
     path, grid = EDM(), Karras(4, sigma_max=20.0, sigma_min=0.5, to_data=False)
     own = in_wavelets(Spectrum.power_law((4, 4, 1), s2=0.5))
     np.testing.assert_allclose(haar_share(own), np.eye(4), atol=1e-6)
@@ -147,6 +150,13 @@ def test_wavelets_see_the_same_data_in_their_subbands():
     np.testing.assert_allclose(made.calibration.values, alone.calibration.values, rtol=1e-5)
     ok = made.calibration.flag == "ok"
     assert ok.sum() > 6 and np.abs(made.calibration.log_ratio[: int(ok.all(axis=1).argmin() or 4)]).max() < 1e-6
+    ratios = variance_ratios(DDIM(), grid, path, own) - 0.03 * np.arange(5)[:, None]  # what the steps do, and a network that loses more
+    t = np.asarray(grid.steps(path).t)
+    record = exact_record(own, path, t, np.exp(ratios[:-1]) * own.V(path, t))
+    measured = CATALOGUE["DCW in wavelets"].make(dataclasses.replace(to, record=record, last=ratios[-1]))
+    wanted = calibrate(DCW, own, path, DDIM(), grid, ratios=ratios, limit=0.5)
+    np.testing.assert_allclose(measured.calibration.values, wanted.values, rtol=1e-5, atol=1e-7)
+    assert np.abs(measured.calibration.values - made.calibration.values)[ok].min() > 1e-3
     spectrum = Spectrum.power_law((8, 8, 1), s2=0.5)
     seen = in_wavelets(spectrum)
     assert abs(seen.total - spectrum.total) < 1e-6 and list(seen.variance) == sorted(seen.variance, reverse=True)

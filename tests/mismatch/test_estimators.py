@@ -1,5 +1,7 @@
 """Estimators of band energies: exact on exact records, calibrated on samples, and silent where there is no number."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.estimators import Levels, MaximumLikelihood, SpectralRegression, TotalVariance, sandwich, too_few
 from score_lab.mismatch.forward import forward_run
 from score_lab.mismatch.inversion import on_host
+from score_lab.mismatch.layers import layers
+from score_lab.mismatch.measures import log_ratio, log_ratios, mean_gain, mean_leak, resolved
+from score_lab.mismatch.on_curve import divergence
 from score_lab.mismatch.spectrum import Spectrum
 from score_lab.paths import EDM, VP, Cosine, LinearFlow, Trigonometric
 
@@ -110,6 +115,36 @@ def test_what_fits_no_signal_and_noise_is_off_the_curve():
     assert (SpectralRegression().read(record, SPECTRUM, path).flag == "off the curve").all()
     assert np.isnan(SpectralRegression().read(record, SPECTRUM, path).delta.value).all()
     assert (SpectralRegression(deviance=np.inf, tol=5.0).read(record, SPECTRUM, path).flag == "ok").all()
+
+
+def test_regression_names_what_the_bands_lack():
+    """Variances that are noise alone, v = c, and signal alone, v = c s_b^2: a flag of its own for each, and a gain of 0, no level."""
+    path, t = VP(), times(VP(), KAPPA)
+    for v, flag, words in ((np.ones(4), "signal deficit", "no signal"), (S2, "beyond the path", "no noise")):
+        found = SpectralRegression().read(exact_record(SPECTRUM, path, t, np.tile(0.7 * v, (len(t), 1))), SPECTRUM, path)
+        assert (found.flag == flag).all() and np.isnan(found.delta.value).all()
+        assert all(f"{words} is in the bands" in said for said in found.words)
+
+
+def test_a_spectrum_of_other_data_is_refused_by_whatever_reads_bands():
+    """The recorder writes down whose bands it sums; a spectrum that nobody measured reads any record of as many bands."""
+    path, t = VP(), times(VP(), KAPPA)
+    x = np.random.default_rng(0).standard_normal((60, 4))
+    mine, other = (Spectrum.of(scale * x, "identity", "each") for scale in (1.0, 2.0))
+    assert BandRecorder.of(mine, jax.random.key(0), 20).spectrum == mine.digest != other.digest
+    record = dataclasses.replace(exact_record(mine, path, t, mine.V(path, t)), spectrum=mine.digest)
+    readers = [
+        lambda s: log_ratio(record, s, path), lambda s: log_ratios(record, s, path), lambda s: mean_leak(record, s),
+        lambda s: mean_gain(record, s, path), lambda s: resolved(record, s), lambda s: divergence(record, s, path),
+        lambda s: layers(record, s, path), *(lambda s, kind=kind: kind(tol=9.0).read(record, s, path) for kind in BANDED.values()),
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises(ConfigError, match=f"spectrum: '{other.digest}' is refused.*{mine.digest}"):
+            read(other)
+    with pytest.raises(ConfigError, match="spectrum: '1 bands'.*has 4"):
+        log_ratio(record, Spectrum.white(1.0, (4,)), path)
+    given = dataclasses.replace(mine, digest="")
+    np.testing.assert_allclose(log_ratio(record, given, path).value, 0.0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", BANDED)

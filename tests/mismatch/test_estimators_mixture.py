@@ -118,7 +118,7 @@ def test_without_a_maximum_there_is_no_number():
     estimator = MixtureLikelihood(unit, window=1.0, points=9)
     states = np.random.default_rng(0).standard_normal((1, 500, 4)).astype(np.float32)
     found = estimator.read(recorded(estimator.recorder(KEY, 20), unit, states, times(path, [1.0])), None, path)
-    assert np.isnan(found.delta.value).all() and found.flag[0] != "ok"
+    assert np.isnan(found.delta.value).all() and found.flag.tolist() == ["unidentifiable"]
     with pytest.raises(ConfigError, match="MixtureLikelihood.points"):
         MixtureLikelihood(unit, points=10).recorder(KEY)
 

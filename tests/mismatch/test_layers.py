@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_lab.analytic import GaussianMixture
+from score_lab.analytic import Empirical, GaussianMixture
 from score_lab.build import ConfigError
 from score_lab.mismatch.bands import BandRecorder
 from score_lab.mismatch.forward import forward_run
@@ -87,3 +87,25 @@ def test_of_a_run_with_repeated_levels_and_flags():
     one = dataclasses.replace(record, log_snr=np.zeros_like(record.log_snr))
     with pytest.raises(ConfigError, match="at least 2"):
         layers(one, spectrum, EDM())
+
+
+@pytest.mark.slow
+def test_digits_are_resolved_coarse_to_fine_and_white_data_are_not():
+    """The handwritten digits through the exact denoiser of their own points: bands are half resolved from coarse to fine, each earlier
+    than a Gaussian of the spectrum, for the points are not Gaussian.  White data of as many values have one level, the predicted one."""
+    from scipy.stats import spearmanr
+    from sklearn.datasets import load_digits
+
+    x = (load_digits().images[..., None] / 8.0 - 1.0).astype(np.float32)
+    path, levels = VP(), np.linspace(-6.0, 9.0, 24)
+    spectrum = Spectrum.of(x, "dct")
+    found = of(spectrum, path, levels, denoiser=Empirical(path, jnp.asarray(x)), x0=x[:600])
+    ok = found.half.flag == "ok"
+    assert ok.sum() >= 8, found.half.flag
+    order = np.flatnonzero(ok)
+    assert spearmanr(order, found.predicted[order]).statistic > 0.8  # the digits' spectrum falls with frequency, but for the coarsest
+    assert spearmanr(found.predicted[order], found.half.value[order]).statistic > 0.8
+    assert (found.shift.high[order] < 0).mean() > 0.8 and found.coarse_to_fine > 1.0
+    white = of(Spectrum.power_law((8, 8, 1), 0.0, spectrum.total), path, levels)
+    held = (white.half.low < white.predicted) & (white.predicted < white.half.high)
+    assert held.all() and white.coarse_to_fine < 0.5 < found.coarse_to_fine

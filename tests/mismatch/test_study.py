@@ -19,9 +19,9 @@ from score_lab.mismatch.study import Examples, Recording, Records, Subject, esti
 from score_lab.mismatch.study.conclusions import cannot, compared
 from score_lab.mismatch.study.measuring import window_labels
 from score_lab.mismatch.study.recording import even
-from score_lab.mismatch.study.words import bands_of, disagreements, findings, looked, ratio_words, variance_verdict
+from score_lab.mismatch.study.words import bands_of, disagreements, findings, looked, ratio_words, sign_of, variance_verdict
 from score_lab.paths import EDM, VP
-from score_lab.report.mismatch.page import calls_of
+from score_lab.report.mismatch.page import calls_of, table_of
 from score_lab.samplers import Euler, Kappa, Karras, sample
 from score_lab.types import pytree_dataclass
 
@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder):
     """Bimodal data, an exact denoiser, 11 Euler steps: where estimators disagree in sign."""
-    mine = recording(folder, "TotalVariance", {"target": "DenoiserResidual", "points": 7, "n": 400}, "MixtureLikelihood")
+    mine = recording(folder, "TotalVariance", {"target": "DenoiserResidual", "points": 7, "n": 4000}, "MixtureLikelihood")
     return mine, measured(mine, subject(), ("P1", "P4"))
 
 
@@ -114,6 +114,31 @@ def test_more_variance_than_any_level_has_is_neither_more_nor_less_noise(found):
     delta = dataclasses.replace(estimate.delta, flag=flag)
     beyond = dataclasses.replace(m, effective={**m.effective, "total variance": dataclasses.replace(estimate, delta=delta)})
     assert not any("total variance" in line for line in disagreements(beyond))
+
+
+def test_a_level_is_real_where_the_run_is_not_what_forward_samples_read(found):
+    """Both, and the difference, stand in calls.csv and in the table; an estimator's bias, which the null has too, is no finding."""
+    _, m = found
+    calls, table = list(calls_of(m)), table_of([m])
+    for name in m.effective:
+        pair = m.level(name)
+        rows = [r for r in calls if r["quantity"] == f"delta log-SNR, {name}"]
+        for column, c in (("value", pair.run.value), ("null", pair.null.value), ("excess", pair.excess.value)):
+            np.testing.assert_array_equal([r[column] for r in rows], c)
+        both = (pair.run.flag == "ok") & (pair.null.flag == "ok")
+        np.testing.assert_allclose(pair.excess.value[both], (pair.run.value - pair.null.value)[both])
+        assert both.sum() > 2 and (pair.excess.flag[~both] != "ok").all() and not set(sign_of(pair.excess)[~both]) & {-1, 1}
+        (row,) = table.rows
+        run, null, excess = (row.measures[f"{name}{end}"] for end in ("", ", null", ", excess"))
+        assert excess.value == pytest.approx(run.value - null.value) and excess.low < excess.value < excess.high
+        assert abs(excess.value) == pytest.approx(np.nanmax(np.abs(pair.excess.value)))
+    assert {"KL nominal", "KL off the curve"} <= {r["quantity"] for r in calls if np.isfinite(r.get("excess", np.nan))}
+    biased = dataclasses.replace(m, effective_null=m.effective)
+    density = "maximum likelihood (density)"
+    assert (sign_of(m.effective[density].delta) != 0).any() and not sign_of(biased.level(density).excess).any()
+    (line,) = [x for x in findings(biased) if x.startswith(f"Level by {density}")]
+    assert "none of them with an interval that excludes what forward samples read" in line
+    assert density not in "".join(disagreements(biased))
 
 
 def test_what_cannot_be_concluded_depends_on_what_was_trained(found):

@@ -8,8 +8,9 @@
                before the time is looked for, which then is s
 
 var is the unbiased variance over one sample's values; only s > cutoff (released: t > cutoff) are shifted.  sigma^2 alone is the variance
-of data that have none, so the first two shift forward samples too.  The corrected form is refused where V says nothing: where it is not
-monotone (the linear flow below t = s^2 / (1 + s^2)), or constant (VP and s = 1).
+of data that have none, so the first two shift forward samples too.  Every form is refused where the variance of the data's own states, V,
+says nothing of the level: where it is not monotone (the linear flow below t = s^2 / (1 + s^2)), or constant (VP and s = 1).  The first two
+take more variance for more noise, so they are refused where V falls with t as well (VP and s > 1).  ``anywhere`` has these two anyway.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ BISECTIONS = 60
 
 @pytree_dataclass
 class TimeShift(Around):
-    """``window`` and ``cutoff`` in t (the paper's steps of 1000, over 1000); ``s2`` and ``mean`` of the data for ``form`` "corrected";
-    ``normalise``: the state is given the variance of its time in place of a time for its variance.
+    """``window`` and ``cutoff`` in t (the paper's steps of 1000, over 1000); ``s2`` of the data, by which every form is judged, and
+    ``mean``, which only "corrected" uses; ``normalise``: the state is given the variance of its time in place of a time for its variance;
+    ``anywhere`` allows the paper's and the released form where the variance of the data's states says nothing of their level.
 
     Around a one-step sampler of one call: every sample has a time of its own.  A recorder sees the grid's times, and as the level fed the
     one that was told.
@@ -48,12 +50,13 @@ class TimeShift(Around):
     s2: float = 1.0
     mean: Any = leaf(default=0.0)
     normalise: bool = False
+    anywhere: bool = False
     memoryless = True
     most_calls = 1
     wraps = "sampler"
 
     def check_steps(self, steps: Any, path: Any) -> None:
-        """A known form, 0 < window, 0 <= cutoff < 1; of the corrected form a monotone V on all that is shifted."""
+        """A known form, 0 < window, 0 <= cutoff < 1; a monotone V on all that is shifted, which rises with t for the literal forms."""
         super().check_steps(steps, path)
         if self.form not in FORMS:
             refuse("TimeShift.form", self.form, ", ".join(FORMS), FORMS)
@@ -61,17 +64,23 @@ class TimeShift(Around):
             refuse("TimeShift.window, cutoff", (self.window, self.cutoff), "window > 0 and 0 <= cutoff < 1, in t")
         if not self.s2 >= 0:
             refuse("TimeShift.s2", self.s2, ">= 0, the data's variance")
-        if self.form != "corrected":
+        literal = self.form != "corrected"
+        if literal and self.anywhere:
             return
         t = np.linspace(max(self.cutoff - 0.5 * self.window, 0.0), 1.0, 513)
-        log_v = np.log(np.maximum(np.asarray(self._level(path, jnp.asarray(t)), np.float64), 1e-300))
-        turns = np.diff(log_v)
+        log_v = np.log(np.maximum(np.asarray(self._of_data(path, jnp.asarray(t)), np.float64), 1e-300))
+        turns, or_so = np.diff(log_v), ", or anywhere=True" if literal else ""
         if np.ptp(log_v) < 1e-3:
-            refuse("TimeShift.s2", self.s2, f"another path: unidentifiable on {type(path).__name__}, where V is the same at all times")
+            allowed = f"another path: unidentifiable on {type(path).__name__}, where V is the same at all times"
+            refuse("TimeShift.s2", self.s2, f"{allowed}{or_so}")
+        if literal and turns[-1] <= 0:
+            where = f"{type(path).__name__}, where the variance of data of {self.s2:.3g} falls with the noise"
+            refuse("TimeShift.form", self.form, f"form='corrected' on {where}{or_so}")
         wrong = np.sign(turns) != np.sign(turns[-1])
         if wrong.any():
             least = t[1:][wrong].max() + 0.5 * self.window
-            refuse("TimeShift.cutoff", self.cutoff, f"cutoff >= {least:.3g}: below it V is not monotone and one variance has two times")
+            allowed = f"cutoff >= {least:.3g}: below it V is not monotone and one variance has two times"
+            refuse("TimeShift.cutoff", self.cutoff, f"{allowed}{or_so}")
 
     def init(self, x, steps, path):
         """The times of the samples, and the inner sampler's carry."""
@@ -113,9 +122,13 @@ class TimeShift(Around):
         a, b = jax.lax.fori_loop(0, BISECTIONS, halve, ends)
         return 0.5 * (a + b)
 
+    def _of_data(self, path: Any, t: Any) -> Any:
+        """V: the variance of the data's states at t."""
+        return path.sigma(t) ** 2 + self.s2 * path.alpha(t) ** 2
+
     def _level(self, path: Any, t: Any) -> Any:
-        """The variance that a state at t should have."""
-        return path.sigma(t) ** 2 + (self.s2 * path.alpha(t) ** 2 if self.form == "corrected" else 0.0)
+        """The variance that this form takes for that of a state at t."""
+        return self._of_data(path, t) if self.form == "corrected" else path.sigma(t) ** 2
 
     def _centre(self, path: Any, x: Array, s: Any) -> Array:
         """What deviations are from: each sample's own mean, or alpha_s mu."""

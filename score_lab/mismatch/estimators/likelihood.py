@@ -36,6 +36,7 @@ class MaximumLikelihood(Resolution):
 
     def read(self, record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Effective:
         """Of a record of ``BandRecorder``; bands of no variance at a level (s_b = 0 at sigma = 0) are not met inside the path."""
+        record.check(spectrum)
         levels = Levels.of(path, record.t, self.family)
         E, count = record.means("state"), spectrum.count
         s2 = spectra(spectrum, E.shape[1] - 1)

@@ -38,6 +38,7 @@ class SpectralRegression(Resolution):
 
     def read(self, record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Effective:
         """Of a record of ``BandRecorder``; the gains are curves of their own."""
+        record.check(spectrum)
         levels = Levels.of(path, record.t)
         alpha, sigma, _ = on_host(path, record.t)
         v = record.means("state") / spectrum.count

@@ -32,6 +32,7 @@ class TotalVariance(Resolution):
 
     def read(self, record: BandRecord, spectrum: Spectrum, path: GaussianPath) -> Effective:
         """Of a record of ``BandRecorder``."""
+        record.check(spectrum)
         levels = Levels.of(path, record.t, self.family)
         v = record.means("state").sum(axis=-1) / spectrum.d
         s2 = spectra(spectrum, v.shape[1] - 1) @ spectrum.count / spectrum.d

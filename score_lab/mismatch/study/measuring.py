@@ -38,7 +38,7 @@ from score_lab.mismatch.study.named import Setting
 from score_lab.mismatch.study.recording import Recorded, Recording, Subject
 from score_lab.paths.base import GaussianPath
 
-__all__ = ["Measured", "Pair", "measured", "window_labels"]
+__all__ = ["Measured", "Pair", "beyond", "measured", "window_labels"]
 
 LABELS = (-2.0, 2.0)
 """The log-SNRs of the labels of the sliding window: one noisy, one clean."""
@@ -58,8 +58,8 @@ class Measured:
     """One run.
 
     ``log_snr`` (K,) nominal of the calls, ``inner`` (K,) the call is a step's trial state (its level comes again); ``total`` ln R of all
-    bands; ``bands`` the same by band, intervals for all calls and bands at once; ``leak`` (K,) |E c|^2 / d and ``leak_null``; ``gain`` on
-    the data's mean; ``gap`` M6; ``effective`` and ``effective_null`` by name; ``kl``, ``kl_null``, ``share`` M5; ``read_outs``, ``extra``
+    bands; ``bands`` the same by band, intervals for all calls and bands at once; ``leak`` |E c|^2 / d; ``gain`` on the data's
+    mean; ``gap`` M6; ``effective`` and ``effective_null`` by name; ``kl``, ``kl_null``, ``share`` M5; ``read_outs``, ``extra``
     by name; ``layers`` of the run's states and ``layers_null`` of forward samples, None where fewer than two levels are finite; ``seeds``
     seed -> (K,) ln R of that seed alone; ``slope`` (K,) d ln V / d ln kappa of the total variance: its sign says whether more noise is
     more variance there; ``fed`` the mean log-SNR that the network was told, ``cosine`` the mean cosine of state and predicted noise,
@@ -73,8 +73,7 @@ class Measured:
     inner: np.ndarray
     total: Pair
     bands: list[Pair]
-    leak: np.ndarray
-    leak_null: np.ndarray
+    leak: Pair
     gain: Pair
     gap: Curve
     effective: dict[str, Effective]
@@ -97,6 +96,17 @@ class Measured:
         """Of the run, all seeds."""
         return self.recorded.record
 
+    def level(self, name: str) -> Pair:
+        """M3 by the estimator ``name``: effective less told log-SNR of the run, of forward samples, and what the run has beyond them; no
+        excess where either has no number."""
+        return beyond(self.effective[name].delta, self.effective_null[name].delta)
+
+    def gains(self, name: str) -> dict[str, Pair]:
+        """M4 by the estimator ``name``: signal and noise gain, where it tells them apart."""
+        run, null = self.effective[name], self.effective_null[name]
+        both = {"signal gain": (run.signal_gain, null.signal_gain), "noise gain": (run.noise_gain, null.noise_gain)}
+        return {word: beyond(a, b) for word, (a, b) in both.items() if a is not None and b is not None}
+
     @property
     def last(self) -> int:
         """The last call that is no trial state: the least noise at which the network was asked."""
@@ -118,19 +128,21 @@ def measured(
     unique = [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
     return Measured(
         subject, done, spectrum, level, np.append(level[:-1] == level[1:], False),
-        _pair(ratio(record), ratio(null)), _bands(record, null, spectrum, path), mean_leak(record, spectrum), mean_leak(null, spectrum),
-        _pair(mean_gain(record, spectrum, path), mean_gain(null, spectrum, path)), _gap(record, null),
+        beyond(ratio(record), ratio(null)), _bands(record, null, spectrum, path),
+        beyond(mean_leak(record, spectrum), mean_leak(null, spectrum)),
+        beyond(mean_gain(record, spectrum, path), mean_gain(null, spectrum, path)), _gap(record, null),
         {n: e for n, (e, _) in zip(unique, found, strict=True)}, {n: e for n, (_, e) in zip(unique, found, strict=True)},
         kl, kl_null, share(kl, kl_null), _read_outs(read_outs, setting, done, path),
         {name: _extra(name, f, record, null, spectrum, path) for name, f in (measures or {}).items()},
         _layers(record, spectrum, path), _layers(null, spectrum, path),
         {seed: ratio(r).value for seed, r in zip(recording.seeds, done.seeds, strict=True)}, _slope(spectrum, path, record.t),
-        *(_pair(f(record), f(null)) for f in (_fed, lambda r: curve(r.means("cosine")), lambda r: _stein(r, spectrum, path))),
+        *(beyond(f(record), f(null)) for f in (_fed, lambda r: curve(r.means("cosine")), lambda r: _stein(r, spectrum, path))),
     )  # fmt: skip
 
 
-def _pair(run: Curve, null: Curve, **options) -> Pair:
-    """The difference of independent curves: their replicates are paired at random, which adds their variances."""
+def beyond(run: Curve, null: Curve, **options) -> Pair:
+    """``run``, ``null`` and their difference.  Their trajectories are independent, so that pairing replicates adds their variances; what is
+    common to a replicate of both, the spectrum's own uncertainty, cancels.  Flagged where either is, the run's flag first."""
     flag = np.where(run.flag != "ok", run.flag, null.flag)
     r = min(run.draws.shape[1], null.draws.shape[1])
     draws = np.concatenate([(run.value - null.value)[:, None], run.draws[:, :r] - null.draws[:, :r]], axis=1)
@@ -147,7 +159,7 @@ def _bands(record: BandRecord, null: BandRecord, spectrum: Spectrum, path: Gauss
         flag = np.where(V > 0, "ok", "no variance").astype(object)
         return curve(np.moveaxis(draws, 1, 2).reshape(-1, draws.shape[1]), flag=flag.reshape(-1))
 
-    pair = _pair(whole(record), whole(null))
+    pair = beyond(whole(record), whole(null))
     B = V.shape[1]
     cut = lambda c, b: Curve(*(getattr(c, n)[b::B] for n in ("value", "se", "low", "high", "flag", "draws")), c.simultaneous)  # noqa: E731
     return [Pair(*(cut(c, b) for c in (pair.run, pair.null, pair.excess))) for b in range(B)]
@@ -246,7 +258,7 @@ def _extra(name: str, f: Callable, record: BandRecord, null: BandRecord, spectru
             allowed = f"a Curve over the {len(record.t)} calls (score_lab.mismatch.replicates.curve)"
             refuse(f"measures: {name}", type(made).__name__, allowed)
         curves.append(made)
-    pair = _pair(*curves)
+    pair = beyond(*curves)
     words = (f.__doc__ or name).strip().split("\n")[0].rstrip(".")
     return ReadOut(name, words, pair.run, pair.null, pair.excess, log_snr=on_host(path, record.t)[2])
 

@@ -226,7 +226,8 @@ def rows_of(record: Any, rows: np.ndarray) -> Any:
         return {name: v[rows] for name, v in value.items()} if isinstance(value, dict) else value[rows]
 
     fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-    return type(record)(**{name: value if name == "weight" else one(value) for name, value in fields.items()})
+    whole = ("weight", "spectrum", "sizes")
+    return type(record)(**{name: value if name in whole or value is None else one(value) for name, value in fields.items()})
 
 
 def _merged(parts: Recorders, results: list[tuple]) -> tuple:

@@ -131,9 +131,10 @@ _FLAT = 0.005
 def _says(m: Measured) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Read-out -> (+1 more noise than told, -1 less, 0 nothing that is real; and its number in words), call by call."""
     found = {}
-    for name, e in m.effective.items():
-        real = -sign_of(e.delta)
-        text = [f"{-d / 2:+.2g} in ln kappa" for d in e.delta.value]
+    for name in m.effective:
+        beyond = m.level(name).excess
+        real = -sign_of(beyond)
+        text = [f"{-d / 2:+.2g} in ln kappa" for d in beyond.value]
         found[name] = (real, text)
     K = len(m.log_snr)
     real, text = found.get("total variance", (np.zeros(K, int), [""] * K))
@@ -170,16 +171,22 @@ def disagreements(m: Measured) -> list[str]:
 def _effective(m: Measured) -> list[str]:
     lines = []
     for name, e in m.effective.items():
-        ok, real = e.flag == "ok", sign_of(e.delta)
+        pair = m.level(name)
+        ok, real, told = e.flag == "ok", sign_of(pair.excess), pair.excess.flag == "ok"
         if not ok.any():
             continue
-        rows = np.flatnonzero(ok)
-        k = int(rows[np.argmax(np.abs(e.delta.value[rows]))])
-        side = "noisier" if e.delta.value[k] < 0 else "cleaner"
+        line = f"Level by {name}: told at {int(ok.sum())} of {len(ok)} calls"
+        if not told.any():
+            lines.append(f"{line}, and at none of them of forward samples too: nothing of it can be called real.")
+            continue
+        rows = np.flatnonzero(told)
+        k = int(rows[np.argmax(np.abs(pair.excess.value[rows]))])
+        beyond, null = pair.excess, pair.null.value[k]
+        side = "noisier" if beyond.value[k] < 0 else "cleaner"
         lines.append(
-            f"Level by {name}: told at {int(ok.sum())} of {len(ok)} calls, {int((real[ok] != 0).sum()) or 'none'} of them with an interval "
-            f"that excludes 0; furthest at log-SNR {m.log_snr[k]:.3g}, where the states are {abs(e.delta.value[k]):.2g} nats of log-SNR "
-            f"{side} than told [{e.delta.low[k]:+.2g}, {e.delta.high[k]:+.2g}]."
+            f"{line}, {int((real != 0).sum()) or 'none'} of them with an interval that excludes what forward samples read; furthest at "
+            f"log-SNR {m.log_snr[k]:.3g}, where the states are {abs(beyond.value[k]):.2g} nats of log-SNR {side} than forward samples "
+            f"[{beyond.low[k]:+.2g}, {beyond.high[k]:+.2g}], which read {null:+.2g} off the level told."
         )
     return lines
 

@@ -38,6 +38,8 @@ def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", 
     null = max(runs, key=lambda m: len(m.log_snr))
     _fill(ratio, null.log_snr, null.total.null, ~null.inner, GREY, 0.35, np.exp)
     ratio.plot([], [], color=GREY, linewidth=5, alpha=0.35, label="noised data (no mismatch)")
+    if chosen in null.effective_null:
+        _fill(level, null.log_snr, null.effective_null[chosen].delta, ~null.inner, GREY, 0.35, lambda v: v)
     for i, m in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]
         _curve(ratio, m.log_snr, m.total.run, ~m.inner, colour, np.exp, m.subject.name)

@@ -21,6 +21,7 @@ from score_lab.evaluation import Estimate, Table, strict_json
 from score_lab.mismatch import Curve
 from score_lab.mismatch.study import Measured
 from score_lab.mismatch.study.conclusions import cannot, compared, several_models
+from score_lab.mismatch.study.measuring import beyond
 from score_lab.mismatch.study.words import READ_IT, disagreements, findings
 from score_lab.report.mismatch import save_as_drawn, save_effective, save_layers, save_log_ratios, save_read_outs
 from score_lab.report.mismatch.as_drawn import AS_DRAWN
@@ -49,7 +50,7 @@ def table_of(runs: Sequence[Measured]) -> Table:
         measures = {"R last": _at(m, m.total.run, m.last, np.exp, invalid), "eps2": _furthest(m, m.gap, np.exp, invalid)}
         for column in estimators:
             if column in m.effective:
-                measures[column] = _furthest(m, m.effective[column].delta, lambda v: v, invalid)
+                measures |= _level(m, column, invalid)
         measures["on curve"] = Estimate(m.share.value, m.share.low, m.share.high, n, invalid, m.share.words)
         for column, read in m.extra.items():
             measures[column] = _furthest(m, read.value, lambda v: v, invalid)
@@ -61,9 +62,9 @@ def _legend(estimators: Sequence[str]) -> list[str]:
     return [
         "R last: variance of the states over that of training at the last call (1: no mismatch); real: calls at which the interval of R "
         "excludes what forward samples read; eps2: energy of the predicted noise over that of forward samples, where it is furthest from 1",
-        f"{', '.join(estimators) or 'estimators'}: effective less nominal log-SNR in nats where it is furthest from 0 (below 0: noisier "
-        "than told; nan: no level can be told at any call); on curve: share of the mismatch that is a wrong level, which re-timing could "
-        "repair",
+        f"{', '.join(estimators) or 'estimators'}: effective less nominal log-SNR in nats where it is furthest from that of forward "
+        "samples (below 0: noisier than told; nan: no level can be told at any call), their own beside it (null), and the difference "
+        "(excess); on curve: share of the mismatch that is a wrong level, which re-timing could repair",
         "disagree: two estimators of the same states say opposite things; intervals are over trajectories, for all calls at once",
     ]  # fmt: skip
 
@@ -73,6 +74,19 @@ def _at(m: Measured, c: Curve, k: int, scale: Any, invalid: tuple[int, ...]) -> 
         return Estimate.missing(m.record.n, invalid, str(c.flag[k]))
     where = f"at log-SNR {m.log_snr[k]:.3g}"
     return Estimate(*(float(scale(v[k])) for v in (c.value, c.low, c.high)), m.record.n, invalid, where)
+
+
+def _level(m: Measured, name: str, invalid: tuple[int, ...]) -> dict[str, Estimate]:
+    """M3 of the run, of forward samples, and the difference, at the call at which the difference is furthest from 0; of the run alone,
+    where it is furthest, if no call has a difference."""
+    pair, same = m.level(name), lambda v: v
+    ok = (pair.excess.flag == "ok") & np.isfinite(pair.excess.value)
+    if not ok.any():
+        missing = _furthest(m, pair.excess, same, invalid)
+        return {name: _furthest(m, pair.run, same, invalid), f"{name}, null": missing, f"{name}, excess": missing}
+    k = int(np.argmax(np.where(ok, np.abs(pair.excess.value), -1.0)))
+    parts = {name: pair.run, f"{name}, null": pair.null, f"{name}, excess": pair.excess}
+    return {column: _at(m, c, k, same, invalid) for column, c in parts.items()}
 
 
 def _furthest(m: Measured, c: Curve, scale: Any, invalid: tuple[int, ...]) -> Estimate:
@@ -88,13 +102,14 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
     none = Curve(*(np.full(len(m.log_snr), np.nan) for _ in range(4)), np.full(len(m.log_snr), "-", object), np.zeros((len(m.log_snr), 0)))
     quantities = {"ln R": (m.total.run, m.total.null, m.total.excess)}
     quantities |= {f"ln R band {b}": (p.run, p.null, p.excess) for b, p in enumerate(m.bands)} if len(m.bands) > 1 else {}
+    quantities |= {"mean leak": (m.leak.run, m.leak.null, m.leak.excess)}
     quantities |= {"mean gain": (m.gain.run, m.gain.null, m.gain.excess), "ln eps2 gap": (m.gap, none, m.gap)}
     told = {"log-SNR told": m.fed, "cosine of eps and state": m.cosine, "eps times state, over d sigma": m.stein}
     quantities |= {name: (p.run, p.null, p.excess) for name, p in told.items()}
-    quantities |= {f"delta log-SNR, {n}": (e.delta, m.effective_null[n].delta, none) for n, e in m.effective.items()}
-    for n, e in m.effective.items():
-        quantities |= {f"{word}, {n}": (c, none, none) for word, c in (("signal gain", e.signal_gain), ("noise gain", e.noise_gain)) if c}
-    quantities |= {"KL nominal": (m.kl.nominal, m.kl_null.nominal, none), "KL off the curve": (m.kl.off, m.kl_null.off, none)}
+    pairs = {f"delta log-SNR, {n}": m.level(n) for n in m.effective}
+    pairs |= {f"{word}, {n}": p for n in m.effective for word, p in m.gains(n).items()}
+    pairs |= {"KL nominal": beyond(m.kl.nominal, m.kl_null.nominal), "KL off the curve": beyond(m.kl.off, m.kl_null.off)}
+    quantities |= {name: (p.run, p.null, p.excess) for name, p in pairs.items()}
     quantities |= {name: (r.value, r.null, r.excess) for name, r in m.extra.items()}
     quantities |= {f"{r.name}: {r.what}": (r.value, r.null, r.excess) for r in m.read_outs if r.name != "P3"}
     for k in range(len(m.log_snr)):
@@ -103,7 +118,6 @@ def calls_of(m: Measured) -> Iterator[dict[str, Any]]:
             own = {"value": run.value[k], "low": run.low[k], "high": run.high[k], "flag": str(run.flag[k]), "null": null.value[k]}
             own |= {"excess": excess.value[k], "excess_low": excess.low[k], "excess_high": excess.high[k]}
             yield head | {"quantity": name} | {n: v if isinstance(v, str) else float(v) for n, v in own.items()}
-        yield head | {"quantity": "mean leak", "value": float(m.leak[k]), "flag": "ok", "null": float(m.leak_null[k])}
     level = np.unique(m.record.log_snr)
     for r in m.read_outs:
         if r.name == "P3":  # of forward samples of these levels, not of a call
