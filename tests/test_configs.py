@@ -94,6 +94,7 @@ def test_is_built_as_it_is_written(name, variant, data, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert count == pytest.approx(PUBLISHED.get((name, variant), count), rel=0.12)
     assert parts.batch_size == config["data"]["batch_size"] and not (tmp_path / "new").exists()
+    assert config["training"]["deterministic"] is True  # on a GPU too a run that is resumed has the bits of one that never stopped
 
 
 SMALL = {
