@@ -153,7 +153,7 @@ def test_snr_mismatch_reads_every_call(workdir, capsys):
 
 @pytest.mark.slow
 def test_a_workdir_is_all_that_they_need(workdir, capsys):
-    """``evaluate`` and ``snr_mismatch`` with --workdir and nothing else: what the configuration and configs/mismatch.py say, on its data."""
+    """``evaluate`` and ``snr_mismatch`` with --workdir and nothing else: as the configuration and configs/mismatch.py say."""
     for file in ("evaluation.csv", "evaluation.json"):
         (workdir / file).unlink(missing_ok=True)
     assert run("evaluate", f"--workdir={workdir}") == 0
