@@ -26,14 +26,25 @@ class Parsed(Exception):
     """The command line was understood."""
 
 
+def words_of(line, more):
+    """As a shell has them; a quotation that is open at the end of ``line`` goes on in the lines after it."""
+    for k in range(4):
+        try:
+            return shlex.split(" ".join([line, *more[:k]]), comments=True)
+        except ValueError:
+            continue
+    raise AssertionError(f"a quotation without an end: {line}")
+
+
 def told(text):
-    """``(module, words)`` of each command in ``text``: lines (with a backslash, more than one), or a span between backticks."""
+    """``(module, words)`` of each command in ``text``: lines (more than one after a backslash or in quotes), or a span between backticks."""
     spans = re.findall(r"(?<!`)`(python -m [^`]+)`(?!`)", text)
     lines = re.sub(r"(?<!`)`python -m [^`]+`(?!`)", "", text.replace("\\\n", " ")).splitlines()
-    for line in [*(" ".join(span.split()) for span in spans), *lines]:
+    lines = [*(" ".join(span.split()) for span in spans), *lines]
+    for k, line in enumerate(lines):
         found = COMMAND.search(line)
         if found:
-            words = shlex.split(found[2].replace("$s", "1"), comments=True)
+            words = words_of(found[2].replace("$s", "1"), lines[k + 1 :])
             end = next((i for i, word in enumerate(words) if word.endswith(";")), None)  # `for s in 0 1; do ...; done`
             yield found[1], words if end is None else [*words[:end], words[end].removesuffix(";")]
 
