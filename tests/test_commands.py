@@ -37,7 +37,7 @@ def words_of(line, more):
 
 
 def told(text):
-    """``(module, words)`` of each command in ``text``: lines (more than one after a backslash or in quotes), or a span between backticks."""
+    """``(module, words)`` of each command in ``text``: lines (more than one after a backslash or in quotes), or spans in backticks."""
     spans = re.findall(r"(?<!`)`(python -m [^`]+)`(?!`)", text)
     lines = re.sub(r"(?<!`)`python -m [^`]+`(?!`)", "", text.replace("\\\n", " ")).splitlines()
     lines = [*(" ".join(span.split()) for span in spans), *lines]
