@@ -40,11 +40,12 @@ def told(text):
     """``(module, words)`` of each command in ``text``: lines (more than one after a backslash or in quotes), or spans in backticks."""
     spans = re.findall(r"(?<!`)`(python -m [^`]+)`(?!`)", text)
     lines = re.sub(r"(?<!`)`python -m [^`]+`(?!`)", "", text.replace("\\\n", " ")).splitlines()
+    first = {name: values.split()[0] for name, values in re.findall(r"for (\w+) in ([^;]+); *do\b", text)}
     lines = [*(" ".join(span.split()) for span in spans), *lines]
     for k, line in enumerate(lines):
         found = COMMAND.search(line)
         if found:
-            words = words_of(found[2].replace("$s", "1"), lines[k + 1 :])
+            words = words_of(re.sub(r"\$(\w+)", lambda m: first[m[1]], found[2]), lines[k + 1 :])
             end = next((i for i, word in enumerate(words) if word.endswith(";")), None)  # `for s in 0 1; do ...; done`
             yield found[1], words if end is None else [*words[:end], words[end].removesuffix(";")]
 
