@@ -31,7 +31,7 @@ $(stamp): setup.py tools/make_venv.py $(wildcard $(CONSTRAINTS))
 	@[ -n "$(version)" ] || { why=$$($(PYTHON) -c pass 2>&1 | grep -m1 . || true); echo "make: PYTHON: '$(PYTHON)' cannot be run ($$why); allowed: Python 3.11, 3.12 or 3.13, for example PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) tools/make_venv.py $(VENV) $(CONSTRAINTS) '.[dev$(addprefix $(comma),$(EXTRA))]'
 
-digits: $(stamp)  ## train on handwritten digits, sample, table and pictures: 5 minutes on 2 cores
+digits: $(stamp)  ## train on handwritten digits, sample, table and pictures: about 5 minutes on 2 cores
 	@$(python) -m experiments.digits --workdir $(WORKDIR) $(ARGS)
 
 digits-short: $(stamp)  ## the same in two minutes, with a network that is not done learning

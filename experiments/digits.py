@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from experiments import overrides
-from experiments.launcher import FAILED, fail, launch, read_config, set_xla_flag
+from experiments.launcher import FAILED, again, fail, launch, read_config, set_xla_flag
 
 PATHS = {
     "LinearFlow": {"target": "LinearFlow"},
@@ -84,13 +84,21 @@ def main() -> int:
         phases[phase] = time.time() - before
     took = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in phases.items())
     print(f"\n{time.time() - start:.0f} s ({took}).  Open {workdir / 'report.html'} (or the pictures beside it).  Then try:")
-    print(f"  python -m experiments.sample --workdir {workdir} --labels 3 --guidance.scale=2 --sampler=DDIM --sampler.eta=1 --steps 100")
-    print(f"  python -m experiments.snr_mismatch --workdir {workdir} --paths=VP --solvers=DDIM --nfe 5,10,20,50")
+    print("\n".join(f"  {line}" for line in then_try(workdir)))
     if not args.short and not gallery.table.passed():
         return fail("the table: some cells, marked x, do not meet their criterion", FAILED)
     if args.short and (least := min(row.measures["agreement"].value for row in gallery.table.rows)) < LEAST_AGREEMENT:
         return fail(f"the table: label agreement {least:.2f} is below {LEAST_AGREEMENT}: these are no digits", FAILED)
     return 0
+
+
+def then_try(workdir: Path) -> list[str]:
+    """The lines to type next."""
+    at, sampler = ["--workdir", str(workdir)], ["--sampler=DDIM", "--sampler.eta=1", "--steps", "100"]
+    return [
+        again("sample", [*at, "--labels", "3", "--guidance.scale=2", *sampler]),
+        again("snr_mismatch", [*at, "--paths=VP", "--solvers=DDIM", "--nfe", "5,10,20,50"]),
+    ]
 
 
 def say(what: str, config) -> None:

@@ -55,6 +55,7 @@ class Gallery:
         self.table = Table(self.reference.criteria(), self.reference.describe())
         self.label = labels_of(loaded.parts.network.num_classes, n)["label"]
         self.samples: dict[str, np.ndarray] = {}
+        self.seconds: dict[tuple[str, str], float] = {}
         self.looks: dict[str, Look] = {}
         self.film: Any = None
 
@@ -86,12 +87,14 @@ class Gallery:
         cells = [(path, name) for path in paths for name in samplers]
 
         def drawn(path: str, name: str):
-            spec, steps = samplers[name]
+            (spec, steps), begun = samplers[name], time.time()
             run = self.system(paths[path], spec, grid, steps)
-            return sample_chunked(
+            samples = sample_chunked(
                 run.denoiser, run.sampler, run.grid, (self.n, *self.loaded.spec.shape), jax.random.key(0),
                 cond={"label": self.label}, chunk=min(CHUNK, self.n),
             )  # fmt: skip
+            self.seconds[path, name] = time.time() - begun
+            return samples
 
         once = [f"{name} on {path} is {other} to the last step: drawn once" for (path, name), other in same.items()]
         self.table.notes = [*self.table.notes, *once]
@@ -110,6 +113,13 @@ class Gallery:
             f"\none network, trained on {type(self.loaded.denoiser.path).__name__}, sampled on every path\n\n{self.table.text()}\n",
             flush=True,
         )
+        print(self.times(paths, samplers), flush=True)
+
+    def times(self, paths: dict, samplers: dict) -> str:
+        """One line: what every cell that was drawn took, by sampler, in the order of the paths."""
+        by = {name: [f"{self.seconds[path, name]:.1f}" for path in paths if (path, name) in self.seconds] for name in samplers}
+        spent = ", ".join(f"{name} {' '.join(seconds)}" for name, seconds in by.items())
+        return f"seconds for a cell's {self.n} samples, compiled and drawn, {AT_ONCE} cells at a time: {spent}"
 
     def look_at_mismatch(self, samplers: dict, looks: tuple, grid: dict) -> None:
         """The variance ratio and effective log-SNR per network call on the network's own path, and the film of the second look."""

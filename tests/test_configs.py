@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from experiments.sampling import SamplingOptions, check_sampling
 from score_lab.build import ConfigError
@@ -25,7 +26,7 @@ from score_lab.training.state import abstract_state
 from score_lab.training.step import make_step
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("toy", "digits", "patches", "cifar10", "imagenet64")
+FILES = ("toy", "digits", "patches", "cifar10", "imagenet64", "own")
 MOCKED = ("cifar10", "imagenet64")
 MODULES = {name: importlib.import_module(f"configs.{name}") for name in FILES}
 CONFIGS = [(name, variant) for name in FILES for variant in MODULES[name].VARIANTS]
@@ -37,13 +38,17 @@ PUBLISHED = {
     ("imagenet64", "dit"): 130e6,  # Peebles & Xie 2023, table 1: DiT-B
 }
 """Parameters of the networks that these configurations are named after."""
+OWN: dict[str, str] = {}
+"""Where the fixture below put somebody's pictures and arrays, by the variants of configs/own.py."""
 
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch, tmp_path_factory):
-    """The data of every configuration: digits built below a temporary directory, TFDS's own mock for the rest."""
+    """The data of every configuration: digits built below a temporary directory, somebody's own there too, TFDS's mock for the rest."""
     home = tmp_path_factory.getbasetemp() / "config_data"
     monkeypatch.setenv("TFDS_DATA_DIR", str(home))
+    if not OWN:
+        OWN.update(own_data(tmp_path_factory.mktemp("own")))
     with contextlib.ExitStack() as stack:
 
         def mock():
@@ -52,9 +57,23 @@ def data(monkeypatch, tmp_path_factory):
         yield mock
 
 
+def own_data(home):
+    """Twenty pictures in two folders, and as many arrays of 8 x 8 with labels."""
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        (home / "pictures" / f"kind{k % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(home / "pictures" / f"kind{k % 2}" / f"{k}.png")
+    np.savez(home / "arrays.npz", x=rng.integers(0, 256, (20, 8, 8), np.uint8), label=np.arange(20) % 2)
+    return {"folder": str(home / "pictures"), "npz": str(home / "arrays.npz")}
+
+
 def written(name, variant):
-    """The plain configuration as its file has it."""
-    return plain(MODULES[name].get_config(variant))
+    """The plain configuration as its file has it, and with the path of the data where that must be given."""
+    config = plain(MODULES[name].get_config(variant))
+    if name == "own":
+        assert config["data"]["path"] == ""
+        config["data"]["path"] = OWN.get(variant, "")
+    return config
 
 
 def plan_of(config, workdir):
@@ -75,6 +94,7 @@ def test_is_built_as_it_is_written(name, variant, data, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert count == pytest.approx(PUBLISHED.get((name, variant), count), rel=0.12)
     assert parts.batch_size == config["data"]["batch_size"] and not (tmp_path / "new").exists()
+    assert config["training"]["deterministic"] is True  # on a GPU too a run that is resumed has the bits of one that never stopped
 
 
 SMALL = {
@@ -153,6 +173,23 @@ def first_moments(opt_state):
     """Adam's averages of the gradients of the network, by name: 0 only where a gradient was exactly 0."""
     leaves = jax.tree_util.tree_flatten_with_path(opt_state)[0]
     return [(path, leaf) for path, leaf in leaves if any(getattr(k, "name", None) == "mu" for k in path)]
+
+
+@pytest.mark.parametrize(("variant", "what"), [("folder", "the folder of your pictures"), ("npz", "the .npz with your arrays")])
+def test_ones_own_data_must_be_said_where(variant, what, tmp_path):
+    """Without a path one line says how to give it; with labels the network takes them when it is told how many, and batches have them."""
+    config = plain(MODULES["own"].get_config(variant))
+    with pytest.raises(ConfigError, match=f"^config.data: path: '' is refused; allowed: {what}: --config.data.path=") as caught:
+        prepare(config, tmp_path / "new")
+    assert "\n" not in str(caught.value)
+    config = small(written("own", variant))
+    config["network"]["num_classes"], config["objective"]["label_dropout"] = 2, 0.1
+    plan = plan_of(config, tmp_path / "new")
+    layout = layout_of(4, 1, devices=1)
+    with Feed(train_stream(plan.parts, plan.source, layout, 0), layout, [1], 0, None, jax.random.key(0), 1) as feed:
+        batch = jax.tree.map(lambda x: np.asarray(x[0, 0, 0]), next(iter(feed))[0])
+    assert batch["x0"].shape == (4, *plan.parts.spec.shape) and -1 <= batch["x0"].min() < -0.8 and 0.8 < batch["x0"].max() <= 1
+    assert set(batch["cond"]["label"]) <= {0, 1} and plan.parts.spec.num_classes == 2
 
 
 def keys_of(tree, prefix=()):

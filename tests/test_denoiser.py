@@ -61,6 +61,12 @@ def both_ways(a, b, x, t_a):
     return (a.log_snr(t_a), b.log_snr(t_b)), own, other
 
 
+def reached(a, b, t_a):
+    """Which of the levels of a at t_a the path b has, its ends among them."""
+    wanted, (low, high) = np.asarray(a.log_snr(t_a)), np.asarray(b.log_snr(jnp.array([1.0, 0.0], t_a.dtype)))
+    return (wanted >= low) & (wanted <= high)
+
+
 # --- one network, any path -------------------------------------------------------------------------------------------------------
 
 QUICK = [("vp", "flow"), ("flow", "trig"), ("edm", "vp"), ("ddpm", "cosine"), ("ve", "subvp")]
@@ -80,12 +86,18 @@ def test_the_same_predictions_on_every_path_at_equal_log_snr(x64, trained, sampl
     wanted, got = (np.asarray(v) for v in levels)
     with np.errstate(invalid="ignore"):
         shared = (wanted == got) | (np.abs(wanted - got) < 1e-6)
-    assert shared[1:-1].sum() >= 2
+    assert shared[1:-1].sum() >= 2 and shared[reached(a, b, t_a)].all()
     for name in TARGETS:
         for field in ("x0", "eps", "raw"):
             assert np.isfinite(getattr(other[name], field)).all(), (name, field)
             u, v = (np.asarray(getattr(p[name], field))[shared] for p in (own, other))
             np.testing.assert_allclose(v, u, rtol=1e-8, atol=1e-8 * np.abs(u).max(), err_msg=f"{name} {field}")
+
+
+def test_both_ends_are_among_the_levels_that_two_paths_share(x64):
+    """Of the quick pairs: each end is reached by some, pure data and pure noise by one, and an end at a finite level by another."""
+    ends = [reached(PATHS[a], PATHS[b], jnp.array([0.0, 1.0])).tolist() for a, b in QUICK]
+    assert [True, True] in ends and sum(data for data, _ in ends) >= 2 and sum(noise for _, noise in ends) >= 2, ends
 
 
 @pytest.mark.parametrize(("trained", "sampled"), [("flow", "vp"), ("edm", "cosine")])
@@ -97,8 +109,8 @@ def test_in_float32_too(trained, sampled):
     levels, own, other = both_ways(a, b, x, t)
     wanted, got = (np.asarray(v) for v in levels)
     with np.errstate(invalid="ignore"):
-        shared = np.abs(wanted - got) < 1e-4
-    assert shared.sum() >= 3
+        shared = (wanted == got) | (np.abs(wanted - got) < 1e-4)
+    assert shared.sum() >= 3 and shared[reached(a, b, t)].all()
     for name in TARGETS:
         for field in ("x0", "eps"):
             u, v = (np.asarray(getattr(p[name], field))[shared] for p in (own, other))

@@ -40,6 +40,9 @@ def test_a_network_that_learned_nothing_fails_the_table(tmp_path, monkeypatch, c
         assert (home / name).stat().st_size > 0, name
     rows = json.loads((home / "table.json").read_text())["rows"]
     assert len(rows) == 15 and " x" in out and "sampling 15/15" in err
+    times = next(line for line in out.splitlines() if line.startswith("seconds for a cell's 100 samples"))
+    spent = [float(word) for word in times.partition(": ")[2].replace(",", "").split() if word[0].isdigit()]
+    assert len(spent) == 13 and all(0 < seconds < 600 for seconds in spent)  # fifteen cells, two of which are others of them
     last = next(line for line in out.splitlines() if f"Open {home / 'report.html'}" in line)
     assert all(f"{phase} " in last for phase in ("training", "table", "mismatch", "pictures"))
 

@@ -26,9 +26,12 @@ from score_lab.paths import LinearFlow
 from score_lab.samplers import Euler, UniformTime, sample
 from score_lab.targets import Velocity
 from score_lab.training import load
+from score_lab.training.checkpoint import Checkpoints
+from score_lab.training.metrics import read_metrics
+from score_lab.training.state import abstract_state
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = {"meanflow": 60, "adams": 40, "parabola": 15}
+LIMITS = {"meanflow": 60, "adams": 40, "parabola": 15, "weighed": 30}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,40 @@ def test_an_objective_from_outside_is_trained_by_the_launcher_and_loaded(folder)
     loaded = load(train(folder, "meanflow", "--config.training.steps=60", name="short", how=here))
     done = sample(loaded.denoiser, Euler(), UniformTime(1), (8, 2), jax.random.key(0))
     assert loaded.step == 60 and loaded.denoiser.two_time and np.isfinite(done.x).all() and int(done.nfe) == 1
+
+
+@pytest.mark.slow
+def test_what_an_objective_from_outside_trains_and_remembers_goes_with_the_run(folder):
+    """A parameter of its own, averaged too, and a state: trained by the launcher from its import path, checkpointed, loaded, sampled by
+    the launcher.
+
+    d l / d s = 1 - exp(-s) l_0, so s falls while l_0 < exp(s) and rises while it is more, by at most Adam's learning rate a step.
+    """
+    words = ["--config.objective=my_package.weighed:Weighed", "--config.network.width=8", "--config.network.depth=1"]
+    words += ["--config.optimizer.schedule=constant", "--config.optimizer.warmup=0", "--config.optimizer.learning_rate=0.01"]
+    words += [f"--config.training.{word}" for word in ("steps=40", "checkpoint_every=20", "log_every=20")]
+    workdir = train(folder, "flow", *words, name="weighed", how=here)
+    loaded = load(workdir)
+    like = abstract_state(loaded.parts)
+    with Checkpoints(workdir) as checkpoints:
+        first, last = ({k: np.asarray(v) for k, v in own(checkpoints, like, step).items()} for step in (20, 40))
+    lines = read_metrics(workdir)
+    assert type(loaded.parts.objective).__name__ == "Weighed" and (int(first["updates"]), int(last["updates"]), loaded.step) == (20, 40, 40)
+    for before, after, line in ((0.0, first, lines[0]), (first["s"], last, lines[1])):
+        moved = after["s"] - before
+        assert np.sign(moved) == np.sign(line["plain"] - np.exp(before)) and 0.02 < abs(moved) <= 0.2 + 1e-6, (moved, line)
+    assert 0 < abs(last["averaged"]) < abs(last["s"])
+    assert 0.3 * lines[0]["plain"] < first["mean"] < 1.2 * lines[0]["plain"]  # 1 - 0.9^20 = 0.88 of it
+    here(folder, "experiments.sample", f"--workdir={workdir}", "--n=8")
+    made = np.load(workdir / "samples" / "samples.npz")
+    direct = sample(loaded.denoiser, Euler(), UniformTime(1), (8, 2), jax.random.key(0))
+    np.testing.assert_allclose(made["x"], direct.x, rtol=1e-5, atol=1e-6)
+
+
+def own(checkpoints, like, step):
+    """What the objective trains and remembers, as the checkpoint of ``step`` has it."""
+    state = checkpoints.restore({"params": like.params, "ema": like.ema, "objective": like.objective}, step)[0]
+    return state["objective"] | {"s": state["params"]["objective"]["s"], "averaged": state["ema"][0]["objective"]["s"]}
 
 
 @pytest.mark.slow

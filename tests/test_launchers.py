@@ -151,6 +151,25 @@ def test_snr_mismatch_reads_every_call(workdir, capsys):
     assert (at / "found_0.png").read_bytes()[:4] == b"\x89PNG" and "R at the last call" in said and "says nothing of the method" in said
 
 
+@pytest.mark.slow
+def test_a_workdir_is_all_that_they_need(workdir, capsys):
+    """``evaluate`` and ``snr_mismatch`` with --workdir and nothing else: as the configuration and configs/mismatch.py say."""
+    for file in ("evaluation.csv", "evaluation.json"):
+        (workdir / file).unlink(missing_ok=True)
+    assert run("evaluate", f"--workdir={workdir}") == 0
+    (row,) = csv.DictReader((workdir / "evaluation.csv").open())
+    assert (row["path"], row["sampler"], row["NFE"], row["n"]) == ("LinearFlow", "Heun", "4", "1000") and float(row["energy"]) > 0
+    assert run("snr_mismatch", f"--workdir={workdir}") == 0
+    config = launcher.read_config("configs/mismatch.py:digits")
+    rows = [r for r in csv.DictReader((workdir / "mismatch" / "calls.csv").open()) if r["quantity"] == "ln R"]
+    runs = {r["run"] for r in rows}
+    wanted = {(solver.partition("(")[0], nfe) for solver in config.solvers for nfe in config.nfe}
+    assert len(runs) >= len(config.solvers) * len(config.nfe)
+    assert all(any(name.startswith(solver) for name in runs) for solver, _ in wanted)
+    assert all(np.isfinite([float(r["value"]), float(r["null"])]).all() for r in rows)
+    assert "<html" in (workdir / "mismatch" / "report.html").read_text().lower() and "Open " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_help_says_how_and_exits_with_0(name, capsys):
     assert run(name, "--help") == 0

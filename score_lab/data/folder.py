@@ -52,6 +52,8 @@ class Folder(Source):
 
     def check(self):
         """Raises ConfigError unless the folder is there, holds pictures that open, and the fields make sense."""
+        if not self.path:
+            refuse("path", self.path, "the folder of your pictures: --config.data.path=FOLDER")
         if not os.path.isdir(self._root):
             refuse("path", self.path, "a folder that exists")
         if self.size < 1:

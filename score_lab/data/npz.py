@@ -63,6 +63,8 @@ class NPZ(Source):
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         """``x``, and ``label``, ``x_test``, ``label_test`` where there are such."""
+        if not self.path:
+            refuse("path", self.path, "the .npz with your arrays: --config.data.path=FILE.npz")
         file = Path(self.path).expanduser()
         if not file.is_file():
             refuse("path", self.path, "an .npz file that exists")

@@ -45,7 +45,8 @@ class Context:
 
     ``denoiser`` holds the parameters that are being trained, ``ema`` is the same with the first average (or None), ``path`` the path of
     the states, ``step`` the training step, ``key`` the typed key of this step (the same on every device), ``batch_size`` the number of
-    examples in the *global* batch, over which a low-discrepancy time law spreads.
+    examples in the *global* batch, over which a low-discrepancy time law spreads.  There is no ``teacher`` (a trained denoiser that is not
+    trained on): it comes as a field of its own with distillation, among the few-step objectives.
     """
 
     denoiser: Any = leaf()

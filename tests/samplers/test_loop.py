@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from samplers.exact import Gaussian, Mixture
-from samplers.fake import Counting, rows_fed, small
+from samplers.fake import CALLS, Counting, rows_fed, small
 
 from score_lab.analytic import GaussianBands, GaussianMixture
 from score_lab.build import ConfigError
@@ -56,19 +56,21 @@ def test_nfe_is_what_the_network_did(sampler):
 
 
 def test_nfe_of_guidance():
-    """Two passes in one call; none more at scale 1; one outside the interval; Heun's skipped call is not counted."""
+    """Two passes in one call, of twice the rows; none more at scale 1; one outside the interval; Heun's skipped call is not counted."""
     inner = small(LinearFlow(), F(0.7), Counting())
     t = np.asarray(GRID.steps(LinearFlow()).t)
     inside = sum(-2.0 <= float(LinearFlow().log_snr(v)) <= 2.0 for v in jnp.asarray(t))
     assert 0 < inside < 4
     part = CFG(inner, 3.0, -2.0, 2.0)
-    for guided, expected in ((CFG(inner, 3.0), 8), (CFG(inner, 1.0), 4), (ClipX0(CFG(inner, 1.0)), 4), (part, 4 + inside)):
+    for guided, both in ((CFG(inner, 3.0), 4), (CFG(inner, 1.0), 0), (ClipX0(CFG(inner, 1.0)), 0), (part, inside)):
         runs = []
         rows = rows_fed(lambda g=guided, r=runs: r.append(sample(g, DDIM(), GRID, (3, 2), cond=COND)) or r[-1])
-        assert rows == 3 * int(runs[-1].nfe) == 3 * expected
+        assert rows == 3 * int(runs[-1].nfe) == 3 * (4 + both)
+        assert sorted(CALLS) == [3] * (4 - both) + [6] * both  # four calls, whatever is guided
     runs = []
     rows = rows_fed(lambda: runs.append(sample(CFG(inner, 2.0), Heun(), GRID, (3, 2), cond=COND)) or runs[-1])
     assert rows == 3 * int(runs[-1].nfe) == 3 * 12  # its first step, from pure noise, is Euler too
+    assert CALLS == [6] * 6
 
 
 def test_scale_1_is_the_unguided_sample():

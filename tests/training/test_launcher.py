@@ -1,25 +1,30 @@
 """experiments.train from the command line: a user's error is one line and status 2, found before anything is compiled."""
 
+import os
+import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import network_guard
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import launcher, train
+from experiments import digits, launcher, train
+from score_lab.build import ConfigError
 from score_lab.training import NonFiniteLoss, load
+from score_lab.training.prepare import DETERMINISTIC, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = f"--config={ROOT / 'configs' / 'toy.py'}"
 
 
-def run(monkeypatch, capsys, *words):
-    """(exit status, stderr) of ``python -m experiments.train`` in this process."""
+def run(monkeypatch, capsys, *words, main=train.main):
+    """(exit status, stderr) of ``python -m experiments.train`` (or another's ``main``) in this process."""
     monkeypatch.setattr(sys, "argv", ["train", *words])
     with pytest.raises(SystemExit) as caught:
-        launcher.launch(train.main)
+        launcher.launch(main)
     return caught.value.code, capsys.readouterr().err
 
 
@@ -106,6 +111,54 @@ def test_status_of_a_loss_that_is_not_finite(capsys):
 
     with pytest.raises(RuntimeError, match="a bug"):
         launcher.launch(bug)
+
+
+@pytest.mark.parametrize(("stopped", "status"), [("SIGINT", 130), ("SIGTERM", 143), (None, 0)])
+def test_a_signal_is_the_exit_status(monkeypatch, capsys, tmp_path, stopped, status):
+    """After Ctrl-C and after SIGTERM, when what was trained is saved; 0 where it ran to its end."""
+    monkeypatch.setattr("score_lab.training.train", lambda *_, **__: types.SimpleNamespace(stopped=stopped))
+    assert run(monkeypatch, capsys, TOY, f"--workdir={tmp_path}")[0] == status
+
+
+def test_ctrl_c_saves_and_exits_with_130(monkeypatch, capsys, tmp_path):
+    """Typed while it trains: the steps that were made are saved, and the status is that of Ctrl-C."""
+
+    def pressed(config, workdir):
+        return ((2, lambda denoiser, step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None),)
+
+    monkeypatch.setattr(train, "preview", pressed)
+    words = ["--config.network.width=8", "--config.network.depth=1", "--config.data.num_train=64", "--config.data.num_test=16"]
+    words += ["--config.data.batch_size=16", "--config.training.steps=40", "--config.optimizer.warmup=1", "--config.training.eval_every=0"]
+    assert run(monkeypatch, capsys, TOY, *words, f"--workdir={tmp_path / 'run'}")[0] == 130
+    assert 2 <= load(tmp_path / "run").step < 40
+
+
+@pytest.mark.parametrize("module", [train, digits])
+@pytest.mark.parametrize("asked", [True, False])
+def test_deterministic_operations_are_asked_of_xla_by_name(monkeypatch, capsys, tmp_path, module, asked):
+    """Before anything is trained, beside what XLA_FLAGS said already; not where the configuration does not want them."""
+    seen = []
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_mine=1")
+    stopped = types.SimpleNamespace(stopped="SIGINT")
+    monkeypatch.setattr("score_lab.training.train", lambda *_, **__: seen.append(os.environ["XLA_FLAGS"]) or stopped)
+    (tmp_path / "config.py").write_text(
+        "from configs import digits\ndef get_config(variant=''):\n    config = digits.get_config('tiny')\n"
+        f"    config.training.deterministic = {asked}\n    return config\n"
+    )
+    assert run(monkeypatch, capsys, f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", main=module.main)[0] == 130
+    assert seen == ["--xla_of_mine=1 --xla_gpu_deterministic_ops=true" if asked else "--xla_of_mine=1"]
+
+
+def test_on_a_gpu_a_run_that_would_not_be_deterministic_is_refused(monkeypatch, tmp_path, config):
+    """One line that says what to set; with it, and where it is not asked for, the run may begin."""
+    monkeypatch.setattr("score_lab.training.prepare.jax.default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(ConfigError, match=f"^config.training.deterministic: True is refused; allowed: .*{DETERMINISTIC}") as caught:
+        prepare(config(training__deterministic=True), tmp_path)
+    assert "\n" not in str(caught.value)
+    prepare(config(training__deterministic=False), tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_of_mine=1 {DETERMINISTIC}")
+    prepare(config(training__deterministic=True), tmp_path)
 
 
 def test_the_commands_themselves(tmp_path):

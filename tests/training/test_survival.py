@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
+import jax.numpy as jnp
 import network_guard
 import numpy as np
 import pytest
@@ -103,6 +105,30 @@ def test_seals_go_with_their_checkpoints(config, tmp_path):
     train(config(training__keep=1, training__eval_every=0), tmp_path)
     names = {entry.name for entry in (tmp_path / "checkpoints").iterdir()}
     assert names == {"20"} and [entry.name for entry in (tmp_path / "seals").iterdir()] == ["20.json"]
+
+
+def test_saving_is_in_the_background(trained, tmp_path, monkeypatch):
+    """``save`` returns while the checkpoint cannot appear yet, and the arrays that it was given may go; then it is whole, and theirs."""
+    appear, held, rename = threading.Event(), [], os.rename
+
+    def waits(source, target, **words):
+        if os.path.basename(target) == "10":
+            held.append(threading.current_thread())
+            if held[-1] is not threading.main_thread():
+                assert appear.wait(60)
+        return rename(source, target, **words)
+
+    monkeypatch.setattr(os, "rename", waits)
+    wanted, state = jax.device_get(trained[1].state.params), jax.tree.map(jnp.copy, trained[1].state)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(10, state, {"step": 10}, {})
+        assert not (tmp_path / "checkpoints" / "10").exists() and checkpoints.manager.is_saving_in_progress()
+        jax.tree.map(lambda leaf: leaf.delete(), state)
+        appear.set()
+        checkpoints.wait()
+        assert held and threading.main_thread() not in held and (tmp_path / "seals" / "10.json").is_file()
+        saved = checkpoints.restore({"params": trained[1].state.params}, 10)[0]["params"]
+    jax.tree.map(np.testing.assert_array_equal, saved, wanted)
 
 
 def test_two_runs_cannot_write_one_workdir(trained, config, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
 from score_lab.training import load, loop, train
+from score_lab.training.checkpoint import BEST, Checkpoints
 from score_lab.training.metrics import read_metrics
 from score_lab.training.options import plain
 from score_lab.training.parts import build_parts
@@ -60,6 +61,22 @@ def test_best_is_of_all_checkpoints_however_rare_the_evaluation(config, tmp_path
     train(config(training__eval_every=20), tmp_path)
     losses = {line["step"]: line["eval/loss"] for line in read_metrics(tmp_path)}
     assert sorted(losses) == [10, 20] and load(tmp_path, step="best").step == min(losses, key=losses.get)
+
+
+def test_the_best_stays_however_old_it_is(trained, tmp_path):
+    """keep = 1, and the first is the best: it and the newest are there, and loaded as such; what is neither is gone, with its seal."""
+    workdir, run = trained
+    shutil.copy(workdir / "config.json", tmp_path)
+    host = json.loads((workdir / "checkpoints" / "20" / "host" / "metadata").read_text())
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, loss in ((10, 0.1), (20, 0.5), (30, 0.3), (40, 0.4)):
+            checkpoints.save(step, run.state, host | {"step": step}, {BEST: loss})
+    for kept in (tmp_path / "checkpoints", tmp_path / "seals"):
+        assert sorted(entry.name.removesuffix(".json") for entry in kept.iterdir()) == ["10", "40"]
+    assert load(tmp_path, step="best").step == 10 and load(tmp_path).step == 40
+    with Checkpoints(tmp_path, keep=1) as checkpoints:  # a run that goes on, and is better once more
+        checkpoints.save(50, run.state, host | {"step": 50}, {BEST: 0.05})
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["50"] and load(tmp_path, step="best").step == 50
 
 
 @pytest.mark.parametrize(
