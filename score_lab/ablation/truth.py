@@ -238,7 +238,7 @@ def bands_kl(x: np.ndarray, spectrum: Spectrum, W: np.ndarray) -> np.ndarray:
     return band_kl(v[:, alive], spectrum.variance[alive], spectrum.count[alive]) / spectrum.d
 
 
-def solver_error(x: np.ndarray, reference: np.ndarray, seeds: int, repeats: int) -> Measured:
+def solver_error(x: np.ndarray, reference: np.ndarray, repeats: int) -> Measured:
     """``sqrt(mean |x - reference|^2 / d)``: the distance of each sample to the solution of its own noise, (n, *shape) both."""
     rows, bad = finite_rows(x)
     other, broken = finite_rows(reference, "reference")

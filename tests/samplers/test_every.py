@@ -31,7 +31,9 @@ FIRST = {type(entry.sampler): name for name, entry in reversed(CATALOGUE.items()
 GUIDED = [name for name in FIRST.values() if name != "Kvaerno 5(4)"]  # whose Jacobian of a guided network compiles for 20 s
 QUICK = [name if name in GUIDED else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
 SECOND = {type(CATALOGUE[name].sampler): name for name in reversed(EVERY) if name not in GUIDED}  # form of its class
-OTHER_FORMS = [n if n in SECOND.values() else pytest.param(n, marks=pytest.mark.slow) for n in EVERY if n not in GUIDED]
+HERE_ALONE = {"DPM-Solver++(2S)", "DPM-Solver++(3S)", "DEIS-tAB 3", "DPM-Solver++(3M) SDE"}  # which no other quick test samples with
+OTHER = [n for n in EVERY if n not in GUIDED]
+OTHER_FORMS = [n if n in HERE_ALONE | set(SECOND.values()) else pytest.param(n, marks=pytest.mark.slow) for n in OTHER]
 PATHS = ["VP", "SubVP", "VE", "EDM", "Cosine", "LinearFlow", "Trigonometric", "DDPMTable", "ZeroSNRTable"]
 
 

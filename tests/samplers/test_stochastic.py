@@ -16,12 +16,14 @@ from score_lab.samplers import (
     DDIM,
     DPMPPSDE,
     ERSDE,
+    GDDIM,
     DPM2Ancestral,
     DPMPP2SAncestral,
     Euler,
     EulerAncestral,
     EulerMaruyama,
     Heun,
+    ItoEuler,
     Karras,
     PowerNoise,
     SASolver,
@@ -56,9 +58,10 @@ def weak_orders(path, sampler, n):
     return np.log2(coarse[moved] / fine[moved])
 
 
+FIRST = [GDDIM(0.5), ItoEuler(), DDIM(0.5)]
 WEAK = [
     EulerMaruyama(SiTDiffusion("sigma")), StochasticHeun(), EulerAncestral(0.5), DPM2Ancestral(), DPMPP2SAncestral(), DPMPPSDE(),
-    DPMPPSDE(independent=True), SASolver(1), SASolver(2), SASolver(1, 1), ERSDE(2), ERSDE(1),
+    DPMPPSDE(independent=True), SASolver(1), SASolver(2), SASolver(1, 1), ERSDE(2), ERSDE(1), *FIRST,
 ]  # fmt: skip
 MORE = [
     EulerMaruyama(), StochasticHeun(SiTDiffusion("increasing-decreasing")), StochasticHeun(0.5), EulerAncestral(), DPM2Ancestral(0.5),
@@ -66,7 +69,7 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sampler", [StochasticHeun(), DPM2Ancestral(), DPMPPSDE(), SASolver(1, 1), ERSDE(2)], ids=str)
+@pytest.mark.parametrize("sampler", [StochasticHeun(), DPM2Ancestral(), DPMPPSDE(), SASolver(1, 1), ERSDE(2), *FIRST], ids=str)
 def test_weak_order(sampler):
     assert (np.abs(weak_orders(VP(), sampler, 48) - sampler.order) <= 0.2).all()
 
