@@ -69,9 +69,16 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sampler", [StochasticHeun(), DPM2Ancestral(), DPMPPSDE(), SASolver(1, 1), ERSDE(2), *FIRST], ids=str)
+@pytest.mark.parametrize("sampler", [StochasticHeun(), DPM2Ancestral(), DPMPPSDE(), SASolver(1, 1), ERSDE(2)], ids=str)
 def test_weak_order(sampler):
     assert (np.abs(weak_orders(VP(), sampler, 48) - sampler.order) <= 0.2).all()
+
+
+@pytest.mark.parametrize("sampler", FIRST, ids=str)
+def test_weak_order_one(sampler):
+    """Of every band but that of unit variance, which on VP is stationary: there the leading term of Ito-Euler vanishes, and it is 2."""
+    found = weak_orders(VP(), sampler, 48)
+    assert (np.abs(found - 1) <= 0.2).sum() >= 3 and (found >= 0.8).all(), found
 
 
 @pytest.mark.slow
