@@ -257,7 +257,7 @@ WORDS = [
     ("sample", "--workdir=HOME/run --clip --sampler=UniPC(k=3) --steps=2", "steps"),
     ("sample", "--workdir=HOME/run --clip --sampler=UniPC(k=9)", "UniPC.k: 9"),
     ("sample", "--workdir=HOME/run --clip --sampler=DPMSolverSinglestep(k=4)", "DPMSolverSinglestep.k: 4"),
-    ("sample", "--workdir=HOME/run --clip --grid=Churn --grid.grid=Karras --grid.s_churn=-1", "Churn.s_churn, s_noise: (-1.0, 1.0)", ">= 0"),
+    ("sample", "--workdir=HOME/run --clip --grid=Churn --grid.grid=Karras --grid.s_churn=-1", "Churn.s_churn", "-1.0", ">= 0"),
     ("sample", "--workdir=HOME/run --clip --sampler=EulerMaruyama(multiplier=-1)", "multiplier: -1"),
     ("sample", "--workdir=HOME/run --clip --sampler=DDIM(eta=-0.5)", "DDIM.eta: -0.5", "0 <= eta <= 1"),
     ("sample", "--workdir=HOME/run --steps=0 --clip", "num_steps: 0", "at least"),

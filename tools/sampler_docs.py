@@ -47,8 +47,9 @@ How they rank at 5, 10, 20, 50 evaluations on two models: [rankings.md](rankings
 - calls: network evaluations a step, at most. Guided passes count two.
 - peers: whose states are reproduced to 1e-8 in float64 (an adaptive solver's to its tolerance), under their name there, and the options
   with which ours is the same where they are not those of the row; -: none of the peers that were tried has it. `make oracle` compares the
-  records of `tests/fixtures/oracle`; those drawn besides (all there are of SASolverScheduler, DPMSolverSDEScheduler, KDPM2DiscreteScheduler,
-  KDPM2AncestralDiscreteScheduler) `make test` and `make test-slow`, or `make oracle RECORDS=` of `drawn`, `drawn/end` or `drawn/more` there.
+  records of `tests/fixtures/oracle`; those drawn besides (all there are of SASolverScheduler, DPMSolverSDEScheduler,
+  KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler) `make test` and `make test-slow`, or `make oracle RECORDS=` of `drawn`,
+  `drawn/end`, `drawn/learned` or `drawn/more` there.
 
 ![Error against NFE](samplers.png)
 

@@ -249,7 +249,8 @@ class Kvaerno5(_Adaptive):
     def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
         finder = diffrax.with_stepsize_controller_tols(_Chord)(iterations=self.iterations)
         solver = diffrax.Kvaerno5(root_finder=finder, root_find_max_steps=self.iterations + 1)
-        return solver, _nodes(diffrax.Kvaerno5) * self.iterations, lambda size: {"first": self.iterations, "derivatives": size}
+        extra = lambda size: {"first": self.iterations, "derivatives": size}  # noqa: E731
+        return solver, _nodes(diffrax.Kvaerno5) * self.iterations, extra
 
 
 def _nodes(solver: Any) -> tuple[float, ...]:

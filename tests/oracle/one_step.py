@@ -18,6 +18,7 @@ from samplers.exact import mixture_numpy
 from score_lab.guidance import ClipX0, DynamicThreshold
 from score_lab.linear import combine
 from score_lab.paths import EDM, VP, GaussianPath, LinearFlow, Trigonometric
+from score_lab.paths.transition import log_variance_bounds, transition_variances
 from score_lab.samplers import (
     DDIM,
     DDPM,
@@ -37,7 +38,6 @@ from score_lab.samplers import (
     Times,
 )
 from score_lab.samplers.as_released import LateChurn, LateChurnFlow
-from score_lab.paths.transition import log_variance_bounds, transition_variances
 from score_lab.samplers.as_released_noise import DDPMReleased, PredictorCorrector
 from score_lab.types import leaf, pytree_dataclass
 
@@ -109,6 +109,8 @@ def ddpm(record: Record) -> Case | Excluded:
         if "model_out" not in record.arrays or record["model_out"].shape[-1] != 2 * d:
             return Excluded(f"variance_type {kind}: the record has no variance that the network gave")
         times, given, inner = (record["timesteps"] + 1) / T, record["model_out"][..., d:], around or (lambda denoiser: denoiser)
+        if kind == "learned" and not (given > 0).all():
+            return Excluded("variance_type learned: a variance that the network gave is not positive, its root NaN as released")
         given = given if kind == "learned_range" else _between_bounds(record, given)
         around = lambda denoiser: WithVariance(inner(denoiser), times, given)  # noqa: E731
     variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta"}.get(kind, "learned")

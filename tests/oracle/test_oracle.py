@@ -47,7 +47,9 @@ def test_drawn_record(name):
 @pytest.mark.parametrize(
     ("name", "changed", "says"),
     [
-        ("DDPM_more", {"variance_type": "fixed_large_log"}, "fixed_large_log"), ("DDPM_more", {"variance_type": "learned"}, "learned: the record has no variance"),
+        ("DDPM_more", {"variance_type": "fixed_large_log"}, "fixed_large_log"),
+        ("DDPM_more", {"variance_type": "learned"}, "learned: a variance that the network gave is not positive"),
+        ("DDPM_fixed_large", {"variance_type": "learned"}, "learned: the record has no variance"),
         ("SASolver_more", {"algorithm_type": "noise_prediction"}, "noise_prediction"),
         ("SASolver_more", {"tau_func": "<function>"}, "tau_func"),
         ("inverted_more", {"stochastic_sampling": True}, "invert_sigmas"),

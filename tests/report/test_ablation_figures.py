@@ -45,7 +45,7 @@ def test_what_diverged_is_a_cross_that_the_axis_does_not_follow(tmp_path):
 
 
 def test_a_line_has_its_band(tmp_path):
-    """Pale pixels of the line's own colour around it, from the low ends of its intervals to the high ones: wider intervals, more of them."""
+    """Pale pixels of the line's own colour around it, from the intervals' low ends to the high ones: wider intervals, more of them."""
     counts = []
     for width in (0.0, 0.1, 0.3):
         values = [(n, Estimate(v, (1 - width) * v, (1 + width) * v, 50)) for n, v in zip((5, 10, 20), (1.0, 0.8, 0.6), strict=True)]
