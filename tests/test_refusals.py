@@ -253,7 +253,7 @@ WORDS = [
     ("sample", "--workdir=HOME/run --grid=Karas", "sampling.grid.target: 'Karas'", "UniformTime", "did you mean 'Karras'?"),
     ("sample", "--workdir=HOME/run --grid=Karras", "-8.764", "the network was trained on", "clip=True"),
     ("sample", "--workdir=HOME/run --grid=Churn --grid.grid=Karras --sampler=DPMSolverPP2M --clip", "churn", "DPMSolverPP2M remembers 1"),
-    ("sample", "--workdir=HOME/run --clip --grid=Times(values=(0.2,0.5))", "Times"),
+    ("sample", "--workdir=HOME/run --clip --grid=Times(values=(0.2,0.5))", "grid step 0", "a repeated or reversed time"),
     ("sample", "--workdir=HOME/run --clip --sampler=UniPC(k=3) --steps=2", "steps"),
     ("sample", "--workdir=HOME/run --clip --sampler=UniPC(k=9)", "UniPC.k: 9"),
     ("sample", "--workdir=HOME/run --clip --sampler=DPMSolverSinglestep(k=4)", "DPMSolverSinglestep.k: 4"),

@@ -269,7 +269,7 @@ def snr_gap(t: np.ndarray, square: np.ndarray, path: GaussianPath, moments: Data
     r, null = look.sampler, look.null
 
     def note(k: int) -> str:
-        level = f"log-SNR {round(float(r.log_snr[k]), 2):g}"
+        level = f"log-SNR {round(float(r.log_snr[k]), 2) + 0.0:g}"  # of -0.0 too
         return f"{level}; forward samples read R = {null.ratio[k]:.3g} [{null.low[k]:.3g}, {null.high[k]:.3g}]"
 
     told = np.flatnonzero(r.flag == "ok")
