@@ -37,8 +37,9 @@ def test_images_with_labels(workdir, tmp_path, monkeypatch):
     picture has the ODE's solution above the solvers, of one noise each."""
     drawn, save = [], pictures.save_same_noise
     monkeypatch.setattr(pictures, "save_same_noise", lambda file, rows, **rest: drawn.append(rows) or save(file, rows, **rest))
-    words = ("--solvers=DDIM, Euler", "--grids=UniformLogSNR(start=-4, end=4)", "--nfe=2", "--seeds=0", f"--n={N}", "--config.reference_steps=8")
-    assert run("ablate_samplers", f"--workdir={workdir}", f"--output={tmp_path}", "--config.repeats=20", *words) == 0
+    words = ("--solvers=DDIM, Euler", "--grids=UniformLogSNR(start=-4, end=4)", "--nfe=2", "--seeds=0", f"--n={N}")
+    short = ("--config.repeats=20", "--config.reference_steps=8")
+    assert run("ablate_samplers", f"--workdir={workdir}", f"--output={tmp_path}", *short, *words) == 0
     with open(tmp_path / "table.csv", newline="") as file:
         table = {row["solver"]: row for row in csv.DictReader(file)}
     assert list(table) == ["DDIM", "Euler", "the ODE itself", "held-out data"]
