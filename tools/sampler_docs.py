@@ -2,6 +2,7 @@
 
     make samplers-doc
     python tools/sampler_docs.py NAME ...     measures these solvers alone; the figures of the others are those of the page that is there
+    python tools/sampler_docs.py --text       measures nothing: the words and the peers are written anew, every figure and the picture stay
 
 What is measured: sampler_orders.py; which peers: sampler_peers.py, every record that tests/oracle translates to the solver, reproduced
 state by state to 1e-8.
@@ -44,8 +45,11 @@ How they rank at 5, 10, 20, 50 evaluations on two models: [rankings.md](rankings
   which is what is declared, has (Zhao et al. 2023, theorem 3.1); the midpoint rule in kappa has the exact third-order term
   too where the data are Gaussian, `q^3 / 2 - q / (2 c)` of `c = kappa^2 + s^2, q = kappa / c`.
 - calls: network evaluations a step, at most. Guided passes count two.
-- peers: whose states are reproduced to 1e-8 in float64 (`make oracle`; an adaptive solver's to its tolerance), under their name there, and
-  the options with which ours is the same where they are not those of the row; -: none of the peers that were tried has it.
+- peers: whose states are reproduced to 1e-8 in float64 (an adaptive solver's to its tolerance), under their name there, and the options
+  with which ours is the same where they are not those of the row; -: none of the peers that were tried has it. `make oracle` compares the
+  records of `tests/fixtures/oracle`; those drawn besides (all there are of SASolverScheduler, DPMSolverSDEScheduler,
+  KDPM2DiscreteScheduler, KDPM2AncestralDiscreteScheduler) `make test` and `make test-slow`, or `make oracle RECORDS=` of `drawn`,
+  `drawn/end`, `drawn/learned` or `drawn/more` there.
 
 ![Error against NFE](samplers.png)
 
@@ -140,23 +144,25 @@ def facts(name: str) -> dict[str, str]:
 
 
 def main(names: tuple[str, ...]) -> None:
-    """Measures, writes, and says where a measured order is not what is declared."""
+    """Measures, writes, and says where a measured order is not what is declared; of ("--text",) it measures nothing."""
     jax.config.update("jax_enable_x64", True)
+    text = names == ("--text",)
+    names = () if text else names
     for name in names:
         if name not in CATALOGUE:
             refuse("NAME", name, "a solver of the catalogue", CATALOGUE)
-    known = rows(PAGE.read_text()) if names else {}
+    known = rows(PAGE.read_text()) if names or text else {}
     found, errors, lines, low, family = held(), {}, [], [], None
     for name, entry in sorted(CATALOGUE.items(), key=lambda item: item[1].family):
         if entry.family != family:
             family = entry.family
             lines += [f"\n## {family[0].upper()}{family[1:]}\n", *head(COLUMNS)]
         old = known.get(name, {})
-        kept = bool(names) and name not in names and all(column in old for column in MEASURED)
+        kept = (bool(names) or text) and name not in names and all(column in old for column in MEASURED)
         row = facts(name) | ({c: old[c] for c in MEASURED} if kept else measured(name)) | {"peers": also(entry.sampler, found)}
         if wrong := amiss(name, row):
             low.append(f"{name} ({', '.join(wrong)})")
-        if not names and not (hasattr(entry.sampler, "integrate") or entry.sampler.stochastic or entry.sampler.order == 0):
+        if not names and not text and not (hasattr(entry.sampler, "integrate") or entry.sampler.stochastic or entry.sampler.order == 0):
             nfe, e = np.array([solve(entry.sampler, VP(), k) for k in NS]).T[::-1]
             errors[name] = (family, nfe, e)
         lines.append(line_of(row[column] for column in COLUMNS))

@@ -25,7 +25,8 @@ from score_lab.samplers import (
 from score_lab.samplers.as_released import ReadAsV, VInKappa
 from score_lab.samplers.as_released_noise import SASolverReleased
 
-CAPS = {"final_orders", "orders", "uncorrected", "lower_order_final", "draws", "max_steps", "dropped", "stride", "kappa_min", "kappa_max"}
+CAPS = {"final_orders", "orders", "uncorrected", "lower_order_final", "draws", "max_steps", "dropped", "stride", "kappa_min", "kappa_max",
+        "nfe"}  # fmt: skip
 """Fields that say how a run starts and ends, or where it is cut, not which solver it is."""
 OPTIONS = {
     "k", "eta", "s_noise", "temperature", "multiplier", "r", "alpha", "rtol", "atol", "solver",
@@ -70,7 +71,7 @@ def differences(ours, theirs) -> list[str] | None:
     said = []
     for name in other:
         a, b = getattr(ours, name), getattr(theirs, name)
-        if name == "variable" and hasattr(ours, "integrate"):
+        if name == "variable" and (hasattr(ours, "integrate") or isinstance(ours, EDMSecond)):  # the family of both is in any variable
             said.append(f"variable={b!r}")
         elif name == "variable" and type(a) is type(b):
             said += differences_of_parts(a, b)

@@ -178,7 +178,7 @@ def _row(study: Study, model: Model, run: Run, store: Store) -> Row:
         measured.estimates |= snr_gap(arrays[0]["t"], square, path, model.truth.moments, model.truth.data)
         if ready:
             solution = np.concatenate([store.arrays(k)["x"][:n] for k in run.reference])
-            apart = solver_error(x, solution, len(arrays), study.repeats)
+            apart = solver_error(x, solution, study.repeats)
             measured = Measured(measured.estimates | apart.estimates, measured.draws | apart.draws)
         known = (measured.estimates, measured.draws)
         store.put_measures(key, *known)

@@ -238,7 +238,7 @@ def bands_kl(x: np.ndarray, spectrum: Spectrum, W: np.ndarray) -> np.ndarray:
     return band_kl(v[:, alive], spectrum.variance[alive], spectrum.count[alive]) / spectrum.d
 
 
-def solver_error(x: np.ndarray, reference: np.ndarray, seeds: int, repeats: int) -> Measured:
+def solver_error(x: np.ndarray, reference: np.ndarray, repeats: int) -> Measured:
     """``sqrt(mean |x - reference|^2 / d)``: the distance of each sample to the solution of its own noise, (n, *shape) both."""
     rows, bad = finite_rows(x)
     other, broken = finite_rows(reference, "reference")
@@ -269,7 +269,7 @@ def snr_gap(t: np.ndarray, square: np.ndarray, path: GaussianPath, moments: Data
     r, null = look.sampler, look.null
 
     def note(k: int) -> str:
-        level = f"log-SNR {round(float(r.log_snr[k]), 2):g}"
+        level = f"log-SNR {round(float(r.log_snr[k]), 2) + 0.0:g}"  # of -0.0 too
         return f"{level}; forward samples read R = {null.ratio[k]:.3g} [{null.low[k]:.3g}, {null.high[k]:.3g}]"
 
     told = np.flatnonzero(r.flag == "ok")

@@ -9,10 +9,12 @@ moves no step.
 
     Dopri5    Dormand & Prince 1980, 5(4), 6 calls a step (the last is the next step's first): scipy's RK45, torchdiffeq's dopri5
     Tsit5     Tsitouras 2011, 5(4), 6 calls a step
-    Kvaerno5  Kvaerno 2004, 5(4), stiffly accurate ESDIRK: of few dimensions d, since every step needs the Jacobian of the slope
+    Kvaerno5  Kvaerno 2004, 5(4), stiffly accurate ESDIRK: of few dimensions d, since every step needs Jacobians of the slope
 
-nfe: 2 calls choose the first step, 1 is the first slope, then 6 for each attempted step.  Kvaerno5: 1 + d for the Jacobian (a forward
-derivative counted as one each) and 6 stages of ``iterations`` each.  The machine's work is that of the slowest sample times the batch.
+nfe, exactly what one sample alone is evaluated: 2 calls choose the first step, 6 are of each attempted step, and of each attempt from the
+start 1 more, the first slope.  Kvaerno5: 6 stages of ``iterations`` each, the first slope one more stage, and diffrax takes two Jacobians
+a step, at its start and at its second stage, 1 + d each (a forward derivative counted as one).  The machine's work is that of the slowest
+sample times the batch.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any, ClassVar
 import diffrax
 import jax
 import jax.numpy as jnp
+import optimistix
 
 from score_lab.build import refuse
 from score_lab.samplers.contract import check_numbers
@@ -62,21 +65,27 @@ class _Adaptive:
         times, _ = denoise.times()
         levels = jax.vmap(lambda t: variable.at(path, t))(times)
         scales = jax.vmap(lambda t: variable.scale(path, t))(times)
-        solver, stages, jacobians = self._solver()
+        solver, stages, extra = self._solver()
+
+        low, high = jnp.minimum(levels[0], levels[-1]), jnp.maximum(levels[0], levels[-1])
+
+        def time(u):
+            """Of a node; Kvaerno5's third lies 1.23 steps on, and that of the last step beyond the end, where no network was trained."""
+            return variable.time(path, jnp.clip(u, low, high))
 
         def one(network, x):
             def slope(u, y, _):
-                t = variable.time(path, u)
+                t = time(u)
                 scaled = jax.tree.map(lambda a: a / variable.scale(path, t).astype(a.dtype), y)
                 p = network(scaled, t)
                 return jax.tree.map(lambda a, b: a.astype(b.dtype), variable.slope(path, t, p), y)
 
             def cost(u):
                 """Evaluations that one call at ``u`` spends: what makes it of states is never run."""
-                return network(jax.tree.map(jnp.zeros_like, x), variable.time(path, u)).nfe
+                return network(jax.tree.map(jnp.zeros_like, x), time(u)).nfe
 
             size = sum(a.size for a in jax.tree.leaves(x))
-            controller = _Counting(self.rtol, self.atol, cost=cost, nodes=stages, derivatives=size * jacobians)
+            controller = _Counting(self.rtol, self.atol, cost=cost, nodes=stages, start=levels[0], **extra(size))
             y = jax.tree.map(lambda a: scales[0].astype(a.dtype) * a, x)
             first = first_step(lambda u, y: slope(u, y, None), levels[0], levels[-1], y, self.rtol, self.atol, self.order)
             solution = diffrax.diffeqsolve(
@@ -124,10 +133,13 @@ def first_step(slope: Callable, start: Array, end: Array, y: PyTree, rtol: float
 
 
 class _Counting(diffrax.PIDController):
-    """diffrax's controller, which sees every attempted step, and so can count what it spent: ``cost`` at each of the step's nodes."""
+    """diffrax's controller, which sees every attempted step, and so can count what it spent: ``cost`` at each of the step's
+    nodes, ``first`` times at ``start`` for each attempt from there, and for two Jacobians of ``derivatives`` columns, if any."""
 
     cost: Any = None
     nodes: tuple = ()
+    start: Any = 0.0
+    first: int = 1
     derivatives: int = 0
     direction: Any = 1
 
@@ -136,9 +148,9 @@ class _Counting(diffrax.PIDController):
         return dataclasses.replace(self, direction=direction)
 
     def init(self, terms, t0, t1, y0, dt0, func, args, error_order):
-        """``first_step`` took two calls close to the start; the first slope is one more."""
+        """``first_step`` took two calls close to the start."""
         first, state = super().init(terms, t0, t1, y0, dt0, func, args, error_order)
-        return first, (state, jnp.int32(3) * self.cost(self.direction * t0))
+        return first, (state, jnp.int32(2) * self.cost(self.direction * t0))
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         """The inner controller's decision, and the step's calls counted."""
@@ -146,21 +158,32 @@ class _Counting(diffrax.PIDController):
         keep, t0_next, t1_next, jump, state, result = super().adapt_step_size(
             t0, t1, y0, y1_candidate, args, y_error, error_order, state
         )
-        spent = jnp.sum(jax.vmap(self.cost)(self.direction * (t0 + jnp.asarray(self.nodes, t0.dtype) * (t1 - t0))), dtype=jnp.int32)
+        times = self.direction * (t0 + jnp.asarray((0.0, *self.nodes), t0.dtype) * (t1 - t0))
+        costs = jax.vmap(self.cost)(times)
+        spent = jnp.sum(costs[1:], dtype=jnp.int32) + jnp.where(times[0] == self.start, jnp.int32(self.first) * costs[0], 0)
         if self.derivatives:
-            spent = spent + jnp.int32(1 + self.derivatives) * self.cost(self.direction * t0)
+            spent = spent + jnp.int32(1 + self.derivatives) * (costs[0] + costs[1])
         return keep, t0_next, t1_next, jump, (state, nfe + spent), result
 
 
 class _Chord(diffrax.VeryChord):
-    """diffrax's chord iteration, always ``iterations`` times, so that it is known how often."""
+    """diffrax's chord iteration, always ``iterations`` times: diffrax gives up a stage whose second step is longer than its first, which
+    the rounding of a small first step also does, and how often it was evaluated is then not known."""
 
     iterations: int = 4
+
+    def step(self, fn, y, args, options, state, tags):
+        """diffrax's step; one that is not finite is not taken, and has not converged."""
+        new, found, aux = super().step(fn, y, args, options, state, tags)
+        finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(new)]))
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, y)
+        return new, dataclasses.replace(found, diffsize=jnp.where(finite, found.diffsize, jnp.inf)), aux
 
     def terminate(self, fn, y, args, options, state, tags):
         """At ``iterations``; what diffrax says then is whether it converged."""
         _, result = super().terminate(fn, y, args, options, state, tags)
-        return state.step >= self.iterations, result
+        done = state.step >= self.iterations
+        return done, optimistix.RESULTS.where(done, result, optimistix.RESULTS.successful)
 
 
 @pytree_dataclass
@@ -172,8 +195,8 @@ class Dopri5(_Adaptive):
     max_steps: int = 4096
     variable: Any = leaf(default=Angle())
 
-    def _solver(self) -> tuple[Any, tuple[float, ...], int]:
-        return diffrax.Dopri5(), _nodes(diffrax.Dopri5), 0
+    def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
+        return diffrax.Dopri5(), _nodes(diffrax.Dopri5), _explicit
 
 
 @pytree_dataclass
@@ -185,16 +208,16 @@ class Tsit5(_Adaptive):
     max_steps: int = 4096
     variable: Any = leaf(default=Angle())
 
-    def _solver(self) -> tuple[Any, tuple[float, ...], int]:
-        return diffrax.Tsit5(), _nodes(diffrax.Tsit5), 0
+    def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
+        return diffrax.Tsit5(), _nodes(diffrax.Tsit5), _explicit
 
 
 @pytree_dataclass
 class Kvaerno5(_Adaptive):
     """Kvaerno 5(4) for stiff problems of at most ``LARGEST`` dimensions; other fields as ``Dopri5``.
 
-    ``iterations`` of the chord method solve each stage; a stage that has not converged then halves the step (diffrax), its evaluations are
-    counted as if all stages had been tried.
+    ``iterations`` of the chord method, never fewer, solve each stage; a step of which a stage has not converged then is refused and tried
+    again with a smaller one (diffrax).
     """
 
     rtol: float = 1e-5
@@ -207,7 +230,7 @@ class Kvaerno5(_Adaptive):
 
     @property
     def calls(self) -> int:
-        """Evaluations of a step beside the Jacobian's."""
+        """Evaluations of a step beside those of its Jacobians."""
         return 6 * self.iterations
 
     def check(self) -> None:
@@ -223,12 +246,18 @@ class Kvaerno5(_Adaptive):
             refuse("Kvaerno5", f"a state of {size} dimensions", f"at most {self.LARGEST} (its Jacobian is dense); Dopri5 or Tsit5")
         return super().integrate(denoise, x_T, steps, draw)
 
-    def _solver(self) -> tuple[Any, tuple[float, ...], int]:
+    def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
         finder = diffrax.with_stepsize_controller_tols(_Chord)(iterations=self.iterations)
         solver = diffrax.Kvaerno5(root_finder=finder, root_find_max_steps=self.iterations + 1)
-        return solver, _nodes(diffrax.Kvaerno5) * self.iterations, 1
+        extra = lambda size: {"first": self.iterations, "derivatives": size}  # noqa: E731
+        return solver, _nodes(diffrax.Kvaerno5) * self.iterations, extra
 
 
 def _nodes(solver: Any) -> tuple[float, ...]:
     """The nodes c_2, c_3, ... of a solver whose first stage is the last step's last."""
     return tuple(float(c) for c in solver.tableau.c)
+
+
+def _explicit(size: int) -> dict[str, int]:
+    """What a solver without Jacobians counts besides its nodes, for a state of ``size`` numbers: the first slope."""
+    return {"first": 1}

@@ -89,8 +89,8 @@ class DPMFast:
 
 def dpm_fast(
     nfe: int, start: float | None = None, end: float | None = None, eta: float | None = None, s_noise: float = 1.0
-) -> tuple[DPMSolverSinglestep, UniformLogSNR]:
+) -> tuple[DPMFast, UniformLogSNR]:
     """DPM-Solver-fast: the sampler and its grid, ``len(fast_orders(nfe))`` steps equal in log-SNR from ``start`` to ``end``, which together
     make exactly ``nfe`` calls.  ``start``, ``end`` as in ``UniformLogSNR``."""
     steps = len(fast_orders(nfe))
-    return DPMFast(nfe, eta, s_noise).solver(steps), UniformLogSNR(steps, start, end, to_data=False)
+    return DPMFast(nfe, eta, s_noise), UniformLogSNR(steps, start, end, to_data=False)

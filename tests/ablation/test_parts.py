@@ -25,12 +25,13 @@ from score_lab.ablation.plan import REFERENCE, Run, levels
 from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
 from score_lab.ablation.spaces import feature_space
 from score_lab.ablation.tables import full_table
-from score_lab.ablation.truth import Measured
+from score_lab.ablation.truth import Measured, snr_gap
 from score_lab.analytic import GaussianMixture
 from score_lab.build import ConfigError, build
 from score_lab.evaluation import Estimate, Ranking
 from score_lab.guidance import CFG
-from score_lab.paths import VP, LinearFlow
+from score_lab.mismatch import DataMoments
+from score_lab.paths import EDM, VP, LinearFlow
 from score_lab.samplers import DDIM, RK4, AdamsBashforth, Churn, Heun, Karras, T, Times, UniformLogSNR, UniformTime, UniPC, sample
 from score_lab.specs import counted, key_of, name_of, spec_of, split, stepped, vary
 
@@ -216,6 +217,23 @@ def test_what_is_far_off_is_flagged_and_a_column_without_a_number_is_not_shown()
     results = study((1e-6, 0.5, -2.0), 0.001)
     below = {"m": Measured({"energy": Estimate(-0.008, -0.012, -0.002, 50)})}
     assert diverged(dataclasses.replace(results, floors=below), results.contests[0]) == {"far": ["energy"]}
+
+
+@pytest.mark.parametrize("gap", [0.4, -0.4])
+def test_the_gap_of_a_known_contamination_is_read(gap):
+    """Gaussian states with more or less noise than their level says: the gap with its sign, narrower than a third of it, at the last call
+    that tells; at log-SNR 12 the noise is 1e-5 of the variance, and none does."""
+    path, n, d, s = EDM(), 400, 16, 0.5
+    rng, levels = np.random.default_rng(0), np.array([-2.0, 0.0, 12.0])
+    std = np.sqrt(s**2 + np.exp(-(levels + gap)))
+    square = np.square(std[:, None, None] * rng.standard_normal((3, n, d))).sum(axis=2)
+    data = (s * rng.standard_normal((n, d))).astype(np.float32)
+    times, moments = np.asarray(path.time_of(jnp.asarray(levels))), DataMoments.isotropic(s**2, (d,))
+    found = snr_gap(times, square, path, moments, data)["snr_gap"]
+    assert found.low < gap < found.high and abs(found.value - gap) < 0.1 and found.high - found.low < 0.14 and found.low * found.high > 0
+    assert found.note.startswith("at log-SNR 0;")
+    last = snr_gap(times[2:], square[2:], path, moments, data)["snr_gap"]
+    assert np.isnan(last.value) and "unidentifiable" in last.note
 
 
 def test_a_key_changes_with_everything_that_makes_the_samples():

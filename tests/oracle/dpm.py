@@ -116,7 +116,7 @@ def fast(record: Record) -> Case:
     c, kw = record.config, record.config["kw"]
     start, end = (-2.0 * math.log(c[name]) for name in ("sigma_max", "sigma_min"))
     sampler, grid = dpm_fast(kw["n"], start, end, kw.get("eta") or None, kw.get("s_noise", 1.0))
-    noise = np.arange(len(sampler.orders))[:, None] if sampler.stochastic else None
+    noise = np.arange(grid.num_steps)[:, None] if sampler.stochastic else None
     return Case(EDM(c["sigma_max"]), sampler, grid, record["x_start"], noise, record["eval_x"], record["states"][-1])
 
 

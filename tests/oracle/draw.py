@@ -44,7 +44,7 @@ DIFFUSERS = {  # class: (kind, options each on its own, options together, argume
     ),
     "DDPMScheduler": (
         "acp", {**VP, **ZERO, **CLIPPED, **THRESHOLD, "beta_schedule": (*BETAS["beta_schedule"], "sigmoid"),
-         "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range", "learned_range")},
+         "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range", "learned")},
         ({},), ({},),
     ),
     "PNDMScheduler": (
@@ -256,8 +256,8 @@ def _scheduler(out: Peers, name, made, kind, steps, ctor, step_kw, set_kw) -> No
         if hasattr(sch, "scale_model_input"):
             sch.scale_model_input(x, t)
         before, given = out.drawn, torch.tensor(_output(kind, c, x.numpy(), a, s))
-        if c.get("variance_type") == "learned_range":
-            given = torch.cat([given, torch.sin(x)], 1)
+        if c.get("variance_type") in ("learned_range", "learned"):
+            given = torch.cat([given, torch.sin(x) if c["variance_type"] == "learned_range" else 0.1 * torch.exp(torch.sin(x))], 1)
             outputs.append(given.numpy().copy())
         x = sch.step(given[deep], t, x[deep], **step_kw).prev_sample.reshape(16, 2)
         used.append(before if out.drawn > before else -1)

@@ -18,6 +18,7 @@ from samplers.exact import mixture_numpy
 from score_lab.guidance import ClipX0, DynamicThreshold
 from score_lab.linear import combine
 from score_lab.paths import EDM, VP, GaussianPath, LinearFlow, Trigonometric
+from score_lab.paths.transition import log_variance_bounds, transition_variances
 from score_lab.samplers import (
     DDIM,
     DDPM,
@@ -98,21 +99,34 @@ class WithVariance:
 
 
 def ddpm(record: Record) -> Case | Excluded:
-    """DDPMScheduler: the next timestep, and data after the last.  Of "learned_range" the variance is ``model_out``'s second half."""
+    """DDPMScheduler: the next timestep, and data after the last.  Of "learned_range" ``model_out``'s second half says where between their
+    bounds the variance is, of "learned" it is the variance itself, which lies somewhere between the bounds or beyond them."""
     kind, around = record.config["resolved"]["variance_type"], clipped(record, False)
     if kind == "fixed_large_log":
         return Excluded("variance_type fixed_large_log: their noise is the root of ln beta < 0, NaN as released")
-    if kind == "learned":
-        return Excluded("variance_type learned: the output is itself the variance; ours is read between two bounds (learned_range)")
-    if kind == "learned_range":
+    if kind in ("learned", "learned_range"):
         d, T = record.x_init.shape[1], record.config["resolved"]["num_train_timesteps"]
         if "model_out" not in record.arrays or record["model_out"].shape[-1] != 2 * d:
-            return Excluded("variance_type learned_range: the record has no variance that the network gave")
+            return Excluded(f"variance_type {kind}: the record has no variance that the network gave")
         times, given, inner = (record["timesteps"] + 1) / T, record["model_out"][..., d:], around or (lambda denoiser: denoiser)
+        if kind == "learned" and not (given > 0).all():
+            return Excluded("variance_type learned: a variance that the network gave is not positive, its root NaN as released")
+        given = given if kind == "learned_range" else _between_bounds(record, given)
         around = lambda denoiser: WithVariance(inner(denoiser), times, given)  # noqa: E731
-    variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta", "learned_range": "learned"}[kind]
+    variance = {"fixed_small": "beta_tilde", "fixed_small_log": "beta_tilde", "fixed_large": "beta"}.get(kind, "learned")
     sampler = DDPMReleased(variance) if record["timesteps"][-1] > 0 else DDPM(variance)  # no noise is added at timestep 0 alone
     return _table(record, sampler, [*record["timesteps"][1:], -1], around)
+
+
+def _between_bounds(record: Record, variance: np.ndarray) -> np.ndarray:
+    """``variance`` (K, n, d) > 0 of every step as eq. 15 of Nichol & Dhariwal reads it: ln beta_tilde at -1, ln beta at 1."""
+    path, k = beta_table(record.config["resolved"]), np.asarray(record["timesteps"], int)
+    t = jnp.asarray((k + 1) / record.config["resolved"]["num_train_timesteps"])
+    s = jnp.append(t[1:], 0.0)
+    low, high = (np.array(b)[:, None, None] for b in log_variance_bounds(path, t, jnp.where(path.sigma(s) > 0, s, 0.5 * t), 0.0))
+    if k[-1] > 0:  # DDPMReleased's noise at data
+        low[-1], high[-1] = np.log(1e-20), np.log(transition_variances(path, t[-1], s[-1])[0])
+    return (2 * np.log(variance) - low - high) / (high - low)
 
 
 def _late(record: Record) -> dict:

@@ -11,10 +11,11 @@ pytestmark = pytest.mark.usefixtures("x64")
 RECORDS = {f"{peer}-{name}": record for peer in PEERS for name, record in records(peer).items()}
 MORE = ("diffusers", "flow_matching", "azula")
 DRAWN = records("diffusers", HERE / "drawn") | records("diffusers", HERE / "drawn" / "end")
+DRAWN |= records("diffusers", HERE / "drawn" / "learned")
 DRAWN |= {name: r for peer in MORE for name, r in records(peer, HERE / "drawn" / "more").items()}
 """Of ``draw.py``, with options that the other records do not have: diffusers' churn, thresholding, clipping and strides; ``end``: DDPM's
-noise at data, and the same without; ``more``: SA-Solver, DPM++ SDE, learned variance, inverted levels, flow_matching's step_size, azula's
-predictor-corrector."""
+noise at data, and the same without; ``learned``: DDPM's variance that the network gave; ``more``: SA-Solver, DPM++ SDE, learned range,
+inverted levels, flow_matching's step_size, azula's predictor-corrector."""
 NO_SAMPLES = ("likelihood_inputs", "log_likelihood", "likelihood_condot_hutchinson", "likelihood_condot_dopri5_1e-09")
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 """torchdiffeq's adaptive methods: one error norm for the whole batch."""
@@ -46,7 +47,9 @@ def test_drawn_record(name):
 @pytest.mark.parametrize(
     ("name", "changed", "says"),
     [
-        ("DDPM_more", {"variance_type": "fixed_large_log"}, "fixed_large_log"), ("DDPM_more", {"variance_type": "learned"}, "learned: "),
+        ("DDPM_more", {"variance_type": "fixed_large_log"}, "fixed_large_log"),
+        ("DDPM_more", {"variance_type": "learned"}, "learned: a variance that the network gave is not positive"),
+        ("DDPM_fixed_large", {"variance_type": "learned"}, "learned: the record has no variance"),
         ("SASolver_more", {"algorithm_type": "noise_prediction"}, "noise_prediction"),
         ("SASolver_more", {"tau_func": "<function>"}, "tau_func"),
         ("inverted_more", {"stochastic_sampling": True}, "invert_sigmas"),

@@ -44,6 +44,17 @@ def test_what_diverged_is_a_cross_that_the_axis_does_not_follow(tmp_path):
     assert abs(blue[0].min() - blue[1].min()) < 25
 
 
+def test_a_line_has_its_band(tmp_path):
+    """Pale pixels of the line's own colour around it, from the intervals' low ends to the high ones: wider intervals, more of them."""
+    counts = []
+    for width in (0.0, 0.1, 0.3):
+        values = [(n, Estimate(v, (1 - width) * v, (1 + width) * v, 50)) for n, v in zip((5, 10, 20), (1.0, 0.8, 0.6), strict=True)]
+        picture = matplotlib.image.imread(save_quality(tmp_path / f"{width}.png", {"agreement": {"a": values}}))[..., :3]
+        pale = 0.15 * np.array([0, 0x72, 0xB2]) / 255 + 0.85  # the first colour at a share of 0.15 on white
+        counts.append((np.abs(picture - pale).max(axis=2) < 0.03).mean())
+    assert counts[0] < 0.01 < 0.05 < counts[1] and 1.2 * counts[1] < counts[2], counts
+
+
 def test_no_name_is_cut(tmp_path):
     """A name of 60 letters beside pictures: paper on the left of it."""
     shades = np.zeros((3, 8, 8, 1))

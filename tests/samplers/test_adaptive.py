@@ -39,7 +39,27 @@ from score_lab.types import leaf, pytree_dataclass
 
 KEY = jax.random.key(3)
 SEEN = []
+DERIVATIVES = []
 OTHERS = ("VP", "EDM", "Cosine", "ZeroSNRTable")
+
+
+@jax.custom_jvp
+def watched(x, t):
+    """``x``; the host sees it with its time and, where what follows is differentiated, every tangent."""
+
+    def note(x, t):  # zeros are asked for what a call costs; the rest of such a call is never computed, unless it is looked at, as here
+        if np.any(x):
+            SEEN.append((np.array(x), np.array(t)))
+
+    jax.debug.callback(note, x, t)
+    return x
+
+
+@watched.defjvp
+def _(primals, tangents):
+    x = watched(*primals)
+    jax.debug.callback(lambda _: DERIVATIVES.append(1), tangents[0])
+    return x, tangents[0]
 
 
 @pytree_dataclass
@@ -56,19 +76,13 @@ class Seen:
         return Seen(self.denoiser.on(path))
 
     def __call__(self, x_t, t, cond=None, **rest):
-        p = self.denoiser(x_t, t, cond, **rest)
-
-        def note(x, t):  # zeros are asked for what a call costs; the rest of such a call is never computed, unless it is looked at, as here
-            if np.any(x):
-                SEEN.append((np.array(x), np.array(t)))
-
-        jax.debug.callback(note, x_t, p.t)
-        return p
+        return self.denoiser(watched(x_t, jnp.asarray(t, x_t.dtype)), t, cond, **rest)
 
 
 def evaluated(run):
     """What ``run()`` evaluated, in order, and its result."""
     SEEN.clear()
+    DERIVATIVES.clear()
     out = run()
     jax.block_until_ready(out.x)
     jax.effects_barrier()
@@ -126,13 +140,17 @@ def test_variables_and_the_implicit_solver():
 
 
 @pytest.mark.parametrize(
-    "sampler", [pytest.param(Dopri5(1e-4, 1e-4), marks=pytest.mark.slow), DPMAdaptive(3)], ids=["Dopri5", "DPMAdaptive"]
+    "sampler",
+    [pytest.param(Dopri5(1e-4, 1e-4), marks=pytest.mark.slow), DPMAdaptive(3), Tsit5(1e-3, 1e-3), Kvaerno5(1e-2, 1e-2)],
+    ids=["Dopri5", "DPMAdaptive", "Tsit5", "Kvaerno5"],
 )
 def test_nfe_is_what_was_evaluated(sampler):
-    """One sample, so that nothing is masked: the host sees nfe evaluations, and none past the grid's ends."""
+    """One sample, so that nothing is masked: the host sees nfe evaluations, a derivative being one (of the implicit solver's Jacobians),
+    and none past the grid's ends."""
     grid = UniformLogSNR(2, -6.0, 6.0)
     seen, run = evaluated(lambda: sample(Seen(Mixture(LinearFlow())), sampler, grid, (1, 2), KEY))
-    assert len(seen) == int(run.nfe[0]) > 12
+    assert np.isfinite(run.x).all() and (len(DERIVATIVES) > 0) == isinstance(sampler, Kvaerno5)
+    assert len(seen) + len(DERIVATIVES) == int(run.nfe[0]) > 12
     levels = np.array([LinearFlow().log_snr(t.ravel()[0]) for _, t in seen])
     assert levels.min() >= -6.001 and levels.max() <= 20.001
 
@@ -148,6 +166,22 @@ def test_guided_evaluations_are_what_the_host_saw(sampler):
     grid, cond = UniformLogSNR(2, -6.0, 6.0), {"label": jnp.ones(1)}
     rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, grid, (1, 2), KEY, cond=cond)) or runs[-1])
     assert rows == int(runs[-1].nfe[0]) > 24 and rows % 2 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sampler", [Kvaerno5(1e-4, 1e-4, iterations=3), Kvaerno5(1e-1, 1e-1, iterations=2), Tsit5(1e-5, 1e-5)], ids=str
+)
+def test_refused_attempts_are_counted(monkeypatch, sampler):
+    """A first step that is all of the way is refused, and so are others: from the start the first slope is evaluated again each time."""
+    from score_lab.samplers import adaptive
+
+    monkeypatch.setattr(adaptive, "first_step", lambda slope, start, end, y, *rest: (slope(start, y), slope(start, y), end - start)[2])
+    seen, run = evaluated(lambda: sample(Seen(Mixture(LinearFlow())), sampler, UniformLogSNR(2, -5.9, 6.1), (1, 2), KEY))
+    assert len(seen) + len(DERIVATIVES) == int(run.nfe[0])
+    times = np.array([t.ravel()[0] for _, t in seen])
+    first = np.isclose(times, times.max(), rtol=1e-5).sum()
+    assert first > (3 + sampler.iterations if isinstance(sampler, Kvaerno5) else 3)
 
 
 @pytest.mark.slow

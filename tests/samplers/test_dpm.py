@@ -17,6 +17,7 @@ from score_lab.paths import EDM, VP, LinearFlow
 from score_lab.samplers import (
     DDIM,
     DataPrediction,
+    DPMFast,
     DPMSolverMultistep,
     DPMSolverNodes,
     DPMSolverPP2M,
@@ -138,7 +139,11 @@ def test_dpm_fast_makes_exactly_its_calls():
     assert [fast_orders(n) for n in (1, 2, 3, 9, 10, 11)] == [(1,), (2,), (2, 1), (3, 3, 2, 1), (3, 3, 3, 1), (3, 3, 3, 2)]
     assert all(sum(fast_orders(n)) == n for n in range(1, 40))
     sampler, grid = dpm_fast(5, -3.0, 3.0)
-    assert int(sample(Mixture(VP()), sampler, grid, x_T=jnp.ones((2, 2))).nfe) == 5
+    assert sampler == DPMFast(5) and sampler.solver(2).orders == fast_orders(5) == (3, 2)
+    run = sample(Mixture(VP()), sampler, grid, x_T=jnp.ones((2, 2)))
+    assert int(run.nfe) == 5
+    plain = S(3, NOISE, orders=(3, 2))
+    np.testing.assert_array_equal(run.x, sample(Mixture(VP()), plain, grid, x_T=jnp.ones((2, 2))).x)
 
 
 def test_eta_0_is_the_ode_and_draws_nothing():

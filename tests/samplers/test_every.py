@@ -31,7 +31,9 @@ FIRST = {type(entry.sampler): name for name, entry in reversed(CATALOGUE.items()
 GUIDED = [name for name in FIRST.values() if name != "Kvaerno 5(4)"]  # whose Jacobian of a guided network compiles for 20 s
 QUICK = [name if name in GUIDED else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
 SECOND = {type(CATALOGUE[name].sampler): name for name in reversed(EVERY) if name not in GUIDED}  # form of its class
-OTHER_FORMS = [n if n in SECOND.values() else pytest.param(n, marks=pytest.mark.slow) for n in EVERY if n not in GUIDED]
+HERE_ALONE = {"DPM-Solver++(2S)", "DPM-Solver++(3S)", "DEIS-tAB 3", "DPM-Solver++(3M) SDE"}  # which no other quick test samples with
+OTHER = [n for n in EVERY if n not in GUIDED]
+OTHER_FORMS = [n if n in HERE_ALONE | set(SECOND.values()) else pytest.param(n, marks=pytest.mark.slow) for n in OTHER]
 PATHS = ["VP", "SubVP", "VE", "EDM", "Cosine", "LinearFlow", "Trigonometric", "DDPMTable", "ZeroSNRTable"]
 
 
@@ -116,7 +118,8 @@ def test_every_other_form_runs(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_chunks_devices_and_programs(name):
     """Chunked, on four devices, and batches of two sizes, in float64 to 1e-10 (adaptive: 10 tolerances, in chunks on the Gaussian; see the
-    module); in float32 too; another seed, level or path value compiles nothing."""
+    module); in float32 too; another seed, level, path
+    value or number of the solver's own compiles nothing."""
     sampler = CATALOGUE[name].sampler
     with jax.enable_x64(True):
         denoiser, runs = small(LinearFlow(), F(0.7), Counting()), []
@@ -133,6 +136,12 @@ def test_chunks_devices_and_programs(name):
     size = _sample._cache_size()
     for other in (small(VP(0.2, 15.0), F(0.7)), small(VP(), F(0.7), sigma_data=0.7)):
         sample(other, sampler, UniformLogSNR(5, -5.0, 3.0), (n, 2), jax.random.key(9))
+    for field in dataclasses.fields(sampler):
+        v = getattr(sampler, field.name)
+        if isinstance(v, float):
+            other = dataclasses.replace(sampler, **{field.name: 0.9 * v if 0 < v < np.inf else 0.1 if v == 0 else 1e3})
+            if other.stochastic == sampler.stochastic:  # eta 0 draws nothing, and is another program
+                sample(denoiser, other, GRID, (n, 2), KEY)
     assert _sample._cache_size() == size
     if adaptive(sampler):
         denoiser = Gaussian(VP())

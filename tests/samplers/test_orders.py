@@ -6,6 +6,7 @@ Order between two finite log-SNRs: error(N) / error(2N) -> 2^order against a fin
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samplers.convergence import order as order_of
 from samplers.exact import Gaussian, Mixture
 from samplers.impulses import ratio
 
@@ -13,6 +14,7 @@ from score_lab.paths import EDM, VP, LinearFlow, move
 from score_lab.samplers import (
     DDIM,
     DDPM,
+    DPMFast,
     DPMSolverPP2M,
     Euler,
     EulerMaruyama,
@@ -71,6 +73,16 @@ def test_order_of_convergence(fine, path, sampler):
     coarse, half = (np.abs(final(path, sampler, k) - exact).mean() for k in (n, 2 * n))
     order = np.log2(coarse / half)
     assert sampler.order - 0.2 <= order <= sampler.order + 0.6, order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ["mixture", "stiff"])
+@pytest.mark.parametrize("path", [VP(), LinearFlow()], ids=["VP", "flow"])
+@pytest.mark.parametrize("sampler", [Euler(T()), Euler(Kappa()), Euler(LogSNR()), DDIM(), DPMFast()], ids=str)
+def test_order_on_the_mixture_and_stiff(sampler, path, problem):
+    """Against exact solutions, the mixture's and those of standard deviations 1 and 0.05."""
+    found = order_of(sampler, path, 150, problem)
+    assert abs(found - sampler.order) <= 0.2, found
 
 
 @pytest.mark.slow
