@@ -159,7 +159,8 @@ def test_wavelets_see_the_same_data_in_their_subbands():
     assert np.abs(measured.calibration.values - made.calibration.values)[ok].min() > 1e-3
     spectrum = Spectrum.power_law((8, 8, 1), s2=0.5)
     seen = in_wavelets(spectrum)
-    assert abs(seen.total - spectrum.total) < 1e-6 and list(seen.variance) == sorted(seen.variance, reverse=True)
+    assert abs(seen.total - spectrum.total) < 1e-6
+    assert (np.diff(seen.variance) <= 1e-6 * seen.variance[1:]).all()  # rows and columns have the same, to rounding
     x = np.asarray(spectrum.surrogate(path).sample(jax.random.key(0), jnp.arange(4000)))
     drawn = np.asarray(seen.energies(seen.basis.analyse(jnp.asarray(x)))).mean(axis=0) / seen.count
     np.testing.assert_allclose(seen.variance, drawn, rtol=0.05)

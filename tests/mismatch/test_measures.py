@@ -110,12 +110,18 @@ def test_m2_of_a_start_without_the_mean():
     path, grid = VP(), UniformLogSNR(5, -2.0, 4.0, to_data=False)
     exact = exact_moments(DDIM(), grid, path, BANDS, "prior")
     recorder = BandRecorder.of(BANDS, jax.random.key(1), 100)
-    record = recorder.collect(sample(BANDS.surrogate(path), DDIM(), grid, (4000, 16), jax.random.key(3), recorder=recorder).record)
-    leak = mean_leak(record, BANDS)
+
+    def run(seed):
+        return recorder.collect(sample(BANDS.surrogate(path), DDIM(), grid, (4000, 16), jax.random.key(seed), recorder=recorder).record)
+
     want = np.square(exact.leak[:-1]).sum(axis=1) / 16
+    leaks = [mean_leak(run(seed), BANDS) for seed in range(100, 120)]
+    assert sum(bool(((leak.low < want) & (want < leak.high)).all()) for leak in leaks) >= 16  # of 19 expected: fewer once in 400
+    record = run(3)
+    leak = mean_leak(record, BANDS)
     se = 2 * np.sqrt(want) * np.sqrt(np.exp(exact.log_ratio[:-1]) * BANDS.V(path, exact.t[:-1])).max() / np.sqrt(4000 * 16)
     assert (np.abs(leak.value - want) < 4.5 * se + 1e-3 * want).all() and want.min() > 0.03
-    assert ((leak.low < want) & (want < leak.high) & (leak.low > 0)).all() and (leak.high - leak.low < 0.5 * want).all()
+    assert (leak.low > 0).all() and (leak.high - leak.low < 0.5 * want).all()
     alpha = np.asarray(path.alpha(jnp.asarray(exact.t[:-1])))
     gain = mean_gain(record, BANDS, path)
     along = 1 + exact.leak[:-1] @ BANDS.mean / (alpha * np.square(BANDS.mean).sum())
