@@ -225,6 +225,7 @@ def test_values_are_literals_or_words(text, value):
     assert literal(text) == value
 
 
+@pytest.mark.slow
 def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):
     """The same samples as in one file; the same command finds nothing left to do, another is refused by what differs."""
     words = (f"--workdir={workdir}", "--n=6", "--chunk=4", f"--shards={tmp_path / 'out'}")

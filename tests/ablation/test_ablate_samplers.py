@@ -178,6 +178,7 @@ def test_more_solvers_add_their_cells_only_and_failures_do_not_stop_the_rest(
     assert len(churned) == 1 and churned[0]["solver_error"] == "nan"  # not defined for what is stochastic
 
 
+@pytest.mark.slow
 def test_more_samples_are_added_and_fewer_are_read(config, done, unpainted, tmp_path, monkeypatch):
     """n is no part of a cell: 80 samples a seed become 120 by 40 new ones; asked for 80 again, it draws nothing."""
     shutil.copytree(done, tmp_path / "out")

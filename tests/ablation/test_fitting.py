@@ -140,6 +140,7 @@ def test_dpm_fast_is_asked_for_by_the_name_of_the_function(tmp_path):
     assert fast_orders(6) == (3, 2, 1)
 
 
+@pytest.mark.slow
 def test_gamma_is_measured_on_the_law_and_is_part_of_the_cell(tmp_path):
     """The table that AnalyticDPM lacks is in its section, so in its key; it is E |eps|^2 / d at levels of the path, of draws of the law."""
     study = study_of("AnalyticDPM", "AnalyticDPM(eta=0.0)", "AnalyticDPM(log_snrs=(0.0,), gamma=(0.5,))", nfe=(4,))

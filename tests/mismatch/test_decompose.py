@@ -220,6 +220,7 @@ class Wrong:
         return Prediction.of(x_t, t, self.path, x0=mean + (1.0 + self.eta) * (p.x0 - mean) + noise, eps=p.eps)
 
 
+@pytest.mark.slow
 def test_gain_and_noise_of_one_level(x64):
     """Over 32 repetitions: the intervals hold the truth at all levels as often as they say, and the estimates lean to neither side."""
     exact = SPECTRUM.surrogate(PATH)
@@ -242,6 +243,7 @@ def test_gain_and_noise_of_one_level(x64):
     assert np.abs(z).max() <= 4 and np.abs(z.mean(axis=0)).max() <= 3 / np.sqrt(32), z.mean(axis=0)
 
 
+@pytest.mark.slow
 def test_a_stochastic_sampler_on_the_flow(x64):
     """Runs of other numbers of steps draw other noise: the interval holds the oracle's discretisation."""
     path, sampler = LinearFlow(), EulerMaruyama()

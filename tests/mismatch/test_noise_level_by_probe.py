@@ -61,6 +61,7 @@ def calibration_errors(probe, level, moved):
     return read, float((slope[1:] / slope[:1]).mean(axis=1).std())
 
 
+@pytest.mark.slow
 def test_the_label_comes_as_near_to_the_true_level_as_the_prior_and_the_probe_allow(trained):
     """Let the true ln kappa be the label's plus delta, delta of mean 0 and variance p^2 (``prior``), and the probe read m = delta + e, e of
     mean 0 and variance s^2, independent of delta.  With w = p^2 / (p^2 + s^2) and r = w m,

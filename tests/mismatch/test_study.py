@@ -148,6 +148,7 @@ def test_what_cannot_be_concluded_depends_on_what_was_trained(found):
     assert any("One seed of noise" in line for line in cannot([m], 1))
 
 
+@pytest.mark.slow
 def test_a_probe_is_trained_once_for_a_folder_and_its_sums_are_kept_under_what_was_trained(tmp_path, monkeypatch):
     """Another process, as a resumed run is, reads the probe that is kept, bit by bit, on whatever system; where it is trained again and
     comes out otherwise, the sums of the one before are not found."""

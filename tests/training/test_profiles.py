@@ -72,6 +72,7 @@ def run(config, tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_averages_that_were_tracked_are_put_together_again(run):
     """From all snapshots, 0.05 and (a hair beside) 0.08 are what training tracked, to 1e-5."""
     tracked = load(run, ema=0.08)

@@ -28,6 +28,9 @@ from score_lab.types import Array, leaf, pytree_dataclass
 
 __all__ = ["LogDensities", "MixtureLikelihood"]
 
+FLAT = 1.92
+"""Nats of log-likelihood of all trajectories, half of chi-squared(1)'s 95 % quantile: a window in which it varies less tells no level."""
+
 
 @pytree_dataclass
 class LogDensities:
@@ -112,6 +115,8 @@ class MixtureLikelihood(Resolution):
             curvature = -4.0 * float(each(spline, peak, rows, 2)[0]) if inside[0] else np.nan
             needed[k] = trajectories(curvature, self.tol) if curvature > 1e-9 else (np.inf if inside[0] else 0.0)
             flag[k] = OK if inside[0] else "off the branch" if there.all() else "beyond the path"
+            if record.n * np.ptp(value[0]) < FLAT:
+                needed[k], flag[k] = np.inf, "unidentifiable"
         flag[(needed > record.n) & (flag == OK)] = "unidentifiable"
         flag[~np.isfinite(mean).all(axis=(1, 2))] = "not finite"
         return self.effective("maximum likelihood (density)", record, levels, found, flag, needed)
