@@ -4,6 +4,7 @@
     samplers     what every solver costs beyond a free network, microseconds per evaluation
     dit8         the time to sample with dit8 beside a bare scan of the same network
     compile      what the first call of every solver takes longer than the second, dit8, 50 steps
+    memory       what it saves that a training step's buffers are kept
     recording    what a record by band costs beside the run that it is of, dit8
     loops        what is left in the loop of every solver: scalar operations, operations on states, kernels
     peers        diffusers, k-diffusion and azula on the same network and noise (the ``peers`` extra)
@@ -23,7 +24,7 @@ from benchmarks.options import Options
 from benchmarks.pairs import MISSED
 from score_lab.build import ConfigError, refuse
 
-NAMES = ("train_step", "samplers", "dit8", "compile", "recording", "loops", "peers")
+NAMES = ("train_step", "samplers", "dit8", "compile", "memory", "recording", "loops", "peers")
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from benchmarks.options import Options
 from benchmarks.pairs import heading, interleaved, line
 from configs.digits import get_config
 from score_lab.data import batches
+from score_lab.training.memory import keep_buffers
 from score_lab.training.options import plain
 from score_lab.training.parallel import layout_of, make_dispatch
 from score_lab.training.parts import Parts, build_parts
@@ -72,6 +73,7 @@ def bare_step(parts: Parts):
 
 def measure(options: Options) -> Iterator[str]:
     """One row: framework / bare, seconds for ten steps."""
+    keep_buffers()  # as train does
     parts, host = dit8_parts()
     layout = layout_of(parts.batch_size)
     dispatch = make_dispatch(parts)

@@ -31,7 +31,8 @@ import numpy as np
 from score_lab.ablation.correcting import NONE
 from score_lab.ablation.corrections_mismatch import Mismatch, mismatch_of, nearer
 from score_lab.ablation.pooling import picks_of, pooled, student
-from score_lab.ablation.results import Results, Row, diverged, median_of, resolution
+from score_lab.ablation.results import Results, diverged, resolution
+from score_lab.ablation.rows import Row, median_of
 from score_lab.ablation.store import Store
 from score_lab.ablation.truth import HIGHER, RANKABLE
 from score_lab.evaluation import Estimate, Pair, compared, estimate_of

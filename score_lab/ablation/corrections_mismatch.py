@@ -14,7 +14,7 @@ import numpy as np
 
 from score_lab.ablation.correcting import NONE, last_ratios, plain_section
 from score_lab.ablation.pooling import mean_of
-from score_lab.ablation.results import Row
+from score_lab.ablation.rows import Row
 from score_lab.ablation.running import REPLICATES, bands_of
 from score_lab.ablation.store import Store
 from score_lab.ablation.study import Model, Study
@@ -82,13 +82,14 @@ def mismatch_of(models: Mapping[str, Model], rows: Sequence[Row], store: Store) 
 def nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> dict[tuple[str, str, int], Pair]:
     """``|ln R|`` with a correction minus without, paired by the weights of their trajectories, at once for all rows of one budget.  Of the
     models it is that of their mean: the sign of the mean times every model's own ln R."""
-    found = {}
+    found, word = {}, lambda key: "|".join(map(str, key))
     for budget in study.nfe:
-        size = {"|".join(map(str, k)): m.draws for k, m in mismatch.items() if k[2] == budget and np.isfinite(m.draws).all()}
-        rows = [k for k in mismatch if k[1] != NONE and "|".join(map(str, k)) in size and f"{k[0]}|{NONE}|{budget}" in size]
+        size = {word(k): m.draws for k, m in mismatch.items() if k[2] == budget and np.isfinite(m.draws).all()}
+        without = lambda key, budget=budget: word((key[0], NONE, budget))  # noqa: E731
+        rows = [k for k in mismatch if k[1] != NONE and word(k) in size and without(k) in size]
         drawn = {name: np.abs(draws.mean(axis=0)) for name, draws in size.items()}
         models = {name: np.sign(draws[:, 0].mean()) * draws[:, 0] for name, draws in size.items()}
-        pairs = [("|".join(map(str, key)), f"{key[0]}|{NONE}|{budget}") for key in rows]
+        pairs = [(word(key), without(key)) for key in rows]
         least = lambda value: max(study.least_difference * value, LEAST_LN_R)  # noqa: E731
         found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha, least=least, models=models), strict=True))
     return found

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from score_lab.ablation.results import Contest, Results, Row, diverged
+from score_lab.ablation.results import Contest, Results, diverged
+from score_lab.ablation.rows import Row
 from score_lab.ablation.store import Store
 from score_lab.ablation.truth import COLUMNS, RANKABLE
 from score_lab.evaluation import Estimate

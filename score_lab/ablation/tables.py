@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 from score_lab.ablation.fitting import LEVELS
-from score_lab.ablation.results import Contest, Results, Row, diverged
+from score_lab.ablation.results import Contest, Results, diverged
+from score_lab.ablation.rows import Row
 from score_lab.ablation.running import CALLS
 from score_lab.ablation.truth import COLUMNS, Measured
 from score_lab.evaluation import Estimate, Table

@@ -21,7 +21,7 @@ from score_lab.build import refuse
 from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape
 from score_lab.networks.embedding import Conditioning
 from score_lab.networks.initializers import glorot, zeros
-from score_lab.networks.layers import attend, check_attention, dropout, layer_norm, modulate
+from score_lab.networks.layers import Linear, attend, check_attention, dropout, layer_norm, modulate
 from score_lab.types import Array, Float, Int
 
 __all__ = ["DiT"]
@@ -103,7 +103,7 @@ class _Block(nnx.Module):
 
     def __init__(self, network: DiT, index: int, rngs: nnx.Rngs):
         width, hidden = network.width, int(network.mlp_ratio * network.width)
-        linear = functools.partial(nnx.Linear, kernel_init=glorot, rngs=rngs)
+        linear = functools.partial(Linear, kernel_init=glorot, rngs=rngs)
         self.heads, self.attention, self.rate, self.index = network.heads, network.attention, network.dropout, index
         self.qkv, self.project = linear(width, 3 * width), linear(width, width)
         self.first, self.second = linear(width, hidden), linear(hidden, width)
@@ -120,10 +120,10 @@ class _DiT(nnx.Module):
     def __init__(self, network: DiT, channels: int, rngs: nnx.Rngs):
         width, depth, self.patch = network.width, network.depth, network.patch
         self.conditioning = Conditioning(network, width, rngs)
-        self.inward = nnx.Linear(self.patch**2 * channels, width, kernel_init=glorot, rngs=rngs)
-        self.modulation = nnx.Linear(width, (6 * depth + 2) * width, kernel_init=zeros, rngs=rngs)
+        self.inward = Linear(self.patch**2 * channels, width, kernel_init=glorot, rngs=rngs)
+        self.modulation = Linear(width, (6 * depth + 2) * width, kernel_init=zeros, rngs=rngs)
         self.blocks = nnx.List([_Block(network, i, rngs) for i in range(depth)])
-        self.outward = nnx.Linear(width, self.patch**2 * channels * network.heads_out, kernel_init=zeros, rngs=rngs)
+        self.outward = Linear(width, self.patch**2 * channels * network.heads_out, kernel_init=zeros, rngs=rngs)
 
     def __call__(
         self,

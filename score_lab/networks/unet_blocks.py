@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from score_lab.networks.initializers import glorot, zeros
-from score_lab.networks.layers import GroupNorm, attend, dropout
+from score_lab.networks.layers import GroupNorm, Linear, attend, dropout
 from score_lab.types import Array, Float
 
 __all__ = ["ResBlock", "Resample", "conv", "halve", "double"]
@@ -62,8 +62,8 @@ class Attention(nnx.Module):
         self.heads = network.heads if network.head_width is None else channels // network.head_width
         self.implementation, self.share = network.attention, _share(network)
         self.norm = GroupNorm(channels, network.groups)
-        self.qkv = nnx.Linear(channels, 3 * channels, kernel_init=glorot, rngs=rngs)
-        self.project = nnx.Linear(channels, channels, kernel_init=zeros, rngs=rngs)
+        self.qkv = Linear(channels, 3 * channels, kernel_init=glorot, rngs=rngs)
+        self.project = Linear(channels, channels, kernel_init=zeros, rngs=rngs)
 
     def __call__(self, h: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
         """(h + attention(h)) times the share of a residual sum."""
@@ -78,7 +78,7 @@ class ResBlock(nnx.Module):
     """
 
     def __init__(self, network, size: int, out: int, index: int, rngs: nnx.Rngs, *, way: str | None = None, attention: bool = False):
-        linear = functools.partial(nnx.Linear, kernel_init=glorot, rngs=rngs)
+        linear = functools.partial(Linear, kernel_init=glorot, rngs=rngs)
         self.way, self.rate, self.index = way, network.dropout, index
         self.scale_shift, self.share = network.scale_shift, _share(network)
         self.norm1, self.conv1 = GroupNorm(size, network.groups), conv(size, out, rngs)

@@ -22,6 +22,7 @@ from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Feed, train_stream
 from score_lab.training.heldout import make_heldout
 from score_lab.training.lock import Lock
+from score_lab.training.memory import keep_buffers
 from score_lab.training.metrics import Metrics, say
 from score_lab.training.options import plain
 from score_lab.training.parallel import make_dispatch
@@ -74,6 +75,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
     plan = prepare(plain(config), Path(workdir), callbacks)
     for check in checks:
         check(plan.parts)
+    keep_buffers()
     with contextlib.ExitStack() as stack:
         state, run = _open(plan, stack)
         step, reports, snapshots, dispatch = run.step, run.reports, run.snapshots, make_dispatch(plan.parts)

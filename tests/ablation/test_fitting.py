@@ -12,7 +12,8 @@ from experiments.ablation_models import open_models
 from score_lab.ablation import Run, Store, Study, planned, run_cells, runs_of
 from score_lab.ablation.counting import Budget, BudgetError, count_nfe
 from score_lab.ablation.fitting import HALVINGS, NOISES, SEED, Spent, fit_evaluations, fit_tolerance, ready, seed_apart
-from score_lab.ablation.results import Results, Row, median_of
+from score_lab.ablation.results import Results
+from score_lab.ablation.rows import Row, median_of
 from score_lab.ablation.store import Cell
 from score_lab.ablation.tables import budgets, full_table
 from score_lab.ablation.truth import Measured

@@ -22,7 +22,8 @@ from score_lab.ablation import Cell, Images, Model, Store, Study, System, keys, 
 from score_lab.ablation.counting import Budget, BudgetError, blank_of, count_nfe, fit
 from score_lab.ablation.keys import code_of, model_digest
 from score_lab.ablation.plan import REFERENCE, Run, levels
-from score_lab.ablation.results import Contest, Results, Row, diverged, unresolved
+from score_lab.ablation.results import Contest, Results, diverged, unresolved
+from score_lab.ablation.rows import Row
 from score_lab.ablation.spaces import feature_space
 from score_lab.ablation.tables import full_table
 from score_lab.ablation.truth import Measured, snr_gap

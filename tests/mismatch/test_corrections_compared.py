@@ -23,7 +23,8 @@ from score_lab.ablation.corrections import verdict
 from score_lab.ablation.corrections_summary import changed
 from score_lab.ablation.counting import Budget
 from score_lab.ablation.plan import Run
-from score_lab.ablation.results import Contest, Results, Row
+from score_lab.ablation.results import Contest, Results
+from score_lab.ablation.rows import Row
 from score_lab.ablation.study import Study, System
 from score_lab.ablation.truth import Measured
 from score_lab.analytic import GaussianMixture

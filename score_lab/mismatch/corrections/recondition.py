@@ -125,7 +125,8 @@ def _guarded(s2: float, n2: float, limit: float) -> tuple[float, float, str]:
 def effective_levels(
     delta: Curve, t: np.ndarray, path: GaussianPath, grid: Any, gain: Curve | None = None, limit: float = 0.1
 ) -> StepLevels:  # fmt: skip
-    """From one measured run: an estimator's ``delta`` = lambda_eff - lambda and signal ``gain`` at the calls t (K,) of its record.
+    """From one measured run: an estimator's ``delta`` = lambda_eff - lambda and signal ``gain`` at the calls t (K,) of its record.  Of an
+    estimator that is biased on forward samples give the run's less theirs: ``score_lab.mismatch.study.measuring.beyond(run, null).excess``.
 
     Steps where the estimator has a flag, or |delta| <= 2 se, are left alone; Delta ln kappa = -delta / 2 is cut at ``limit``.
     """

@@ -4,7 +4,8 @@
 
 Q is the spectrum's basis, H Haar's: M_hb is what subband h holds, per coefficient, of a band b of unit variance, and rows sum to 1.  Any
 variances by band go the same way: those that a run was measured to have too.  Subbands of correlated coefficients: what holds for bands
-that are independent holds for them on average.
+that are independent holds for them on average.  M is rounded to what the precision that is enabled leaves of it, so that subbands which
+hold the same (rows and columns, of a spectrum that does not tell them apart) have the same variance, not one of another last digit.
 """
 
 from __future__ import annotations
@@ -32,19 +33,21 @@ def haar_share(spectrum: Spectrum) -> np.ndarray:
         refuse("wavelets: the spectrum's shape", shape, "images (height, width, channels) of even sides")
     haar, band, sub = Haar(1, (1, 2)), spectrum.band.reshape(-1), subbands(shape).reshape(-1)
     found, rows = np.zeros((4, len(spectrum.variance))), max(CHUNK // len(band), 1)
+    dtype = jnp.zeros(()).dtype
     for first in range(0, len(band), rows):
         here = np.arange(first, min(first + rows, len(band)))
-        one = np.zeros((len(here), len(band)), np.float32)
+        one = np.zeros((len(here), len(band)), dtype)
         one[np.arange(len(here)), here] = 1.0
         energy = np.square(np.asarray(haar.analyse(spectrum.basis.synthesise(jnp.asarray(one.reshape(-1, *shape))))), dtype=np.float64)
         held = np.stack([energy.reshape(len(here), -1)[:, sub == h].sum(axis=1) for h in range(4)])
         np.add.at(found.T, band[here], held.T)
-    return found / found.sum(axis=1, keepdims=True)
+    return np.round(found / found.sum(axis=1, keepdims=True), 12 if dtype == np.float64 else 6)
 
 
 def in_wavelets(spectrum: Spectrum, share: np.ndarray | None = None) -> Spectrum:
     """The spectrum of the same data by Haar subbands, of the same mean; ``share``: ``haar_share(spectrum)``, if it is known."""
     share = haar_share(spectrum) if share is None else share
     return dataclasses.replace(
-        spectrum, variance=share @ spectrum.variance, band=np.array(subbands(np.shape(spectrum.mean))), basis=Haar(1, (1, 2)), se=None,
+        spectrum, variance=(share * spectrum.variance).sum(axis=1), band=np.array(subbands(np.shape(spectrum.mean))),
+        basis=Haar(1, (1, 2)), se=None,
     )  # fmt: skip

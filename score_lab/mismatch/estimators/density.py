@@ -67,7 +67,7 @@ class MixtureLikelihood(Resolution):
     trajectories whose own best level is each one of the grid.
 
     ``denoiser``: exact, with ``log_density``; ``window`` W and ``points`` L: levels from -W to W around the nominal one (odd, >= 9).
-    Record with ``recorder(key)``.
+    Record with ``recorder(key)``.  A call whose log-likelihood over the window varies by less than ``FLAT`` is "unidentifiable".
     """
 
     denoiser: Any

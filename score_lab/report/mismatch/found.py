@@ -24,6 +24,7 @@ from score_lab.report.style import COLOURS, GREY, figure, save, tidy
 
 __all__ = ["save_found"]
 
+
 def save_found(file: str | Path, runs: Sequence[Measured], estimator: str = "", title: str = "") -> Path:
     """The three panels of ``runs`` (at most 8 can be told apart); ``estimator``: the name of the level's, by default the first that tells
     one anywhere.  Raises ConfigError for no runs."""
