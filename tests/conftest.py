@@ -63,7 +63,7 @@ def _rank_promotion(request):
         yield
 
 
-_MOST_MAPPINGS, _EVERY = 20_000, 20
+_MOST_MAPPINGS, _EVERY = 5_000, 20
 _tests = itertools.count(1)
 
 
