@@ -242,6 +242,7 @@ def test_shards_are_written_and_resumed(workdir, tmp_path, capsys):
     assert "NFE" in capsys.readouterr().out and np.load(tmp_path / "samples.npz")["nfe"].shape == (6,)
 
 
+@pytest.mark.slow
 def test_the_table_of_analytic_dpm_is_measured_once(workdir, drawn, capsys):
     """Gamma of the very network, beside its checkpoint; another checkpoint has another."""
     first, _ = drawn("--sampler=AnalyticDPM", "--steps=4", "--path=VP", "--clip")

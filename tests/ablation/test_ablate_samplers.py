@@ -125,6 +125,7 @@ def test_the_samples_are_those_of_sample(done, n=80):
         np.testing.assert_allclose(stored["x"], direct.x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_killed_half_way_and_resumed_is_the_same_table(config, done, unpainted, tmp_path, monkeypatch):
     """The process dies in its fourth cell; what was there is not sampled again, and the table is that of the run that was not killed."""
     drawn, real = [], running.draw_cell

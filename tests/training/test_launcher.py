@@ -161,6 +161,7 @@ def test_on_a_gpu_a_run_that_would_not_be_deterministic_is_refused(monkeypatch, 
     prepare(config(training__deterministic=True), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_commands_themselves(tmp_path):
     """In processes of their own: a refusal without a traceback, then a run of a few steps that loads."""
     command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py", f"--workdir={tmp_path / 'run'}"]

@@ -109,6 +109,7 @@ def test_snapshots_after_a_kill_are_those_of_the_run_that_was_not(run, config, t
             np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ema", "message"),
     [
