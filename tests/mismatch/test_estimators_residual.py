@@ -105,7 +105,6 @@ def repeat(reps, contamination, simultaneous, n=150, calibration=400, path=EDM()
     return np.stack([f.value for f in found]), [(f.low, f.high) for f in found], truth, np.median([f.se for f in found], axis=0)
 
 
-@pytest.mark.slow
 def test_a3_coverage_and_bias_in_40_repetitions():
     """40 x 3 intervals of contaminated states: within four binomial standard deviations of 40; the calibration's error is in them."""
     value, intervals, truth, se = repeat(40, 0.3, False)

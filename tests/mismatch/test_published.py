@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from test_launchers import run
 
-pytestmark = pytest.mark.slow
-
 RATIO = {"11": 2.124, "21": 1.405}
 """E ||eps||^2 in sampling over that of forward states, at the node nearest sigma = 0.15."""
 
