@@ -253,8 +253,9 @@ def test_weak_order_is_soon_there():
 @pytest.mark.parametrize("path", [VP(), LinearFlow()], ids=["VP", "flow"])
 @pytest.mark.parametrize("sampler", WEAK, ids=str)
 def test_weak_order_of_the_sde(sampler, path):
+    """The least over the bands is the declared one, from both sides."""
     found = weak(sampler, path, 100)
-    assert (found >= sampler.order - 0.2).all(), found
+    assert abs(found.min() - sampler.order) <= 0.2, found
 
 
 @pytest.mark.slow
