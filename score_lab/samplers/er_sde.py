@@ -29,7 +29,8 @@ from score_lab.types import Array, leaf, pytree_dataclass, static
 
 __all__ = ["ERSDE", "ERSDENoise", "PowerNoise"]
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+"""For steps of up to 12 in ln kappa, down from any kappa up to 10^4, both integrals are right to 3e-12 of kappa_t - kappa_s (squared)."""
 
 
 @pytree_dataclass

@@ -6,6 +6,7 @@ Every expected variance is written in numpy from alpha and sigma at the grid's t
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 from oracle.case import Bank
 from samplers.convergence import order
 from samplers.exact import Mixture, paths
@@ -233,6 +234,23 @@ def test_sa_solver_is_deterministic_outside_its_interval(bank):
 def test_deterministic_order_without_noise(sampler, expected):
     """Interior, on the mixture, from exact starting states."""
     assert order(sampler, VP(), 64, exact_start=True) >= expected - 0.2
+
+
+@pytest.mark.parametrize("fall", [0.1, 2.0, 12.0])
+def test_er_sdes_integrals_are_what_it_says(fall):
+    """Both brackets over (kappa_t - kappa_s)^k by adaptive quadrature in ln kappa, for kappa_t from 1/50 to 10^4."""
+    excess = lambda kappa: np.logaddexp(kappa**0.3, np.log(10.0))  # noqa: E731 (of the paper's phi over kappa)
+    for high in np.exp(np.linspace(-4.0, np.log(1e4), 7)):
+        low = high * np.exp(-fall)
+
+        def tail(u, k, low=low, high=high):
+            kappa = np.exp(u)  # phi(kappa_s) / phi dkappa = kappa_s exp(excess_s - excess) d ln kappa
+            return ((kappa - high) / (high - low)) ** k * low * np.exp(excess(low) - excess(kappa)) / (high - low)
+
+        for k, found in enumerate(ERSDE()._integrals(jnp.asarray(low), jnp.asarray(high))):
+            wanted = scipy.integrate.quad(tail, np.log(low), np.log(high), args=(k,), epsabs=1e-14, epsrel=1e-12)[0]
+            np.testing.assert_allclose(found / (high - low) ** (k + 1), wanted + (-1.0) ** (k + 1) / (k + 1), rtol=0, atol=4e-12)
+
 
 
 def test_er_sde_three_as_released_is_of_order_two():
