@@ -5,7 +5,6 @@ The gradient of the digits configuration's network, 57 MB of temporaries at batc
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 
 import jax
@@ -13,11 +12,10 @@ import jax.numpy as jnp
 
 from benchmarks.options import Options
 from benchmarks.pairs import heading, interleaved, line
-from score_lab.networks import DiT
-from score_lab.training.memory import keep_buffers
-
-GLIBC = {-3: 32 * 2**20, -1: 64 * 2**20}
-"""<malloc.h>'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD at the most that glibc raises them to by itself."""
+from configs.digits import get_config
+from score_lab.build import build
+from score_lab.training.memory import glibc_buffers, keep_buffers
+from score_lab.training.options import plain
 
 
 def measure(options: Options) -> Iterator[str]:
@@ -25,7 +23,7 @@ def measure(options: Options) -> Iterator[str]:
     if not keep_buffers():
         yield "no glibc here: nothing to compare"
         return
-    network = DiT(patch=2, width=128, depth=4, heads=4, num_classes=10)
+    network = build(plain(get_config("flow"))["network"], "score_lab.networks", "config.network")
     params, x = network.init(jax.random.key(0), (8, 8, 1)), jnp.ones((64, 8, 8, 1))
     level, label = jnp.zeros((64,)), {"label": jnp.zeros((64,), jnp.int32)}
     gradient = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(network.apply(p, x, level, label) - x))))
@@ -35,8 +33,7 @@ def measure(options: Options) -> Iterator[str]:
         jax.block_until_ready(gradient(params))
 
     def mapped() -> None:
-        for which, value in GLIBC.items():
-            ctypes.CDLL(None).mallopt(which, value)
+        glibc_buffers()
         jax.block_until_ready(gradient(params))
 
     yield heading()

@@ -46,8 +46,7 @@ def modulate(x: Float[Array, "*axes"], shift: Float[Array, "*shift"], scale: Flo
 class Linear(nnx.Linear):
     """``nnx.Linear`` whose leading axes are one: x W + b of (rows, width).
 
-    The same sums in the same order, but the gradient with respect to W is then a product of two matrices; over several leading axes
-    XLA:CPU takes about twice as long for it.
+    Its gradient with respect to W is then a product of two matrices; over several leading axes XLA:CPU takes about twice as long for it.
     """
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes features"]:

@@ -69,6 +69,8 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
       callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
       checks: called with the parts before anything is compiled or written; they may raise ConfigError.
 
+    From then on the process keeps the buffers that it frees (memory.py).
+
     Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written, and
     NonFiniteLoss when the loss or the gradient is infinite or NaN.
     """

@@ -252,7 +252,6 @@ def test_er_sdes_integrals_are_what_it_says(fall):
             np.testing.assert_allclose(found / (high - low) ** (k + 1), wanted + (-1.0) ** (k + 1) / (k + 1), rtol=0, atol=4e-12)
 
 
-
 def test_er_sde_three_as_released_is_of_order_two():
     """The slope half a step back is not the slope: with it x0'' costs the order that it was to bring."""
     assert 1.7 < order(ERSDE(3, PowerNoise(0.0), as_released=True), VP(), 64, exact_start=True) < 2.3

@@ -33,7 +33,7 @@ def haar_share(spectrum: Spectrum) -> np.ndarray:
         refuse("wavelets: the spectrum's shape", shape, "images (height, width, channels) of even sides")
     haar, band, sub = Haar(1, (1, 2)), spectrum.band.reshape(-1), subbands(shape).reshape(-1)
     found, rows = np.zeros((4, len(spectrum.variance))), max(CHUNK // len(band), 1)
-    dtype = jnp.zeros(()).dtype
+    dtype = jnp.result_type(float)
     for first in range(0, len(band), rows):
         here = np.arange(first, min(first + rows, len(band)))
         one = np.zeros((len(here), len(band)), dtype)
