@@ -19,7 +19,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.denoiser import Denoiser, check_levels
-from score_lab.samplers.adaptive import first_step
+from score_lab.samplers.first_step import first_step
 from score_lab.types import Array, Cond, leaf, pytree_dataclass
 
 __all__ = ["Likelihood", "log_likelihood"]

@@ -82,14 +82,16 @@ def mismatch_of(models: Mapping[str, Model], rows: Sequence[Row], store: Store) 
 def nearer(mismatch: Mapping[tuple[str, str, int], Mismatch], study: Study) -> dict[tuple[str, str, int], Pair]:
     """``|ln R|`` with a correction minus without, paired by the weights of their trajectories, at once for all rows of one budget.  Of the
     models it is that of their mean: the sign of the mean times every model's own ln R."""
-    found, word = {}, lambda key: "|".join(map(str, key))
+    found = {}
     for budget in study.nfe:
-        size = {word(k): m.draws for k, m in mismatch.items() if k[2] == budget and np.isfinite(m.draws).all()}
-        without = lambda key, budget=budget: word((key[0], NONE, budget))  # noqa: E731
-        rows = [k for k in mismatch if k[1] != NONE and word(k) in size and without(k) in size]
-        drawn = {name: np.abs(draws.mean(axis=0)) for name, draws in size.items()}
-        models = {name: np.sign(draws[:, 0].mean()) * draws[:, 0] for name, draws in size.items()}
-        pairs = [(word(key), without(key)) for key in rows]
-        least = lambda value: max(study.least_difference * value, LEAST_LN_R)  # noqa: E731
-        found |= dict(zip(rows, compared(drawn, pairs, alpha=study.alpha, least=least, models=models), strict=True))
+        draws = {key: m.draws for key, m in mismatch.items() if key[2] == budget and np.isfinite(m.draws).all()}
+        pairs = [(key, (key[0], NONE, budget)) for key in draws if key[1] != NONE and (key[0], NONE, budget) in draws]
+        size = {key: np.abs(d.mean(axis=0)) for key, d in draws.items()}
+        models = {key: np.sign(d[:, 0].mean()) * d[:, 0] for key, d in draws.items()}
+
+        def least(value: float) -> float:
+            return max(study.least_difference * value, LEAST_LN_R)
+
+        changes = compared(size, pairs, alpha=study.alpha, least=least, models=models)
+        found |= {key: change for (key, _), change in zip(pairs, changes, strict=True)}
     return found

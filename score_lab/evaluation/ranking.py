@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -43,8 +43,8 @@ class Pair:
     """``difference`` = value of ``better`` minus value of ``worse`` (<= 0 where lower is better), the interval that holds for all pairs at
     once, p of this pair alone and ``adjusted`` for all of them, and the resolution ``least`` that a difference must exceed."""
 
-    better: str
-    worse: str
+    better: Hashable
+    worse: Hashable
     difference: float
     low: float
     high: float
@@ -130,8 +130,8 @@ def _largest(drawn: np.ndarray, i: np.ndarray, j: np.ndarray, spread: np.ndarray
 
 
 def compared(
-    values: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], *, alpha: float = 0.05,
-    least: Callable[[float], float] = lambda value: 0.0, models: Mapping[str, np.ndarray] | None = None,
+    values: Mapping[Hashable, np.ndarray], pairs: Sequence[tuple[Hashable, Hashable]], *, alpha: float = 0.05,
+    least: Callable[[float], float] = lambda value: 0.0, models: Mapping[Hashable, np.ndarray] | None = None,
 ) -> list[Pair]:  # fmt: skip
     """``difference`` = value of the first minus value of the second name of every pair, in their order, with intervals that hold for all of
     ``pairs`` at once; ``better`` and ``worse`` are the first and the second, whichever is better.  ``values`` as of ``Ranking.of``.

@@ -1,11 +1,11 @@
 """Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
-from score_lab.samplers.adaptive import Dopri5, Kvaerno5, Tsit5
+from score_lab.samplers.adaptive import Dopri5, Tsit5
 from score_lab.samplers.adaptive_dpm import DPMAdaptive
 from score_lab.samplers.analytic_dpm import AnalyticDPM, measure_gamma
 from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
-from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
+from score_lab.samplers.base import Integrated, Integrator, Recorder, Sampler, Samples
 from score_lab.samplers.calls import Calls, NormalDraws
 from score_lab.samplers.catalogue import CATALOGUE, Entry
 from score_lab.samplers.chunks import sample_chunked
@@ -47,6 +47,7 @@ from score_lab.samplers.grids import (
     ending,
 )
 from score_lab.samplers.inversion import Encoded, encode
+from score_lab.samplers.kvaerno import Kvaerno5
 from score_lab.samplers.langevin import Langevin
 from score_lab.samplers.loop import sample
 from score_lab.samplers.multipliers import Multiplier, Rate, SiTDiffusion
@@ -65,11 +66,11 @@ __all__ = [
     "AdamsBashforth", "AnalyticDPM", "Angle", "BetaQuantiles", "Calls", "Churn", "DPM2Ancestral", "DPMAdaptive", "DPMFast",
     "DPMPP2SAncestral", "DPMSolverMultistep", "DPMSolverNodes", "DPMSolverPP2M", "DPMSolverSinglestep", "DataExponential",
     "DataPrediction", "Dopri5", "DynamicShift", "EDMSecond", "ERSDENoise", "Encoded", "Entry", "EpsExponential", "EpsInTime", "Euler",
-    "EulerAncestral", "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "GridEntry", "Heun", "Heun3", "Integrator", "ItoEuler",
-    "Kappa", "Karras", "Kvaerno5", "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction", "NormalDraws",
-    "PolyExponential", "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock", "SASolver",
-    "Sampler", "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps", "StochasticFlowEuler",
-    "StochasticHeun", "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC", "UniformLogSNR", "UniformTime",
-    "VPTime", "Written", "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised", "open_written", "sample",
-    "sample_chunked", "sample_written",
+    "EulerAncestral", "EulerMaruyama", "Exponential", "FlowTimesteps", "Grid", "GridEntry", "Heun", "Heun3", "Integrated", "Integrator",
+    "ItoEuler", "Kappa", "Karras", "Kvaerno5", "Langevin", "LevelsOf", "LogSNR", "Midpoint", "Multiplier", "Nodes", "NoisePrediction",
+    "NormalDraws", "PolyExponential", "PowerNoise", "Quadratic", "Ralston", "Rate", "Recorder", "ResolutionShift", "Restart", "Rosenbrock",
+    "SASolver", "Sampler", "Samples", "Shift", "SiTDiffusion", "SpectrumAware", "StateRecord", "StateRecorder", "Steps",
+    "StochasticFlowEuler", "StochasticHeun", "Straight", "Stretch", "Times", "TimestepList", "Timesteps", "Tsit5", "UniPC",
+    "UniformLogSNR", "UniformTime", "VPTime", "Written", "deis", "dpm_fast", "encode", "ending", "lms", "measure_gamma", "noised",
+    "open_written", "sample", "sample_chunked", "sample_written",
 ]  # fmt: skip

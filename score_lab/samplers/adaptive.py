@@ -1,45 +1,80 @@
-"""Adaptive Runge-Kutta solvers of the probability-flow ODE, by diffrax: the error and the number of steps are each sample's own.
+"""Adaptive Runge-Kutta solvers of the probability-flow ODE: the error and the number of steps are each sample's own.
 
     dy/du = slope(x, u),  x = y / scale;       |y_hat - y| / (atol + rtol |y|) <= 1 in the root mean square over one sample
 
 ``u`` is the integration variable (``variables``).  The default, Angle, is finite at both ends of every path: at alpha = 0 its slope is
 -x0, at sigma = 0 eps.  The solver never steps past the grid's last level, and where that is of infinite log-SNR it stops at 20 (or at the
-highest trained level) and one denoise step follows (``integrate``).  States at the grid's levels are the solver's dense output; the grid
-moves no step.
+highest trained level); its last call is at its last state, so it also gives the denoise step that follows there (``integrate``).  States at
+the grid's levels are the solver's dense output; the grid moves no step.
 
     Dopri5    Dormand & Prince 1980, 5(4), 6 calls a step (the last is the next step's first): scipy's RK45, torchdiffeq's dopri5
     Tsit5     Tsitouras 2011, 5(4), 6 calls a step
-    Kvaerno5  Kvaerno 2004, 5(4), stiffly accurate ESDIRK: of few dimensions d, since every step needs Jacobians of the slope
+    Kvaerno5  implicit: kvaerno.py
 
-nfe, exactly what one sample alone is evaluated: 2 calls choose the first step, 6 are of each attempted step, and of each attempt from the
-start 1 more, the first slope.  Kvaerno5: 6 stages of ``iterations`` each, the first slope one more stage, and diffrax takes two Jacobians
-a step, at its start and at its second stage, 1 + d each (a forward derivative counted as one).  The machine's work is that of the slowest
-sample times the batch.
+nfe of a sample: the first slope, 1 call that finds the first step (first_step.py), and 6 of each attempted step, as scipy's.  The
+machine's work is that of the slowest sample times the batch.
+
+Tableaus, step-size controller and dense output are diffrax's.  The loop is not: its body is one call of the network, whichever stage of
+whichever attempt that is for, so that the program holds the network once.  diffrax's, with a first step before it and a denoise step after
+it, holds the network three times and takes three times as long to compile.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
-import optimistix
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from score_lab.build import refuse
+from score_lab.linear import select
+from score_lab.samplers.base import Integrated
 from score_lab.samplers.contract import check_numbers
+from score_lab.samplers.first_step import euler_length, first_length
 from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import Angle
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
-__all__ = ["Dopri5", "Kvaerno5", "Tsit5", "first_step"]
+__all__ = ["Adaptive", "Attempt", "Calls", "Dopri5", "Tsit5", "put_row", "row"]
+
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """The calls of a first attempt in their order, the slope at the start and an Euler step ahead first: ``weights`` (R, S) of the slopes
+    that are known by then, ``node`` (R,); a later attempt begins with call ``again``, or with ``retry`` where none was accepted."""
+
+    weights: np.ndarray
+    node: np.ndarray
+    again: int
+    retry: int
 
 
-class _Adaptive:
-    """``integrate`` and ``check`` of the three; a subclass names its solver."""
+class Attempt(NamedTuple):
+    """Of all samples ``call``, the row of ``Calls`` that comes next; of every sample its state y (n, d) at ``u``, the end ``to`` of the
+    attempt and what is known of it: the slopes ``k`` (S, n, d), the solver's ``own``, the denoise steps ``seen`` from the last call's state
+    and ``denoised`` from the last accepted one, the states at the grid's levels (n, N + 1, d), and what it has cost.  ``u`` and ``to``
+    ascend from 0."""
 
+    call: Array
+    u: Array
+    to: Array
+    y: Array
+    k: Array
+    own: PyTree
+    seen: Array
+    denoised: Array
+    states: Array
+    attempts: Array
+    nfe: Array
+
+
+class Adaptive:
+    """The loop of the adaptive Runge-Kutta solvers: a subclass names diffrax's ``solver`` and the calls of an attempt."""
+
+    solver: ClassVar[Any]
     memory = 0
     stochastic = False
     order = 5
@@ -59,135 +94,145 @@ class _Adaptive:
         self.check()
         refuse_ends(self, steps, path, self.variable)
 
+    def plan(self, d: int) -> Calls:
+        """The calls of an attempt on ``d`` numbers: of an explicit pair whose last stage is the next step's first, its stages."""
+        del d
+        tableau = self.solver.tableau
+        weights = np.zeros((tableau.num_stages + 1, tableau.num_stages))
+        weights[1, 0] = 1.0
+        for i, stage in enumerate(tableau.a_lower):
+            weights[i + 2, : i + 1] = stage
+        return Calls(weights, np.asarray([0.0, 1.0, *tableau.c]), again=2, retry=2)
+
+    def begin(self, y: Array) -> PyTree:
+        """What the solver carries of its own from call to call."""
+        return ()
+
+    def ahead(self, c: Attempt, h: Array) -> Array | float:
+        """What call ``c.call`` adds to y + h sum w k."""
+        return 0.0
+
+    def took(self, c: Attempt, h: Array, f: Array) -> Attempt:
+        """The attempt when call ``c.call`` has given the slope ``f``: here k's."""
+        return c._replace(k=put_row(c.k, f, c.call - (c.call > 1)))
+
+    def asks(self, c: Attempt) -> Array | bool:
+        """Which samples need call ``c.call``."""
+        return True
+
+    def good(self, c: Attempt) -> Array | bool:
+        """Which samples have an error to be judged by."""
+        return True
+
+    def decided(self, c: Attempt, keep: Array) -> PyTree:
+        """``own`` for the next attempt."""
+        return c.own
+
     def integrate(self, denoise, x_T, steps, draw):
-        """States at the grid's levels, attempted steps, evaluations: one diffrax solve for each sample."""
-        path, variable = denoise.path, self.variable
+        """``Integrated``, with the denoise step."""
+        path, variable, n = denoise.path, self.variable, jax.tree.leaves(x_T)[0].shape[0]
         times, _ = denoise.times()
-        levels = jax.vmap(lambda t: variable.at(path, t))(times)
+        of_grid = jax.vmap(lambda t: variable.at(path, t))(times)
         scales = jax.vmap(lambda t: variable.scale(path, t))(times)
-        solver, stages, extra = self._solver()
+        sign = jnp.sign(of_grid[-1] - of_grid[0])
+        levels = sign * (of_grid - of_grid[0])
+        end, near = levels[-1], levels[-1] * (1.0 - 100.0 * jnp.finfo(levels.dtype).eps)  # what is left beyond is too short for a step
+        low, high = jnp.minimum(of_grid[0], of_grid[-1]), jnp.maximum(of_grid[0], of_grid[-1])
+        _, restore = ravel_pytree(jax.tree.map(lambda a: a[0], x_T))
+        y = jax.vmap(lambda v: ravel_pytree(v)[0])(x_T)
+        y = scales[0].astype(y.dtype) * y
+        tableau, plan = self.solver.tableau, self.plan(y.shape[1])
+        weights, node = jnp.asarray(plan.weights, y.dtype), jnp.asarray(plan.node, end.dtype)
+        controller = diffrax.PIDController(self.rtol, self.atol)
+        _, inner = controller.init(None, 0.0, end, None, end, None, None, self.order)  # of an I controller, which remembers nothing
 
-        low, high = jnp.minimum(levels[0], levels[-1]), jnp.maximum(levels[0], levels[-1])
+        def active(c: Attempt) -> Array:
+            return (c.u < end) & (c.attempts < self.max_steps) & (c.to > c.u)  # a step that is NaN, or too short to move, is the last
 
-        def time(u):
-            """Of a node; Kvaerno5's third lies 1.23 steps on, and that of the last step beyond the end, where no network was trained."""
-            return variable.time(path, jnp.clip(u, low, high))
+        def call(c: Attempt) -> Attempt:
+            h, place = _column(c.to - c.u, y), row(node, c.call)
+            u = jnp.where(place == 1, c.to, c.u + place * (c.to - c.u))
+            at = c.y + h * jnp.tensordot(row(weights, c.call), c.k, 1) + self.ahead(c, h)
+            t = variable.time(path, jnp.clip(of_grid[0] + sign * u, low, high))
+            f, denoised, spent = denoise.each(one, at, t)
+            c = self.took(c, h, f)
+            first = first_length(c.to, self.size(c.k[0], c.y), self.size(c.k[1] - c.k[0], c.y), jnp.full_like(c.u, end), self.order)
+            look = euler_length(self.size(c.y, c.y), self.size(c.k[0], c.y), jnp.full_like(c.u, end))
+            to = jnp.where(c.call == 0, look, jnp.where(c.call == 1, jnp.where(first > near, end, first), c.to))
+            return c._replace(call=c.call + 1, to=to, seen=denoised, nfe=c.nfe + jnp.where(active(c) & self.asks(c), spent, 0))
 
-        def one(network, x):
-            def slope(u, y, _):
-                t = time(u)
-                scaled = jax.tree.map(lambda a: a / variable.scale(path, t).astype(a.dtype), y)
-                p = network(scaled, t)
-                return jax.tree.map(lambda a, b: a.astype(b.dtype), variable.slope(path, t, p), y)
+        def one(network, y, t):
+            """Of one sample the slope, the denoise step and what they cost."""
+            p = network(restore(y / variable.scale(path, t).astype(y.dtype)), t)
+            slope, denoised = (ravel_pytree(v)[0].astype(y.dtype) for v in (variable.slope(path, t, p), p.at(steps.s[-1])))
+            return sign.astype(y.dtype) * slope, denoised, p.nfe
 
-            def cost(u):
-                """Evaluations that one call at ``u`` spends: what makes it of states is never run."""
-                return network(jax.tree.map(jnp.zeros_like, x), time(u)).nfe
+        def attempt(c: Attempt) -> Attempt:
+            c = jax.lax.while_loop(lambda c: c.call < len(plan.node), call, c)
+            going, h = active(c), _column(c.to - c.u, y)
+            new, error = (h * jnp.tensordot(jnp.asarray(b, y.dtype), c.k, 1) for b in (tableau.b_sol, tableau.b_error))
+            new, error = c.y + new, select(self.good(c), error, jnp.full_like(error, jnp.inf))
 
-            size = sum(a.size for a in jax.tree.leaves(x))
-            controller = _Counting(self.rtol, self.atol, cost=cost, nodes=stages, start=levels[0], **extra(size))
-            y = jax.tree.map(lambda a: scales[0].astype(a.dtype) * a, x)
-            first = first_step(lambda u, y: slope(u, y, None), levels[0], levels[-1], y, self.rtol, self.atol, self.order)
-            solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(slope), solver, levels[0], levels[-1], first, y,
-                stepsize_controller=controller, saveat=diffrax.SaveAt(ts=levels, controller_state=True),
-                max_steps=self.max_steps, throw=False, adjoint=diffrax.ForwardMode(),
+            def judged(u, to, y0, y1, error):
+                keep, start, stop, _, _, _ = controller.adapt_step_size(u, to, y0, y1, None, error, self.order, inner)
+                return keep, jnp.where(stop > near, jnp.where(keep, end, start + 0.5 * (end - start)), stop)
+
+            keep, stop = jax.vmap(judged)(c.u, c.to, c.y, new, error)
+            keep = keep & going
+            states = self._saved(c, keep, new, levels)
+            return c._replace(
+                call=jnp.where(keep.any(), plan.again, plan.retry).astype(jnp.int32), u=jnp.where(keep, c.to, c.u),
+                to=jnp.where(going, stop, c.to), y=select(keep, new, c.y), own=self.decided(c, keep),
+                k=put_row(jnp.zeros_like(c.k), select(keep, c.k[-1], c.k[0]), 0), denoised=select(keep, c.seen, c.denoised),
+                states=states, attempts=c.attempts + going,
             )  # fmt: skip
-            arrived = solution.result == diffrax.RESULTS.successful
 
-            def back(a):
-                scale = scales.astype(a.dtype).reshape((-1,) + (1,) * (a.ndim - 1))
-                return jnp.where(arrived, a / scale, jnp.nan)
+        zero, level = jnp.zeros((n,), jnp.int32), jnp.zeros((n,), levels.dtype)
+        start = Attempt(
+            call=jnp.int32(0), u=level, to=jnp.full_like(level, end), y=y, k=jnp.zeros((tableau.num_stages, *y.shape), y.dtype),
+            own=self.begin(y), seen=y, denoised=y,
+            states=jnp.broadcast_to(y[:, None], (n, len(times), y.shape[1])), attempts=zero, nfe=zero,
+        )  # fmt: skip
+        done = jax.lax.while_loop(lambda c: active(c).any(), attempt, start)
+        states = jnp.where(_column(done.u == end, done.states), done.states / scales.astype(y.dtype)[None, :, None], jnp.nan)
+        states = jax.vmap(jax.vmap(restore))(states)
+        return Integrated(states=states, num_steps=done.attempts, nfe=done.nfe, denoised=jax.vmap(restore)(done.denoised))
 
-            return jax.tree.map(back, solution.ys), solution.stats["num_steps"], solution.controller_state[1]
+    def size(self, v: Array, y: Array) -> Array:
+        """The root mean square of ``v`` (n, d) in units of the tolerance at ``y``."""
+        return jnp.sqrt(jnp.mean(jnp.square(v / (self.atol + self.rtol * jnp.abs(y))), axis=1))
 
-        states, num_steps, nfe = denoise.each(one, x_T)
-        return states, num_steps.astype(jnp.int32), nfe
+    def _saved(self, c: Attempt, keep: Array, new: Array, levels: Array) -> Array:
+        """The states at the grid's levels, with an accepted step's dense output at those that lie in it."""
 
+        def one(u, to, y0, y1, k):
+            made = getattr(self.solver.interpolation_cls, "from_k", self.solver.interpolation_cls)(t0=u, t1=to, y0=y0, y1=y1, k=k)
+            return jax.vmap(made.evaluate)(levels).astype(y1.dtype)
 
-def first_step(slope: Callable, start: Array, end: Array, y: PyTree, rtol: float | Array, atol: float | Array, order: int) -> Array:
-    """The first step (Hairer, Norsett & Wanner 1993, II.4; scipy's) from the sizes d0, d1, d2 of the state and of its first two
-    derivatives; an Euler step of 1 % of the state finds the last.  Two calls of ``slope(u, y)``.  (diffrax 0.7's own is 0.01, whatever
-    the variable.)"""
-    scale = jax.tree.map(lambda a: atol + rtol * jnp.abs(a), y)
-    size = sum(a.size for a in jax.tree.leaves(y))
-
-    def rms(v):
-        return jnp.sqrt(sum(jnp.sum((a / b) ** 2) for a, b in zip(jax.tree.leaves(v), jax.tree.leaves(scale), strict=True)) / size)
-
-    def euler(f, h):
-        return jax.tree.map(lambda a, b: a + h.astype(a.dtype) * jnp.sign(end - start).astype(a.dtype) * b, y, f)
-
-    def look(_, carry):  # twice, written once: at the start, then h0 further
-        h0, f0, _ = carry
-        f = slope(start + h0 * jnp.sign(end - start), euler(f0, h0))
-        d0, d1 = rms(y), rms(f)
-        h = jnp.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / jnp.where(d1 > 0, d1, 1.0)).astype(h0.dtype)
-        return jnp.where(h0 > 0, h0, jnp.minimum(h, jnp.abs(end - start))), jax.tree.map(lambda a, b: jnp.where(h0 > 0, a, b), f0, f), f
-
-    zero = jax.tree.map(jnp.zeros_like, y)
-    h0, f0, f1 = jax.lax.fori_loop(0, 2, look, (jnp.zeros_like(start), zero, zero))
-    most = jnp.maximum(rms(f0), rms(jax.tree.map(jnp.subtract, f1, f0)) / h0)
-    h1 = jnp.where(most <= 1e-15, jnp.maximum(1e-6, 1e-3 * h0), (0.01 / jnp.maximum(most, 1e-15)) ** (1 / order))
-    return jnp.sign(end - start) * jnp.minimum(jnp.minimum(100.0 * h0, h1), jnp.abs(end - start)).astype(start.dtype)
+        states = jax.vmap(one, (0, 0, 0, 0, 1))(c.u, c.to, c.y, new, c.k * _column(c.to - c.u, new)[None])
+        u, to = c.u[:, None], c.to[:, None]
+        states = jnp.where((levels[None] == to)[..., None], new[:, None], states)
+        return jnp.where((keep[:, None] & (levels[None] > u) & (levels[None] <= to))[..., None], states, c.states)
 
 
-class _Counting(diffrax.PIDController):
-    """diffrax's controller, which sees every attempted step, and so can count what it spent: ``cost`` at each of the step's
-    nodes, ``first`` times at ``start`` for each attempt from there, and for two Jacobians of ``derivatives`` columns, if any."""
-
-    cost: Any = None
-    nodes: tuple = ()
-    start: Any = 0.0
-    first: int = 1
-    derivatives: int = 0
-    direction: Any = 1
-
-    def wrap(self, direction):
-        """diffrax integrates upwards and tells its controller -u where u falls."""
-        return dataclasses.replace(self, direction=direction)
-
-    def init(self, terms, t0, t1, y0, dt0, func, args, error_order):
-        """``first_step`` took two calls close to the start."""
-        first, state = super().init(terms, t0, t1, y0, dt0, func, args, error_order)
-        return first, (state, jnp.int32(2) * self.cost(self.direction * t0))
-
-    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
-        """The inner controller's decision, and the step's calls counted."""
-        state, nfe = controller_state
-        keep, t0_next, t1_next, jump, state, result = super().adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, state
-        )
-        times = self.direction * (t0 + jnp.asarray((0.0, *self.nodes), t0.dtype) * (t1 - t0))
-        costs = jax.vmap(self.cost)(times)
-        spent = jnp.sum(costs[1:], dtype=jnp.int32) + jnp.where(times[0] == self.start, jnp.int32(self.first) * costs[0], 0)
-        if self.derivatives:
-            spent = spent + jnp.int32(1 + self.derivatives) * (costs[0] + costs[1])
-        return keep, t0_next, t1_next, jump, (state, nfe + spent), result
+def row(rows: Array, k: Array) -> Array:
+    """``rows[k]``."""
+    return jax.lax.dynamic_index_in_dim(rows, k, keepdims=False)
 
 
-class _Chord(diffrax.VeryChord):
-    """diffrax's chord iteration, always ``iterations`` times: diffrax gives up a stage whose second step is longer than its first, which
-    the rounding of a small first step also does, and how often it was evaluated is then not known."""
+def put_row(rows: Array, new: Array, k: Array | int) -> Array:
+    """``rows`` with ``new`` for ``rows[k]``."""
+    return jax.lax.dynamic_update_index_in_dim(rows, new, k, 0)
 
-    iterations: int = 4
 
-    def step(self, fn, y, args, options, state, tags):
-        """diffrax's step; one that is not finite is not taken, and has not converged."""
-        new, found, aux = super().step(fn, y, args, options, state, tags)
-        finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(new)]))
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, y)
-        return new, dataclasses.replace(found, diffsize=jnp.where(finite, found.diffsize, jnp.inf)), aux
-
-    def terminate(self, fn, y, args, options, state, tags):
-        """At ``iterations``; what diffrax says then is whether it converged."""
-        _, result = super().terminate(fn, y, args, options, state, tags)
-        done = state.step >= self.iterations
-        return done, optimistix.RESULTS.where(done, result, optimistix.RESULTS.successful)
+def _column(v: Array, like: Array) -> Array:
+    """``v`` (n,) with ones appended up to the rank of ``like``, numbers in its precision."""
+    v = v.astype(like.dtype) if jnp.issubdtype(v.dtype, jnp.inexact) else v
+    return v.reshape(v.shape + (1,) * (like.ndim - 1))
 
 
 @pytree_dataclass
-class Dopri5(_Adaptive):
+class Dopri5(Adaptive):
     """Dormand-Prince 5(4).  ``rtol``, ``atol`` of one sample's root mean square; a sample that needs more than ``max_steps`` is NaN."""
 
     rtol: float = 1e-5
@@ -195,12 +240,11 @@ class Dopri5(_Adaptive):
     max_steps: int = 4096
     variable: Any = leaf(default=Angle())
 
-    def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
-        return diffrax.Dopri5(), _nodes(diffrax.Dopri5), _explicit
+    solver: ClassVar[Any] = diffrax.Dopri5
 
 
 @pytree_dataclass
-class Tsit5(_Adaptive):
+class Tsit5(Adaptive):
     """Tsitouras 5(4); fields as ``Dopri5``."""
 
     rtol: float = 1e-5
@@ -208,56 +252,4 @@ class Tsit5(_Adaptive):
     max_steps: int = 4096
     variable: Any = leaf(default=Angle())
 
-    def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
-        return diffrax.Tsit5(), _nodes(diffrax.Tsit5), _explicit
-
-
-@pytree_dataclass
-class Kvaerno5(_Adaptive):
-    """Kvaerno 5(4) for stiff problems of at most ``LARGEST`` dimensions; other fields as ``Dopri5``.
-
-    ``iterations`` of the chord method, never fewer, solve each stage; a step of which a stage has not converged then is refused and tried
-    again with a smaller one (diffrax).
-    """
-
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 4096
-    variable: Any = leaf(default=Angle())
-    iterations: int = 4
-
-    LARGEST: ClassVar[int] = 256
-
-    @property
-    def calls(self) -> int:
-        """Evaluations of a step beside those of its Jacobians."""
-        return 6 * self.iterations
-
-    def check(self) -> None:
-        """``iterations`` from 2 to 10, and what ``Dopri5`` asks."""
-        super().check()
-        if not 2 <= self.iterations <= 10:
-            refuse("Kvaerno5.iterations", self.iterations, "a whole number from 2 to 10")
-
-    def integrate(self, denoise, x_T, steps, draw):
-        """As the others; ConfigError for a state of too many dimensions."""
-        size = sum(a[0].size for a in jax.tree.leaves(x_T))
-        if size > self.LARGEST:
-            refuse("Kvaerno5", f"a state of {size} dimensions", f"at most {self.LARGEST} (its Jacobian is dense); Dopri5 or Tsit5")
-        return super().integrate(denoise, x_T, steps, draw)
-
-    def _solver(self) -> tuple[Any, tuple[float, ...], Callable[[int], dict[str, int]]]:
-        finder = diffrax.with_stepsize_controller_tols(_Chord)(iterations=self.iterations)
-        solver = diffrax.Kvaerno5(root_finder=finder, root_find_max_steps=self.iterations + 1)
-        extra = lambda size: {"first": self.iterations, "derivatives": size}  # noqa: E731
-        return solver, _nodes(diffrax.Kvaerno5) * self.iterations, extra
-
-
-def _nodes(solver: Any) -> tuple[float, ...]:
-    """The nodes c_2, c_3, ... of a solver whose first stage is the last step's last."""
-    return tuple(float(c) for c in solver.tableau.c)
-
-
-def _explicit(size: int) -> dict[str, int]:
-    """What a solver without Jacobians counts besides its nodes, for a state of ``size`` numbers: the first slope."""
-    return {"first": 1}
+    solver: ClassVar[Any] = diffrax.Tsit5

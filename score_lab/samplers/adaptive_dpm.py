@@ -11,7 +11,8 @@ In y = x / alpha, sigma = kappa = e^-l, l = ln(alpha / sigma), h = l_t - l_s:
 
 The step size is k-diffusion's PID controller; eta > 0 takes each step to a lower level and adds fresh noise, as its ancestral samplers do.
 A step ends at the next level of the grid at the latest, so the states there are the solver's own: on a grid of one step this is
-k-diffusion's ``sample_dpm_adaptive``, but for the error, which is each sample's (``together``: the batch's, as there).
+k-diffusion's ``sample_dpm_adaptive``, but for the error, which is each sample's (``together``: the batch's, as there).  Where a denoise
+step remains, its call is the first of an attempt that is not made.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from score_lab.build import refuse
 from score_lab.linear import combine, expand, select, square_norm
 from score_lab.samplers.ancestral import up_and_down
+from score_lab.samplers.base import Integrated
 from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import LogSNR
@@ -36,7 +38,8 @@ _NEAR = 1e-5
 
 
 class _State(NamedTuple):
-    """Of every sample: its state and level, the proposed step, inverse errors, the grid level it heads for, what it has cost."""
+    """Of every sample: its state and level, the proposed step, inverse errors, the grid level it heads for, what it has cost, and the
+    denoise step from where the last attempt began; of all, whether that is where they ended."""
 
     y: PyTree
     y_prev: PyTree
@@ -48,6 +51,8 @@ class _State(NamedTuple):
     attempts: Array
     accepted: Array
     nfe: Array
+    denoised: PyTree
+    finished: Array
 
 
 @pytree_dataclass
@@ -95,16 +100,11 @@ class DPMAdaptive:
             refuse("grid", "a grid that ascends", "one that descends: DPMAdaptive does not encode (Dopri5 and Tsit5 do)")
 
     def integrate(self, denoise, x_T, steps, draw):
-        """States at the grid's levels, attempted steps, evaluations."""
+        """``Integrated``."""
         path, n = denoise.path, jax.tree.leaves(x_T)[0].shape[0]
-        times, _ = denoise.times()
+        times, rest = denoise.times()
         levels = 0.5 * path.log_snr(times)
         size = sum(a[0].size for a in jax.tree.leaves(x_T))
-
-        def eps(y, level):
-            t = path.time_of(2.0 * level)
-            p = denoise(combine((path.alpha(t), y)), t)
-            return jax.tree.map(lambda a, b: a.astype(b.dtype), p.eps, y), jnp.asarray(p.nfe, jnp.int32)
 
         def active(c: _State) -> Array:
             return (c.node < len(times)) & (c.attempts < self.max_steps) & jnp.isfinite(c.h)
@@ -113,7 +113,9 @@ class DPMAdaptive:
             going, goal = active(c), levels[jnp.minimum(c.node, len(times) - 1)]
             t = jnp.where(c.level + c.h >= goal - _NEAR, goal, c.level + c.h)
             down, up = self._ancestral(c.level, t, levels[-1])
-            low, high, spent = self._pair(eps, c.y, c.level, down)
+            last = ~active(c).any()
+            slopes, denoised, spent = self._called(denoise, c.y, c.level, down - c.level, steps.s[-1], jnp.where(last, 1, self.order))
+            low, high = self._pair(slopes, c.y, down, down - c.level)
             error = self._error(low, high, c.y_prev, size)
             inverse = 1.0 / (error + 1e-8)
             first = c.inverse[:, 0] == 0
@@ -130,7 +132,8 @@ class DPMAdaptive:
                 y=y, y_prev=select(accept, low, c.y_prev), level=level, h=jnp.where(going, c.h * factor, c.h),
                 inverse=jnp.where(going[:, None], errors, c.inverse), node=c.node + there,
                 states=jax.tree.map(lambda kept, a: _put(kept, a, c.node, there), c.states, y),
-                attempts=c.attempts + going, accepted=c.accepted + accept, nfe=c.nfe + jnp.where(going, spent, 0),
+                attempts=c.attempts + going, accepted=c.accepted + accept, nfe=c.nfe + jnp.where(going | last, spent, 0), denoised=denoised,
+                finished=last | c.finished,
             )  # fmt: skip
 
         y = combine((1.0 / path.alpha(times[0]), x_T))
@@ -139,33 +142,43 @@ class DPMAdaptive:
         level = jnp.broadcast_to(levels[0], (n,))
         start = _State(
             y=y, y_prev=y, level=level, h=jnp.full_like(level, self.h_init), inverse=jnp.zeros((n, 3), level.dtype), node=zero + 1,
-            states=kept, attempts=zero, accepted=zero, nfe=zero,
+            states=kept, attempts=zero, accepted=zero, nfe=zero, denoised=y, finished=~rest,
         )  # fmt: skip
-        end = jax.lax.while_loop(lambda c: active(c).any(), attempt, start)
+        end = jax.lax.while_loop(lambda c: active(c).any() | ~c.finished, attempt, start)
         alpha = path.alpha(times)
         states = jax.tree.map(lambda a: alpha.astype(a.dtype).reshape((1, -1) + (1,) * (a.ndim - 2)) * a, end.states)
-        return states, end.attempts, end.nfe
+        return Integrated(states=states, num_steps=end.attempts, nfe=end.nfe, denoised=end.denoised)
 
-    def _pair(self, eps, y, s, t) -> tuple[PyTree, PyTree, Array]:
-        """The low- and the high-order state at ``t``, and the evaluations spent."""
-        h, sigma = t - s, jnp.exp(-t)
-        e, spent = eps(y, s)
+    def _called(self, denoise, y, l, h, s, count) -> tuple[PyTree, PyTree, Array]:  # noqa: E741
+        """eps at y and at the inner states, (order, n, ...), by ``count`` calls from level ``l`` on; the denoise step to ``s`` from y; and
+        what they cost.  One call, written once, whose weights of the slopes so far are those of u1 and of u2."""
+        path, r = denoise.path, jnp.asarray((0.0, 0.5) if self.order == 2 else (0.0, 1 / 3, 2 / 3), l.dtype)
 
-        def inner(r, *terms):
-            level = s + r * h
-            more, cost = eps(combine((1.0, y), (-jnp.exp(-level) * jnp.expm1(r * h), e), *terms), level)
-            return combine((1.0, more), (-1.0, e)), cost
+        def call(j, carry):
+            slopes, denoised, spent = carry
+            level, rh = l + r[j] * h, r[j] * h
+            inner = jnp.where(j == 2, 2.0 * (jnp.expm1(rh) / jnp.where(rh == 0, 1.0, rh) - 1.0), 0.0)
+            change = jax.tree.map(lambda e: e[1] - e[0], slopes)
+            first, scale = jax.tree.map(lambda e: e[0], slopes), -jnp.exp(-level)
+            at = combine((1.0, y), (scale * jnp.expm1(rh), first), (scale * inner, change))
+            t = path.time_of(2.0 * level)
+            p = denoise(combine((path.alpha(t), at)), t)
+            slopes = jax.tree.map(lambda e, new: jax.lax.dynamic_update_index_in_dim(e, new.astype(e.dtype), j, 0), slopes, p.eps)
+            step = jax.tree.map(lambda new, a: jnp.where(j == 0, new.astype(a.dtype), a), p.at(s), denoised)
+            return slopes, step, spent + jnp.asarray(p.nfe, jnp.int32)
 
+        none = jax.tree.map(lambda a: jnp.zeros((self.order, *a.shape), a.dtype), y)
+        return jax.lax.fori_loop(0, count, call, (none, y, jnp.zeros(l.shape, jnp.int32)))
+
+    def _pair(self, slopes, y, t, h) -> tuple[PyTree, PyTree]:
+        """The low- and the high-order state at level ``t``, a step ``h`` on."""
+        e, sigma = jax.tree.map(lambda e: e[0], slopes), jnp.exp(-t)
+        d1, d2 = (jax.tree.map(lambda e, k=k: e[k] - e[0], slopes) for k in (1, self.order - 1))
         one = combine((1.0, y), (-sigma * jnp.expm1(h), e))
-        r1 = 0.5 if self.order == 2 else 1 / 3
-        d1, cost = inner(r1)
-        two = combine((1.0, one), (-sigma / (2 * r1) * jnp.expm1(h), d1))
+        two = combine((1.0, one), (-sigma / (2 * (0.5 if self.order == 2 else 1 / 3)) * jnp.expm1(h), d1))
         if self.order == 2:
-            return one, two, spent + cost
-        r2 = 2 / 3
-        d2, last = inner(r2, (-jnp.exp(-(s + r2 * h)) * (r2 / r1) * (jnp.expm1(r2 * h) / (r2 * h) - 1.0), d1))
-        three = combine((1.0, one), (-sigma / r2 * (jnp.expm1(h) / h - 1.0), d2))
-        return two, three, spent + cost + last
+            return one, two
+        return two, combine((1.0, one), (-sigma / (2 / 3) * (jnp.expm1(h) / h - 1.0), d2))
 
     def _ancestral(self, s, t, end) -> tuple[Array, Array]:
         """The level stepped to and the standard deviation of the noise that leads from there back up to ``t``."""

@@ -20,7 +20,7 @@ computed for all steps at once before the loop (see ``hoist``).  Optional: ``che
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from score_lab.denoiser import Prediction
 from score_lab.paths.base import GaussianPath
@@ -30,7 +30,7 @@ from score_lab.types import Array, Draw, PyTree, leaf, pytree_dataclass
 if TYPE_CHECKING:
     from score_lab.samplers.calls import Calls
 
-__all__ = ["Integrator", "Recorder", "Sampler", "Samples"]
+__all__ = ["Integrated", "Integrator", "Recorder", "Sampler", "Samples"]
 
 
 @runtime_checkable
@@ -58,8 +58,23 @@ class Integrator(Protocol):
     memory: int
     stochastic: bool
 
-    def integrate(self, denoise: Any, x_T: PyTree, steps: Steps, draw: Callable) -> tuple[PyTree, Array, Array]:
-        """``(states at the grid's levels, attempted steps, evaluations)``, each of every sample."""
+    def integrate(self, denoise: Any, x_T: PyTree, steps: Steps, draw: Callable) -> Integrated:
+        """The states at the grid's levels, of every sample, and what they cost."""
+
+
+class Integrated(NamedTuple):
+    """What an ``Integrator`` returns.
+
+    ``states`` at t_0, s_0, ..., s_{N-1}: x_T's structure, leaf shapes (n, N + 1, *shape); NaN where sample i did not arrive.  ``num_steps``
+    attempted steps of each sample, (n,).  ``nfe`` network evaluations spent on each sample, (n,), counted where they are made.
+    ``denoised`` what the denoise step that may remain gives, alpha_s x0 + sigma_s eps at the grid's last s, of a solver whose last call was
+    made at the last state: that step then costs no call.
+    """
+
+    states: PyTree
+    num_steps: Array
+    nfe: Array
+    denoised: PyTree = None
 
 
 @runtime_checkable

@@ -1,18 +1,14 @@
 """Samplers that choose their own levels: what ``integrate`` is handed, and how ``sample`` runs it.
 
-    integrate(denoise, x_T, steps, draw) -> (states, num_steps, nfe)
-
-    states      the states at t_0, s_0, ..., s_{N-1}: x_T's structure, leaf shapes (n, N + 1, *shape); NaN where sample i did not arrive
-    num_steps   attempted steps of each sample, (n,)
-    nfe         network evaluations spent on each sample, (n,), counted where they are made
+    integrate(denoise, x_T, steps, draw) -> Integrated(states, num_steps, nfe, denoised)
 
 ``denoise(x, t)`` is the network at one level or one per sample; ``denoise.each(f, *arrays)`` is ``f(denoise_i, *arrays_i)`` for every
 sample alone, without a batch axis: what f does for one sample cannot depend on its batch-mates.  ``draw(k)`` is the k-th standard normal.
 
 The network is called at levels up to the last of ``denoise.times()``: the grid's own if that is of finite log-SNR, else the log-SNR 20
 (beyond which all levels are the same to a network) or the highest that the network was trained on; the rest is one denoise step
-x_s = alpha_s x0 + sigma_s eps.  Where a grid that ascends starts at data, data count as states of that level.  A recorder is shown one
-call at each of the grid's levels, after the run and not counted in ``nfe``.
+x_s = alpha_s x0 + sigma_s eps, which costs a call unless the solver's last call gave it.  Where a grid that ascends starts at data, data
+count as states of that level.  A recorder is shown one call at each of the grid's levels, after the run and not counted in ``nfe``.
 """
 
 from __future__ import annotations
@@ -89,18 +85,21 @@ class Levels:
 def integrated(
     denoiser: Denoiser, sampler: Integrator, steps: Steps, x_T: PyTree, noise: Callable, cond: Cond, recorder: Recorder | None, index: Array
 ) -> Samples:
-    """``sampler.integrate`` inside ``sample``; the denoise step that remains costs one further call."""
+    """``sampler.integrate`` inside ``sample``, and the denoise step that remains."""
     num_steps = steps.t.shape[0]
     denoise = Levels(denoiser, cond, steps)
     times, rest = denoise.times()
-    states, attempts, nfe = sampler.integrate(denoise, x_T, steps, lambda k: noise(k, 0, x_T))
-    last = jax.tree.map(lambda a: a[:, -1], states)
+    states, attempts, nfe, denoised = sampler.integrate(denoise, x_T, steps, lambda k: noise(k, 0, x_T))
+    last, zero = jax.tree.map(lambda a: a[:, -1], states), jnp.zeros((), jnp.int32)
 
     def to_data():
         p = denoise(last, times[-1])
         return jax.tree.map(lambda a, b: a.astype(b.dtype), p.at(steps.s[-1]), last), jnp.asarray(p.nfe, jnp.int32)
 
-    x, spent = jax.lax.cond(rest, to_data, lambda: (last, jnp.zeros((), jnp.int32)))
+    if denoised is None:
+        x, spent = jax.lax.cond(rest, to_data, lambda: (last, zero))
+    else:
+        x, spent = select(rest, denoised, last), zero
     arrived = jnp.isfinite(square_norm(last))
     x = select(arrived, x, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), x))
     record = None
@@ -119,6 +118,11 @@ def refuse_ends(sampler: Any, steps: Steps, path: GaussianPath, variable: Any) -
     name = type(sampler).__name__
     if steps.renoises:
         refuse("grid", "a grid that renoises (churn, Restart)", f"a grid that does not: {name} chooses its own steps")
-    if not bool(jnp.isfinite(variable.at(path, steps.t[0]))):
+    if not bool(_finite(variable, path, steps.t[0])):
         allowed = f"Angle, or a grid that starts where {type(variable).__name__} of {type(path).__name__} is finite"
         refuse(f"{name}.variable", type(variable).__name__, allowed)
+
+
+@jax.jit
+def _finite(variable: Any, path: GaussianPath, t: Array) -> Array:
+    return jnp.isfinite(variable.at(path, t))

@@ -163,16 +163,20 @@ def _check_states(denoiser, steps, x_T, n, cond, like, error) -> PyTree:
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """How a program of a few numbers a step is compiled on a CPU: nothing in it is worth being made fast."""
+ONCE = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+"""How the program of an adaptive solver is compiled on a CPU, three quarters of the time: it runs as fast, for the products and
+convolutions of its network are a library's."""
 
 
 def _run(*arguments) -> Samples:
     """``_sample``; on a CPU the numbers of its steps are a program of their own, which is compiled quickly and beside it."""
     if not _apart(arguments):
-        return _sample(*arguments)
+        with _no_collection():
+            return _whole(arguments)(*arguments)
     with contextlib.suppress(_NotCompiled):
-        return _sample(*arguments, _table(*arguments))
+        return _scanned(*arguments, _table(*arguments))
     _compile(arguments)
-    return _sample(*arguments, _table(*arguments))
+    return _scanned(*arguments, _table(*arguments))
 
 
 class _NotCompiled(Exception):
@@ -215,17 +219,26 @@ def _no_collection():
 def _lowered(*arguments) -> Any:
     """``_sample``, lowered as ``_run`` runs it."""
     if not _apart(arguments):
-        return _sample.lower(*arguments)
+        return _whole(arguments).lower(*arguments)
     with _lowering():
-        return _sample.lower(*arguments, _table.eval_shape(*arguments))
+        return _scanned.lower(*arguments, _table.eval_shape(*arguments))
 
 
 def _apart(arguments: tuple) -> bool:
     """Whether the numbers of the steps are made by a program of their own: on a CPU, where nobody else is tracing."""
-    return jax.default_backend() == "cpu" and not chooses_levels(arguments[1]) and not _traced(arguments[:-1])
+    return _alone(arguments) and not chooses_levels(arguments[1])
 
 
-@partial(jax.jit, static_argnames=("like",))
+def _alone(arguments: tuple) -> bool:
+    """Whether this is a program of a CPU, and not part of another one: that has its own options."""
+    return jax.default_backend() == "cpu" and not _traced(arguments[:-1])
+
+
+def _whole(arguments: tuple) -> Any:
+    """The program of a run whose numbers are not made apart."""
+    return _integrated if _alone(arguments) and chooses_levels(arguments[1]) else _scanned
+
+
 def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like, table=None) -> Samples:
     """The whole run; ``table`` is what ``_table`` gave, or None: then it is made here."""
     x, noise = _start(denoiser, steps, x_T, key, index, noise, like)
@@ -234,6 +247,15 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
     carry, rows = _carry(denoiser, sampler, steps, x, index, noise, recorder), _rows(steps)
     x, _, nfe, record = scan_steps(_step, carry, rows, (denoiser, sampler, steps, cond, recorder, noise), table)
     return Samples(x=x, nfe=nfe, record=recorder.result(record) if recorder is not None else None)
+
+
+_scanned = jax.jit(_sample, static_argnames=("like",))
+_integrated = jax.jit(_sample, static_argnames=("like",), compiler_options=ONCE)
+
+
+def programs() -> int:
+    """How many programs ``sample`` has compiled and still has: what a change recompiles is one more."""
+    return _scanned._cache_size() + _integrated._cache_size()
 
 
 @partial(jax.jit, static_argnames=("like",), compiler_options=QUICK)

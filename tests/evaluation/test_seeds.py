@@ -94,3 +94,18 @@ def test_a_change_of_ln_r_below_its_resolution_is_none():
         near = corrections_mismatch.nearer(size, study)["DDIM", "angle step", 4]
         assert near.differs == real, (before, after)
         assert near.excludes_zero
+
+
+def test_a_change_of_ln_r_is_paired_by_its_trajectories():
+    """Noise of 0.01 that both runs share leaves the change known to the 0.0005 that they do not: not to the 0.028 of two runs apart."""
+    study = Study(models={"a": {"workdir": "runs/it"}}, solvers=("DDIM",), nfe=(4,), seeds=(0,), repeats=1000)
+    drawn = np.arange(1001) > 0
+    shared, own, other = (np.random.default_rng(k).standard_normal(1001) * drawn for k in range(3))
+
+    def half(first, second):
+        size = {("DDIM", name, 4): blank((v + n)[None]) for name, v, n in (("none", 0.3, first), ("angle step", 0.2, second))}
+        pair = corrections_mismatch.nearer(size, study)["DDIM", "angle step", 4]
+        return (pair.high - pair.low) / 2
+
+    assert half(0.01 * shared, 0.01 * shared + 0.0005 * own) == pytest.approx(1.96 * 0.0005, rel=0.1)
+    assert half(0.01 * shared, 0.01 * other) == pytest.approx(1.96 * 0.01 * np.sqrt(2), rel=0.1)

@@ -23,7 +23,7 @@ from score_lab.samplers import (
     sample,
     sample_chunked,
 )
-from score_lab.samplers.loop import _sample, memory_of
+from score_lab.samplers.loop import memory_of, programs
 from score_lab.targets import F
 from score_lab.types import leaf, pytree_dataclass
 
@@ -71,10 +71,10 @@ def chunked(n, chunk, **rest):
 def test_chunks_are_one_program_and_change_nothing():
     seen = []
     whole = chunked(10, 10)
-    size = _sample._cache_size()
+    size = programs()
     run = chunked(10, 4, progress=lambda done, n: seen.append((done, n)))
     again = chunked(7, 4)
-    assert _sample._cache_size() == size + 1  # 4 + 4 + 2 and 4 + 3: the last is filled up
+    assert programs() == size + 1  # 4 + 4 + 2 and 4 + 3: the last is filled up
     assert seen == [(4, 10), (8, 10), (10, 10)]
     assert isinstance(run.x, np.ndarray) and run.x.shape == (10, 2) and run.nfe == whole.nfe == 10
     np.testing.assert_allclose(run.x, whole.x, rtol=1e-5)

@@ -19,7 +19,7 @@ from score_lab import samplers
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import CATALOGUE, GRIDS, Kappa, UniformLogSNR, ending, sample, sample_chunked
-from score_lab.samplers.loop import _sample
+from score_lab.samplers.loop import programs
 from score_lab.targets import F
 
 GRID = UniformLogSNR(5, -6.0, 4.0)
@@ -133,7 +133,7 @@ def test_chunks_devices_and_programs(name):
             same(sample_chunked(plain, sampler, GRID, (2 * N, 2), KEY, chunk=chunk, devices=devices).x, whole, sampler, "float64")
     denoiser, n = small(VP(), F(0.7)), 128
     whole = sample(denoiser, sampler, GRID, (n, 2), KEY).x
-    size = _sample._cache_size()
+    size = programs()
     for other in (small(VP(0.2, 15.0), F(0.7)), small(VP(), F(0.7), sigma_data=0.7)):
         sample(other, sampler, UniformLogSNR(5, -5.0, 3.0), (n, 2), jax.random.key(9))
     for field in dataclasses.fields(sampler):
@@ -142,7 +142,7 @@ def test_chunks_devices_and_programs(name):
             other = dataclasses.replace(sampler, **{field.name: 0.9 * v if 0 < v < np.inf else 0.1 if v == 0 else 1e3})
             if other.stochastic == sampler.stochastic:  # eta 0 draws nothing, and is another program
                 sample(denoiser, other, GRID, (n, 2), KEY)
-    assert _sample._cache_size() == size
+    assert programs() == size
     if adaptive(sampler):
         denoiser = Gaussian(VP())
         whole = sample(denoiser, sampler, GRID, (n, 2), KEY).x

@@ -33,7 +33,7 @@ from score_lab.samplers import (
     UniformTime,
     sample,
 )
-from score_lab.samplers.loop import _sample
+from score_lab.samplers.loop import programs
 from score_lab.targets import F
 from score_lab.types import pytree_dataclass
 
@@ -90,24 +90,24 @@ def test_sample_compiles_once():
         return sample(denoiser, DDIM(eta), Karras(5, rho=rho, sigma_max=20.0), (3, 2), jax.random.key(key), cond=COND)
 
     run()
-    size = _sample._cache_size()
+    size = programs()
     scales = [{"scale": v} for v in (4.0, 4, np.float32(3.0), jnp.float32(2.5))]
     for change in ({"key": 1}, {"beta": 15.0}, *scales, {"eta": 0.7}, {"eta": 1}, {"rho": 5.0}, {"rescale": 0.5}):
         run(**change)
-        assert _sample._cache_size() == size, change
+        assert programs() == size, change
     run(scale=1.0)
-    assert _sample._cache_size() == size + 1
+    assert programs() == size + 1
     run(scale=1.0, key=3)
     run(scale=3.0, key=3)
-    assert _sample._cache_size() == size + 1
+    assert programs() == size + 1
     run(low=-3.0)
     run(low=-2.0, high=5.0)
-    assert _sample._cache_size() == size + 2
+    assert programs() == size + 2
     for multiplier in (1.0, 0.5):
         sample(small(VP(), F(0.7)), EulerMaruyama(multiplier), GRID, (3, 2), jax.random.key(0))
     for s_churn in (0.0, 2.0, 30.0):
         sample(small(VP(), F(0.7)), Heun(), Churn(Karras(5, sigma_max=20.0), s_churn, s_noise=1.0 + s_churn), (3, 2))
-    assert _sample._cache_size() == size + 4
+    assert programs() == size + 4
 
 
 def test_under_jit_and_grad():
@@ -187,10 +187,10 @@ TRAINED = {"log_snr_range": (-6.0, 8.0)}
 def test_refused_before_anything_is_compiled(message, arguments):
     fields = TRAINED if "trained" in message or "[-6" in message or "leaves" in message else {}
     rest = {"sampler": DDIM(), "grid": GRID, "shape": (3, 2), **arguments}
-    size = _sample._cache_size()
+    size = programs()
     with pytest.raises(ConfigError, match=message) as error:
         sample(small(LinearFlow(), F(0.7), **fields), **rest)
-    assert "\n" not in str(error.value) and _sample._cache_size() == size
+    assert "\n" not in str(error.value) and programs() == size
 
 
 def test_learned_variance_needs_a_network_that_has_it():
