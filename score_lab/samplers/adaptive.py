@@ -39,10 +39,10 @@ from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import Angle
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
-__all__ = ["Adaptive", "Attempt", "Calls", "Dopri5", "Tsit5", "put_row", "row"]
+__all__ = ["Adaptive", "Attempt", "Dopri5", "Plan", "Tsit5", "put_row", "row"]
 
 @dataclasses.dataclass(frozen=True)
-class Calls:
+class Plan:
     """The calls of a first attempt in their order, the slope at the start and an Euler step ahead first: ``weights`` (R, S) of the slopes
     that are known by then, ``node`` (R,); a later attempt begins with call ``again``, or with ``retry`` where none was accepted."""
 
@@ -53,7 +53,7 @@ class Calls:
 
 
 class Attempt(NamedTuple):
-    """Of all samples ``call``, the row of ``Calls`` that comes next; of every sample its state y (n, d) at ``u``, the end ``to`` of the
+    """Of all samples ``call``, the row of ``Plan`` that comes next; of every sample its state y (n, d) at ``u``, the end ``to`` of the
     attempt and what is known of it: the slopes ``k`` (S, n, d), the solver's ``own``, the denoise steps ``seen`` from the last call's state
     and ``denoised`` from the last accepted one, the states at the grid's levels (n, N + 1, d), and what it has cost.  ``u`` and ``to``
     ascend from 0."""
@@ -94,7 +94,7 @@ class Adaptive:
         self.check()
         refuse_ends(self, steps, path, self.variable)
 
-    def plan(self, d: int) -> Calls:
+    def plan(self, d: int) -> Plan:
         """The calls of an attempt on ``d`` numbers: of an explicit pair whose last stage is the next step's first, its stages."""
         del d
         tableau = self.solver.tableau
@@ -102,7 +102,7 @@ class Adaptive:
         weights[1, 0] = 1.0
         for i, stage in enumerate(tableau.a_lower):
             weights[i + 2, : i + 1] = stage
-        return Calls(weights, np.asarray([0.0, 1.0, *tableau.c]), again=2, retry=2)
+        return Plan(weights, np.asarray([0.0, 1.0, *tableau.c]), again=2, retry=2)
 
     def begin(self, y: Array) -> PyTree:
         """What the solver carries of its own from call to call."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.samplers.adaptive import Adaptive, Attempt, Calls, put_row, row
+from score_lab.samplers.adaptive import Adaptive, Attempt, Plan, put_row, row
 from score_lab.samplers.variables import Angle
 from score_lab.types import Array, leaf, pytree_dataclass
 
@@ -75,7 +75,7 @@ class Kvaerno5(Adaptive):
             refuse("Kvaerno5", f"a state of {size} dimensions", f"at most {self.LARGEST} (its Jacobian is dense); Dopri5 or Tsit5")
         return super().integrate(denoise, x_T, steps, draw)
 
-    def plan(self, d: int) -> Calls:
+    def plan(self, d: int) -> Plan:
         """The slope at the start, an Euler step ahead; 1 + d calls of the Jacobian; ``iterations`` of each stage but the first."""
         tableau, first = self.solver.tableau, 3 + d
         stages = np.repeat(np.arange(1, tableau.num_stages), self.iterations)
@@ -84,7 +84,7 @@ class Kvaerno5(Adaptive):
         for k, stage in enumerate(stages):
             weights[first + k, :stage] = tableau.a_lower[stage - 1]
         node = np.concatenate([[0.0, 1.0], np.zeros(1 + d), tableau.c[stages - 1]])
-        return Calls(weights, node, again=2, retry=first)
+        return Plan(weights, node, again=2, retry=first)
 
     def begin(self, y: Array) -> _Newton:
         """Nothing is known."""
