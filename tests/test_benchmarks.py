@@ -62,7 +62,7 @@ def test_adaptive_solvers_are_compiled_too(monkeypatch):
     """With tolerances that every step meets; the other tables are of fixed steps."""
     seen = []
     monkeypatch.setattr("benchmarks.compile.denoiser", lambda: None)
-    monkeypatch.setattr("benchmarks.compile.seconds", lambda den, sampler, cond: seen.append(sampler) or 3.0)
+    monkeypatch.setattr("benchmarks.compile.seconds", lambda den, sampler, cond: seen.append(sampler) or (3.0, 2.0))
     rows = list(compile_times(Options(solvers=("Tsitouras 5(4)", "DDIM"))))
     assert {type(s).__name__ for s in seen} == {"Tsit5", "DDIM"} and sum("DOES NOT HOLD" in row for row in rows) == 2
     assert all(s.rtol == 100.0 for s in seen if hasattr(s, "rtol")) and "Tsitouras 5(4)" not in Options().fixed_step()

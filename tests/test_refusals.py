@@ -111,7 +111,8 @@ def nothing_compiled(monkeypatch, tmp_path):
 
     monkeypatch.setattr(jax, "pmap", compiles)
     monkeypatch.setattr(training_loop, "init_state", compiles)
-    monkeypatch.setattr(importlib.import_module("score_lab.samplers.loop"), "_sample", compiles)
+    for program in ("_scanned", "_adaptive"):
+        monkeypatch.setattr(importlib.import_module("score_lab.samplers.loop"), program, compiles)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.chdir(ROOT)
 

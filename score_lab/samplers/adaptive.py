@@ -1,6 +1,6 @@
 """Adaptive Runge-Kutta solvers of the probability-flow ODE: the error and the number of steps are each sample's own.
 
-    dy/du = slope(x, u),  x = y / scale;       |y_hat - y| / (atol + rtol |y|) <= 1 in the root mean square over one sample
+    dy/du = slope(x, u),  x = y / scale;     |y_hat - y| / (atol + rtol max(|y_before|, |y|)) < 1 in the root mean square over one sample
 
 ``u`` is the integration variable (``variables``).  The default, Angle, is finite at both ends of every path: at alpha = 0 its slope is
 -x0, at sigma = 0 eps.  The solver never steps past the grid's last level, and where that is of infinite log-SNR it stops at 20 (or at the
@@ -15,8 +15,8 @@ nfe of a sample: the first slope, 1 call that finds the first step (first_step.p
 machine's work is that of the slowest sample times the batch.
 
 Tableaus, step-size controller and dense output are diffrax's.  The loop is not: its body is one call of the network, whichever stage of
-whichever attempt that is for, so that the program holds the network once.  diffrax's, with a first step before it and a denoise step after
-it, holds the network three times and takes three times as long to compile.
+whichever attempt that is for, so that the program holds the network once (a recorder's calls apart).  diffrax's, with a first step before
+it and a denoise step after it, holds the network three times and takes twice as long to compile.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ __all__ = ["Adaptive", "Attempt", "Dopri5", "Plan", "Tsit5", "put_row", "row"]
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The calls of a first attempt in their order, the slope at the start and an Euler step ahead first: ``weights`` (R, S) of the slopes
-    that are known by then, ``node`` (R,); a later attempt begins with call ``again``, or with ``retry`` where none was accepted."""
+    that are known by then, ``node`` (R,); a later attempt begins with the third call, or with ``retry`` where none goes on from a new
+    state."""
 
     weights: np.ndarray
     node: np.ndarray
-    again: int
     retry: int
 
 
@@ -56,7 +56,7 @@ class Attempt(NamedTuple):
     """Of all samples ``call``, the row of ``Plan`` that comes next; of every sample its state y (n, d) at ``u``, the end ``to`` of the
     attempt and what is known of it: the slopes ``k`` (S, n, d), the solver's ``own``, the denoise steps ``seen`` from the last call's state
     and ``denoised`` from the last accepted one, the states at the grid's levels (n, N + 1, d), and what it has cost.  ``u`` and ``to``
-    ascend from 0."""
+    ascend: they are the variable, or less the variable where that falls."""
 
     call: Array
     u: Array
@@ -102,7 +102,7 @@ class Adaptive:
         weights[1, 0] = 1.0
         for i, stage in enumerate(tableau.a_lower):
             weights[i + 2, : i + 1] = stage
-        return Plan(weights, np.asarray([0.0, 1.0, *tableau.c]), again=2, retry=2)
+        return Plan(weights, np.asarray([0.0, 1.0, *tableau.c]), retry=2)
 
     def begin(self, y: Array) -> PyTree:
         """What the solver carries of its own from call to call."""
@@ -120,9 +120,9 @@ class Adaptive:
         """Which samples need call ``c.call``."""
         return True
 
-    def good(self, c: Attempt) -> Array | bool:
+    def converged(self, c: Attempt) -> Array:
         """Which samples have an error to be judged by."""
-        return True
+        return jnp.ones_like(c.u, bool)
 
     def decided(self, c: Attempt, keep: Array) -> PyTree:
         """``own`` for the next attempt."""
@@ -132,19 +132,21 @@ class Adaptive:
         """``Integrated``, with the denoise step."""
         path, variable, n = denoise.path, self.variable, jax.tree.leaves(x_T)[0].shape[0]
         times, _ = denoise.times()
+        times = times if denoise.recorded else times[jnp.asarray((0, -1))]
         of_grid = jax.vmap(lambda t: variable.at(path, t))(times)
         scales = jax.vmap(lambda t: variable.scale(path, t))(times)
-        sign = jnp.sign(of_grid[-1] - of_grid[0])
-        levels = sign * (of_grid - of_grid[0])
-        end, near = levels[-1], levels[-1] * (1.0 - 100.0 * jnp.finfo(levels.dtype).eps)  # what is left beyond is too short for a step
-        low, high = jnp.minimum(of_grid[0], of_grid[-1]), jnp.maximum(of_grid[0], of_grid[-1])
+        sign = jnp.where(of_grid[-1] < of_grid[0], -1.0, 1.0).astype(of_grid.dtype)
+        levels = sign * of_grid
+        begin, end = levels[0], levels[-1]
+        near = end - 100.0 * jnp.finfo(levels.dtype).eps * jnp.abs(end)  # what is left beyond is too short for a step
+        only = end == begin  # nothing but the denoise step, of one call
         _, restore = ravel_pytree(jax.tree.map(lambda a: a[0], x_T))
         y = jax.vmap(lambda v: ravel_pytree(v)[0])(x_T)
         y = scales[0].astype(y.dtype) * y
         tableau, plan = self.solver.tableau, self.plan(y.shape[1])
         weights, node = jnp.asarray(plan.weights, y.dtype), jnp.asarray(plan.node, end.dtype)
         controller = diffrax.PIDController(self.rtol, self.atol)
-        _, inner = controller.init(None, 0.0, end, None, end, None, None, self.order)  # of an I controller, which remembers nothing
+        _, inner = controller.init(None, begin, end, None, end, None, None, self.order)  # of an I controller, which remembers nothing
 
         def active(c: Attempt) -> Array:
             return (c.u < end) & (c.attempts < self.max_steps) & (c.to > c.u)  # a step that is NaN, or too short to move, is the last
@@ -153,13 +155,16 @@ class Adaptive:
             h, place = _column(c.to - c.u, y), row(node, c.call)
             u = jnp.where(place == 1, c.to, c.u + place * (c.to - c.u))
             at = c.y + h * jnp.tensordot(row(weights, c.call), c.k, 1) + self.ahead(c, h)
-            t = variable.time(path, jnp.clip(of_grid[0] + sign * u, low, high))
+            t = variable.time(path, sign * jnp.clip(u, begin, end))
             f, denoised, spent = denoise.each(one, at, t)
             c = self.took(c, h, f)
-            first = first_length(c.to, self.size(c.k[0], c.y), self.size(c.k[1] - c.k[0], c.y), jnp.full_like(c.u, end), self.order)
-            look = euler_length(self.size(c.y, c.y), self.size(c.k[0], c.y), jnp.full_like(c.u, end))
-            to = jnp.where(c.call == 0, look, jnp.where(c.call == 1, jnp.where(first > near, end, first), c.to))
-            return c._replace(call=c.call + 1, to=to, seen=denoised, nfe=c.nfe + jnp.where(active(c) & self.asks(c), spent, 0))
+            most, d0, d1 = jnp.full_like(c.u, end - begin), self.size(c.y, c.y), self.size(c.k[0], c.y)
+            first = c.u + first_length(c.to - c.u, d1, self.size(c.k[1] - c.k[0], c.y), most, self.order)
+            first = jnp.where(first > near, end, first)
+            to = jnp.where(c.call == 0, c.u + euler_length(d0, d1, most), jnp.where(c.call == 1, first, c.to))
+            to = jnp.where(only, c.to, to)
+            asked = (active(c) & self.asks(c)) | (only & (c.call == 0))
+            return c._replace(call=c.call + 1, to=to, seen=denoised, nfe=c.nfe + jnp.where(asked, spent, 0))
 
         def one(network, y, t):
             """Of one sample the slope, the denoise step and what they cost."""
@@ -171,7 +176,7 @@ class Adaptive:
             c = jax.lax.while_loop(lambda c: c.call < len(plan.node), call, c)
             going, h = active(c), _column(c.to - c.u, y)
             new, error = (h * jnp.tensordot(jnp.asarray(b, y.dtype), c.k, 1) for b in (tableau.b_sol, tableau.b_error))
-            new, error = c.y + new, select(self.good(c), error, jnp.full_like(error, jnp.inf))
+            new, error = c.y + new, jnp.where(self.converged(c)[:, None] & ~jnp.isnan(error), error, jnp.inf)  # refused, and tried shorter
 
             def judged(u, to, y0, y1, error):
                 keep, start, stop, _, _, _ = controller.adapt_step_size(u, to, y0, y1, None, error, self.order, inner)
@@ -181,19 +186,19 @@ class Adaptive:
             keep = keep & going
             states = self._saved(c, keep, new, levels)
             return c._replace(
-                call=jnp.where(keep.any(), plan.again, plan.retry).astype(jnp.int32), u=jnp.where(keep, c.to, c.u),
+                call=jnp.where((keep & (c.to < end)).any(), 2, plan.retry).astype(jnp.int32), u=jnp.where(keep, c.to, c.u),
                 to=jnp.where(going, stop, c.to), y=select(keep, new, c.y), own=self.decided(c, keep),
-                k=put_row(jnp.zeros_like(c.k), select(keep, c.k[-1], c.k[0]), 0), denoised=select(keep, c.seen, c.denoised),
+                k=put_row(jnp.zeros_like(c.k), select(keep, c.k[-1], c.k[0]), 0), denoised=select(keep | only, c.seen, c.denoised),
                 states=states, attempts=c.attempts + going,
             )  # fmt: skip
 
-        zero, level = jnp.zeros((n,), jnp.int32), jnp.zeros((n,), levels.dtype)
+        zero, level = jnp.zeros((n,), jnp.int32), jnp.broadcast_to(begin, (n,))
         start = Attempt(
             call=jnp.int32(0), u=level, to=jnp.full_like(level, end), y=y, k=jnp.zeros((tableau.num_stages, *y.shape), y.dtype),
             own=self.begin(y), seen=y, denoised=y,
             states=jnp.broadcast_to(y[:, None], (n, len(times), y.shape[1])), attempts=zero, nfe=zero,
         )  # fmt: skip
-        done = jax.lax.while_loop(lambda c: active(c).any(), attempt, start)
+        done = jax.lax.while_loop(lambda c: active(c).any() | (c.call == 0), attempt, start)
         states = jnp.where(_column(done.u == end, done.states), done.states / scales.astype(y.dtype)[None, :, None], jnp.nan)
         states = jax.vmap(jax.vmap(restore))(states)
         return Integrated(states=states, num_steps=done.attempts, nfe=done.nfe, denoised=jax.vmap(restore)(done.denoised))

@@ -128,11 +128,12 @@ class DPMAdaptive:
             y = select(accept, noisy, c.y)
             level = jnp.where(accept, t, c.level)
             there = accept & (level >= goal)
+            made = going | (last & (c.node == len(times)))
             return _State(
                 y=y, y_prev=select(accept, low, c.y_prev), level=level, h=jnp.where(going, c.h * factor, c.h),
                 inverse=jnp.where(going[:, None], errors, c.inverse), node=c.node + there,
                 states=jax.tree.map(lambda kept, a: _put(kept, a, c.node, there), c.states, y),
-                attempts=c.attempts + going, accepted=c.accepted + accept, nfe=c.nfe + jnp.where(going | last, spent, 0), denoised=denoised,
+                attempts=c.attempts + going, accepted=c.accepted + accept, nfe=c.nfe + jnp.where(made, spent, 0), denoised=denoised,
                 finished=last | c.finished,
             )  # fmt: skip
 

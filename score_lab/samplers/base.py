@@ -67,8 +67,8 @@ class Integrated(NamedTuple):
 
     ``states`` at t_0, s_0, ..., s_{N-1}: x_T's structure, leaf shapes (n, N + 1, *shape); NaN where sample i did not arrive.  ``num_steps``
     attempted steps of each sample, (n,).  ``nfe`` network evaluations spent on each sample, (n,), counted where they are made.
-    ``denoised`` what the denoise step that may remain gives, alpha_s x0 + sigma_s eps at the grid's last s, of a solver whose last call was
-    made at the last state: that step then costs no call.
+    ``denoised`` x_T's structure and shapes: what the denoise step that may remain gives, alpha_s x0 + sigma_s eps at the grid's last s, of
+    a solver that has made that call, and counted it; else None, and ``sample`` makes it.
     """
 
     states: PyTree

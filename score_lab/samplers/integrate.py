@@ -4,11 +4,13 @@
 
 ``denoise(x, t)`` is the network at one level or one per sample; ``denoise.each(f, *arrays)`` is ``f(denoise_i, *arrays_i)`` for every
 sample alone, without a batch axis: what f does for one sample cannot depend on its batch-mates.  ``draw(k)`` is the k-th standard normal.
+``denoise.recorded`` is False where nobody is shown the states between the grid's ends: then those two, (n, 2, *shape), will do.
 
 The network is called at levels up to the last of ``denoise.times()``: the grid's own if that is of finite log-SNR, else the log-SNR 20
 (beyond which all levels are the same to a network) or the highest that the network was trained on; the rest is one denoise step
-x_s = alpha_s x0 + sigma_s eps, which costs a call unless the solver's last call gave it.  Where a grid that ascends starts at data, data
-count as states of that level.  A recorder is shown one call at each of the grid's levels, after the run and not counted in ``nfe``.
+x_s = alpha_s x0 + sigma_s eps, by a further call where the solver does not give it (``denoised``).  Where a grid that ascends starts at
+data, data count as states of that level.  A recorder is shown one call at each of the grid's levels, after the run and not counted in
+``nfe``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from score_lab.build import refuse
 from score_lab.denoiser import LEVEL_LIMIT, Denoiser, Prediction
 from score_lab.linear import select, square_norm
 from score_lab.paths.base import GaussianPath
-from score_lab.samplers.base import Integrator, Recorder, Samples
+from score_lab.samplers.base import Integrated, Integrator, Recorder, Samples
 from score_lab.samplers.steps import Steps
 from score_lab.types import Array, Cond, PyTree
 
@@ -38,8 +40,8 @@ def chooses_levels(sampler: Any) -> bool:
 class Levels:
     """The ``denoise`` of an adaptive sampler: see the module."""
 
-    def __init__(self, denoiser: Denoiser, cond: Cond, steps: Steps):
-        self.denoiser, self.cond, self.steps = denoiser, cond, steps
+    def __init__(self, denoiser: Denoiser, cond: Cond, steps: Steps, recorded: bool = True):
+        self.denoiser, self.cond, self.steps, self.recorded = denoiser, cond, steps, recorded
 
     @property
     def path(self) -> GaussianPath:
@@ -87,9 +89,12 @@ def integrated(
 ) -> Samples:
     """``sampler.integrate`` inside ``sample``, and the denoise step that remains."""
     num_steps = steps.t.shape[0]
-    denoise = Levels(denoiser, cond, steps)
+    denoise = Levels(denoiser, cond, steps, recorder is not None)
     times, rest = denoise.times()
-    states, attempts, nfe, denoised = sampler.integrate(denoise, x_T, steps, lambda k: noise(k, 0, x_T))
+    made = sampler.integrate(denoise, x_T, steps, lambda k: noise(k, 0, x_T))
+    if not isinstance(made, Integrated):
+        refuse(f"{type(sampler).__name__}.integrate returns", type(made).__name__, "Integrated(states, num_steps, nfe, denoised)")
+    states, attempts, nfe, denoised = made
     last, zero = jax.tree.map(lambda a: a[:, -1], states), jnp.zeros((), jnp.int32)
 
     def to_data():

@@ -9,7 +9,8 @@ is an error of the iteration's rate only.  A stage whose last correction is more
 the next is a fifth of it.  A refused step keeps its J.
 
 nfe of a sample: the first slope and 1 call that finds the first step (first_step.py); 1 + d for the J of every step begun; 6 ``iterations``
-of every attempt.  The denoise step is that of the last iteration, whose state is the last one to a tenth of the tolerance.
+of every attempt.  The machine's work is more: where one sample begins a new step, all wait for its Jacobian.  The denoise step is that of
+the last iteration, whose state is the last one to a tenth of the tolerance.
 """
 
 from __future__ import annotations
@@ -77,14 +78,14 @@ class Kvaerno5(Adaptive):
 
     def plan(self, d: int) -> Plan:
         """The slope at the start, an Euler step ahead; 1 + d calls of the Jacobian; ``iterations`` of each stage but the first."""
-        tableau, first = self.solver.tableau, 3 + d
+        tableau, first = self.solver.tableau, 2 + 1 + d
         stages = np.repeat(np.arange(1, tableau.num_stages), self.iterations)
         weights = np.zeros((first + len(stages), tableau.num_stages))
         weights[1, 0] = 1.0
         for k, stage in enumerate(stages):
             weights[first + k, :stage] = tableau.a_lower[stage - 1]
         node = np.concatenate([[0.0, 1.0], np.zeros(1 + d), tableau.c[stages - 1]])
-        return Plan(weights, node, again=2, retry=first)
+        return Plan(weights, node, retry=first)
 
     def begin(self, y: Array) -> _Newton:
         """Nothing is known."""
@@ -94,22 +95,20 @@ class Kvaerno5(Adaptive):
 
     def ahead(self, c: Attempt, h: Array) -> Array:
         """The Jacobian's difference; h gamma k of a stage's iterate."""
-        d = c.y.shape[1]
-        column = c.call - 3
-        difference = jnp.where((jnp.arange(d) == column)[None], _difference(c.y), 0.0)
-        return jnp.where(c.call < 3 + d, difference, self._gamma(c.y) * h * self._iterate(c))
+        column = jnp.arange(c.y.shape[1]) == c.call - 3
+        difference = jnp.where(column[None], _difference(c.y), 0.0)
+        return jnp.where(c.call < _stages(c), difference, self._gamma(c.y) * h * self._iterate(c))
 
     def asks(self, c: Attempt) -> Array:
         """All, but the Jacobian of those that have it."""
-        return ~c.own.known | (c.call < 2) | (c.call >= 3 + c.y.shape[1])
+        return ~c.own.known | (c.call < 2) | (c.call >= _stages(c))
 
     def took(self, c: Attempt, h: Array, f: Array) -> Attempt:
         """The first two slopes; a column of the Jacobian; an iteration."""
-        d = c.y.shape[1]
-        which = jnp.where(c.call < 2, 0, jnp.where(c.call == 2, 1, jnp.where(c.call < 3 + d, 2, 3)))
-        return jax.lax.switch(which, (self._slope, self._base, self._column, self._iteration), c, h, f)
+        which = jnp.where(c.call < 2, 0, jnp.where(c.call == 2, 1, jnp.where(c.call < _stages(c), 2, 3)))
+        return jax.lax.switch(which, (self._slope, self._base, self._jacobian, self._iteration), c, h, f)
 
-    def good(self, c: Attempt) -> Array:
+    def converged(self, c: Attempt) -> Array:
         """Where all stages have converged."""
         return c.own.good
 
@@ -123,16 +122,14 @@ class Kvaerno5(Adaptive):
     def _base(self, c: Attempt, h: Array, f: Array) -> Attempt:
         return c._replace(own=c.own._replace(base=jnp.where(c.own.known[:, None], c.own.base, f)))
 
-    def _column(self, c: Attempt, h: Array, f: Array) -> Attempt:
+    def _jacobian(self, c: Attempt, h: Array, f: Array) -> Attempt:
         at, own = c.call - 3, c.own
         column = (f - own.base) / jax.lax.dynamic_slice_in_dim(_difference(c.y), at, 1, 1)
         column = jnp.where(own.known[:, None], jax.lax.dynamic_index_in_dim(own.jacobian, at, 2, keepdims=False), column)
         return c._replace(own=own._replace(jacobian=jax.lax.dynamic_update_index_in_dim(own.jacobian, column, at, 2)))
 
     def _iteration(self, c: Attempt, h: Array, f: Array) -> Attempt:
-        own, first = c.own, 3 + c.y.shape[1]
-        gamma = self._gamma(c.y)
-        number = c.call - first
+        own, gamma, number = c.own, self._gamma(c.y), c.call - _stages(c)
         one = jnp.eye(c.y.shape[1], dtype=c.y.dtype)[None]
         inverse = jax.lax.cond(number == 0, lambda: jnp.linalg.inv(one - gamma * h[:, :, None] * own.jacobian), lambda: own.inverse)
         z = self._iterate(c)
@@ -145,7 +142,7 @@ class Kvaerno5(Adaptive):
 
     def _iterate(self, c: Attempt) -> Array:
         """z, of a stage's first iteration what its predictor says."""
-        tableau, number = self.solver.tableau, jnp.maximum(c.call - 3 - c.y.shape[1], 0)
+        tableau, number = self.solver.tableau, jnp.maximum(c.call - _stages(c), 0)
         predictor = np.zeros((tableau.num_stages - 1, tableau.num_stages))
         for i, weights in enumerate(tableau.a_predictor):
             predictor[i, : i + 1] = weights
@@ -154,6 +151,11 @@ class Kvaerno5(Adaptive):
 
     def _gamma(self, y: Array) -> Array:
         return jnp.asarray(self.solver.tableau.a_diagonal[-1], y.dtype)
+
+
+def _stages(c: Attempt) -> int:
+    """The first call of an attempt's stages: two for the first step, 1 + d for the Jacobian are before it."""
+    return 2 + 1 + c.y.shape[1]
 
 
 def _difference(y: Array) -> Array:

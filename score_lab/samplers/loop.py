@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from score_lab.build import ConfigError, refuse
 from score_lab.denoiser import Denoiser, check_labels, check_levels
@@ -163,9 +164,11 @@ def _check_states(denoiser, steps, x_T, n, cond, like, error) -> PyTree:
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """How a program of a few numbers a step is compiled on a CPU: nothing in it is worth being made fast."""
-ONCE = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
-"""How the program of an adaptive solver is compiled on a CPU, three quarters of the time: it runs as fast, for the products and
-convolutions of its network are a library's."""
+_TOP = get_opaque_trace_state(convention="nnx")
+"""jax's where nothing is being traced: this module is imported there."""
+BRISK = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
+"""How the program of an adaptive solver is compiled on a CPU, in three quarters of the time: with a network whose products and convolutions
+are a library's it runs as fast."""
 
 
 def _run(*arguments) -> Samples:
@@ -231,12 +234,12 @@ def _apart(arguments: tuple) -> bool:
 
 def _alone(arguments: tuple) -> bool:
     """Whether this is a program of a CPU, and not part of another one: that has its own options."""
-    return jax.default_backend() == "cpu" and not _traced(arguments[:-1])
+    return jax.default_backend() == "cpu" and not _traced(arguments[:-1]) and get_opaque_trace_state(convention="nnx") == _TOP
 
 
 def _whole(arguments: tuple) -> Any:
     """The program of a run whose numbers are not made apart."""
-    return _integrated if _alone(arguments) and chooses_levels(arguments[1]) else _scanned
+    return _adaptive if _alone(arguments) and chooses_levels(arguments[1]) else _scanned
 
 
 def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like, table=None) -> Samples:
@@ -250,12 +253,12 @@ def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, li
 
 
 _scanned = jax.jit(_sample, static_argnames=("like",))
-_integrated = jax.jit(_sample, static_argnames=("like",), compiler_options=ONCE)
+_adaptive = jax.jit(_sample, static_argnames=("like",), compiler_options=BRISK)
 
 
 def programs() -> int:
     """How many programs ``sample`` has compiled and still has: what a change recompiles is one more."""
-    return _scanned._cache_size() + _integrated._cache_size()
+    return _scanned._cache_size() + _adaptive._cache_size()
 
 
 @partial(jax.jit, static_argnames=("like",), compiler_options=QUICK)

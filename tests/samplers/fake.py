@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from score_lab.denoiser import NetworkDenoiser
 
@@ -30,15 +29,6 @@ class Counting(Small):
 
     def apply(self, params, x, level, cond=None, *, level_s=None, key=None):
         jax.debug.callback(lambda _: CALLS.append(x.shape[0]), x[0, 0])
-        return super().apply(params, x, level, cond)
-
-
-@dataclass(frozen=True)
-class Watching(Small):
-    """Counted by rows that are not all zero: zeros are asked for what a call costs, and are no evaluation."""
-
-    def apply(self, params, x, level, cond=None, *, level_s=None, key=None):
-        jax.debug.callback(lambda a: CALLS.append(int(np.any(a, axis=-1).sum())), x)
         return super().apply(params, x, level, cond)
 
 

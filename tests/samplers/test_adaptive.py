@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from oracle.case import HERE, Bank
 from samplers.exact import Gaussian, Mixture, mixture_numpy, paths
-from samplers.fake import Watching, rows_fed, small
+from samplers.fake import Counting, rows_fed, small
 from scipy.integrate import solve_ivp
 
 from score_lab.build import ConfigError
@@ -19,9 +19,11 @@ from score_lab.denoiser import Prediction
 from score_lab.guidance import CFG
 from score_lab.paths import EDM, VP, Cosine, LinearFlow
 from score_lab.samplers import (
+    DDIM,
     Churn,
     Dopri5,
     DPMAdaptive,
+    Integrated,
     Kappa,
     Karras,
     Kvaerno5,
@@ -37,6 +39,7 @@ from score_lab.samplers import (
     sample_chunked,
 )  # fmt: skip
 from score_lab.samplers.first_step import first_step
+from score_lab.samplers.loop import _arguments, _lowered
 from score_lab.targets import F
 from score_lab.types import leaf, pytree_dataclass
 
@@ -70,16 +73,18 @@ class Seen:
 
 @pytree_dataclass
 class Relaxing:
-    """A velocity that pulls the state to the sine of the time."""
+    """A velocity that pulls the state to the sine of the time, NaN beyond a limit."""
 
     path: object = leaf()
+    rate: float = 1e4
+    limit: float = float("inf")
 
     def on(self, path):
-        return Relaxing(path)
+        return dataclasses.replace(self, path=path)
 
     def __call__(self, x_t, t, cond=None, **rest):
         time = jnp.asarray(t).reshape(-1, 1)
-        v = 1e4 * (x_t - jnp.sin(time)) + jnp.cos(time)
+        v = jnp.where(jnp.abs(x_t) <= self.limit, self.rate * (x_t - jnp.sin(time)) + jnp.cos(time), jnp.nan)
         return Prediction.of(x_t, t, self.path, x0=x_t - time * v, eps=x_t + (1 - time) * v)
 
 
@@ -163,7 +168,7 @@ def test_nfe_is_what_was_evaluated(sampler):
 )
 def test_guided_evaluations_are_what_the_host_saw(sampler):
     """One sample, so that nothing is masked: guidance's two rows a call, each of which the network was fed."""
-    denoiser, runs = CFG(small(LinearFlow(), F(0.7), Watching()), 2.0), []
+    denoiser, runs = CFG(small(LinearFlow(), F(0.7), Counting()), 2.0), []
     grid, cond = UniformLogSNR(2, -6.0, 6.0), {"label": jnp.ones(1)}
     rows = rows_fed(lambda: runs.append(sample(denoiser, sampler, grid, (1, 2), KEY, cond=cond)) or runs[-1])
     assert rows == int(runs[-1].nfe[0]) > 24 and rows % 2 == 0
@@ -178,7 +183,7 @@ def test_refused_attempts_are_counted(monkeypatch, sampler, jacobian):
     from score_lab.samplers import adaptive
 
     monkeypatch.setattr(adaptive, "first_length", lambda h0, d1, difference, most, order: most)
-    jax.clear_caches()  # the program of another test knows nothing of this
+    sampler = dataclasses.replace(sampler, max_steps=1001)  # a program of its own, which no other test finds
     seen, run = evaluated(lambda: sample(Seen(Mixture(LinearFlow())), sampler, UniformLogSNR(2, -5.9, 6.1), (1, 2), KEY))
     assert len(seen) == int(run.nfe[0])
     times, attempts, calls = np.array([t.ravel()[0] for _, t in seen]), int(run.num_steps[0]), sampler.calls
@@ -223,6 +228,84 @@ def test_the_implicit_solver_follows_what_is_stiff():
         np.testing.assert_allclose(run.x, np.sin(0.1), atol=1e-5)
         found[type(sampler).__name__] = int(run.num_steps[0])
     assert found["Kvaerno5"] < 100 < 2000 < found["Dopri5"]
+
+
+@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), Kvaerno5(1e-4, 1e-4), DPMAdaptive(3, 1e-4, 1e-4), DPMAdaptive(2, 1e-4, 1e-4)])
+def test_the_denoise_step_is_that_of_the_last_state(sampler):
+    """A network trained up to log-SNR 3: on to data, x is x0 where a grid that ends at 3 ends, for at most one call more; the program of
+    the run holds the network once."""
+    path, limit = VP(), 3.0
+    net, x_T = small(path, F(0.7), log_snr_range=(-6.0, limit)), jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)), jnp.float32)
+    there = sample(net, sampler, UniformLogSNR(2, -6.0, limit, to_data=False), x_T=x_T)
+    wanted = net(there.x, path.time_of(jnp.float32(limit))).x0
+    held = times_held(net, sampler, UniformLogSNR(2, -6.0, 2.0), x_T)
+    run = sample(net, sampler, UniformLogSNR(2, -6.0, 2.0), x_T=x_T)
+    np.testing.assert_allclose(run.x, wanted, atol=2e-3)
+    assert (np.abs(np.asarray(run.nfe) - np.asarray(there.nfe)) <= 1 + 2 * sampler.calls).all() and held == 1
+
+
+def times_held(net, sampler, grid, x_T) -> int:
+    """How many tanh, of which the network has one, a run's program holds."""
+    return _lowered(*_arguments(net, sampler, grid, None, None, x_T, None, None, None, None)).as_text().count("stablehlo.tanh")
+
+
+def test_nothing_but_the_denoise_step():
+    """A grid that starts where the network ends: one call, x0 of the state that was given, as DDIM's."""
+    net, x_T = small(LinearFlow(), F(0.7), log_snr_range=(-6.0, 0.0)), jnp.array([[0.3, -0.2]])
+    for sampler in (Tsit5(), Kvaerno5()):
+        run = sample(net, sampler, Times((0.5, 0.0)), x_T=x_T)
+        np.testing.assert_allclose(run.x, sample(net, DDIM(), Times((0.5, 0.0)), x_T=x_T).x, rtol=1e-5)
+        assert int(run.nfe[0]) == 1 and int(run.num_steps[0]) == 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_into_what_is_not_a_number_is_refused_and_tried_shorter():
+    """A velocity that is NaN where |x| > 2, where steps of an explicit pair on a stiff problem end at times; one that is NaN everywhere
+    ends at once."""
+    x_T = jnp.full((1, 2), np.sin(0.9) + 0.1)
+    run = sample(Relaxing(LinearFlow(), 1e3, 2.0), Dopri5(1e-3, 1e-3, variable=T()), Times((0.9, 0.1)), x_T=x_T)
+    np.testing.assert_allclose(run.x, np.sin(0.1), atol=2e-3)
+    assert int(run.num_steps[0]) > 100
+    run = sample(Relaxing(LinearFlow(), 1e3, 0.0), Dopri5(1e-3, 1e-3, variable=T()), Times((0.9, 0.1)), x_T=x_T)
+    assert np.isnan(run.x).all() and int(run.num_steps[0]) < 100
+
+
+def test_inside_another_program():
+    """``jax.jit`` around a run that closes over all it needs, whose program has no options of its own."""
+    net, x = small(LinearFlow(), F(0.7)), jnp.ones((2, 2))
+    for sampler in (Tsit5(1e-2, 1e-2), DDIM()):
+        run = lambda sampler=sampler: sample(net, sampler, Times((0.9, 0.5, 0.1)), x_T=x, key=KEY).x  # noqa: E731
+        np.testing.assert_allclose(jax.jit(run)(), run(), rtol=1e-4, atol=1e-5)
+
+
+@pytree_dataclass
+class OneStep:
+    """An integrator of the three facts only: an Euler step from each level to the next; the denoise step is left to ``sample``."""
+
+    order = 1
+    calls = 1
+    memory = 0
+    stochastic = False
+    returns: object = Integrated
+
+    def integrate(self, denoise, x_T, steps, draw):
+        times, _ = denoise.times()
+        states = [x_T]
+        for t, s in zip(times[:-1], times[1:], strict=True):
+            states.append(denoise(states[-1], t).at(s))
+        count = jnp.full(x_T.shape[:1], len(states) - 1, jnp.int32)
+        made = jnp.stack(states, 1), count, count
+        return made if self.returns is tuple else Integrated(*made)
+
+
+def test_an_integrator_without_a_denoise_step():
+    """DDIM's states, and the step to data made and counted; what is no Integrated is refused by name."""
+    net, grid = small(VP(), F(0.7), log_snr_range=(-6.0, 5.0)), UniformLogSNR(3, -6.0, 5.0)
+    run, ddim = (sample(net, sampler, grid, (3, 2), KEY) for sampler in (OneStep(), DDIM()))
+    np.testing.assert_allclose(run.x, ddim.x, rtol=1e-4, atol=1e-5)
+    assert set(np.asarray(run.nfe)) == {int(ddim.nfe) + 1}  # its last step goes to the level where it is
+    with pytest.raises(ConfigError, match="OneStep.integrate returns: 'tuple' is refused; allowed: Integrated"):
+        sample(net, OneStep(tuple), grid, (3, 2), KEY)
 
 
 @pytest.mark.slow
