@@ -17,6 +17,7 @@ step remains, its call is the first of an attempt that is not made.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -28,8 +29,9 @@ from score_lab.samplers.ancestral import up_and_down
 from score_lab.samplers.base import Integrated
 from score_lab.samplers.contract import check_numbers
 from score_lab.samplers.integrate import refuse_ends
+from score_lab.samplers.multipliers import nought
 from score_lab.samplers.variables import LogSNR
-from score_lab.types import Array, PyTree, pytree_dataclass
+from score_lab.types import Array, PyTree, pytree_dataclass, static
 
 __all__ = ["DPMAdaptive"]
 
@@ -75,8 +77,17 @@ class DPMAdaptive:
     s_noise: float = 1.0
     together: bool = False
     max_steps: int = 1000
+    draws: bool = static(default=True, repr=False)
     memory = 0
-    stochastic = True
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added: not with eta = 0, for which ``sample`` uses the form that draws none."""
+        return self.draws and not nought(self.eta)
+
+    def specialise(self) -> DPMAdaptive:
+        """The form without draws where eta is 0."""
+        return dataclasses.replace(self, eta=0.0, draws=False) if self.draws and float(self.eta) == 0.0 else self
 
     @property
     def calls(self) -> int:
@@ -123,9 +134,10 @@ class DPMAdaptive:
             factor = self._factor(errors)
             accept = going & (factor >= self.accept_safety)
             errors = jnp.where(accept[:, None], errors[:, jnp.array([0, 0, 1])], errors)
-            z = draw(c.accepted[0] if self.together else jnp.max(c.attempts))
-            noisy = combine((1.0, high), (self.s_noise * up, z))
-            y = select(accept, noisy, c.y)
+            if self.draws:
+                z = draw(c.accepted[0] if self.together else jnp.max(c.attempts))
+                high = combine((1.0, high), (self.s_noise * up, z))
+            y = select(accept, high, c.y)
             level = jnp.where(accept, t, c.level)
             there = accept & (level >= goal)
             made = going | (last & (c.node == len(times)))
