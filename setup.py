@@ -13,7 +13,6 @@ REQUIRED = [
     "importlib_resources>=6.5",  # imported by tensorflow-datasets, which forgets to declare it
     "grain>=0.2.16",
     "diffrax>=0.7.2",
-    "optimistix>=0.1",
     "jaxtyping>=0.3.7",
     "numpy>=2.1",
     "scipy>=1.15",
