@@ -197,11 +197,14 @@ def test_refused_attempts_are_counted(monkeypatch, sampler, jacobian):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("sampler", "solver"), [(Dopri5(1e-5, 1e-5), diffrax.Dopri5()), (Tsit5(1e-5, 1e-5), diffrax.Tsit5())])
+@pytest.mark.parametrize(
+    ("sampler", "solver"),
+    [(Dopri5(1e-5, 1e-5), diffrax.Dopri5()), pytest.param(Tsit5(1e-5, 1e-5), diffrax.Tsit5(), marks=pytest.mark.slow)],
+)
 def test_the_same_as_diffrax(sampler, solver):
     """diffrax's own solve from the same first step: as many attempts, the same dense output, to rounding."""
     path, times = LinearFlow(), np.array([0.95, 0.7, 0.4, 0.1])
-    x_T, part = jnp.asarray(np.random.default_rng(2).standard_normal((3, 2))), dataclasses.replace(sampler, variable=T())
+    x_T, part = jnp.asarray(np.random.default_rng(2).standard_normal((2, 2))), dataclasses.replace(sampler, variable=T())
     run = sample(Mixture(path), part, Times(tuple(times)), x_T=x_T, recorder=StateRecorder(3))
     for i, x in enumerate(x_T):
 
@@ -230,7 +233,7 @@ def test_the_implicit_solver_follows_what_is_stiff():
     assert found["Kvaerno5"] < 100 < 2000 < found["Dopri5"]
 
 
-@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), Kvaerno5(1e-4, 1e-4), DPMAdaptive(3, 1e-4, 1e-4), DPMAdaptive(2, 1e-4, 1e-4)])
+@pytest.mark.parametrize("sampler", [Dopri5(1e-4, 1e-4), Kvaerno5(1e-4, 1e-4), DPMAdaptive(3, 1e-4, 1e-4)])
 def test_the_denoise_step_is_that_of_the_last_state(sampler):
     """A network trained up to log-SNR 3: on to data, x is x0 where a grid that ends at 3 ends, for at most one call more; the program of
     the run holds the network once."""
