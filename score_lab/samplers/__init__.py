@@ -1,7 +1,6 @@
 """Samplers: one contract, one ``jax.lax.scan``, one small file a family, and the grids they run on."""
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
-from score_lab.samplers.adaptive import Dopri5, Tsit5
 from score_lab.samplers.adaptive_dpm import DPMAdaptive
 from score_lab.samplers.analytic_dpm import AnalyticDPM, measure_gamma
 from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
@@ -17,6 +16,7 @@ from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
 from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep
 from score_lab.samplers.edit import noised
 from score_lab.samplers.er_sde import ERSDE, ERSDENoise, PowerNoise
+from score_lab.samplers.explicit_pairs import Dopri5, Tsit5
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.grids import (
     GRIDS,

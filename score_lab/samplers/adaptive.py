@@ -7,11 +7,9 @@
 highest trained level); its last call is at its last state, so it also gives the denoise step that follows there (``integrate``).  States at
 the grid's levels are the solver's dense output; the grid moves no step.
 
-    Dopri5    Dormand & Prince 1980, 5(4), 6 calls a step (the last is the next step's first): scipy's RK45, torchdiffeq's dopri5
-    Tsit5     Tsitouras 2011, 5(4), 6 calls a step
-    Kvaerno5  implicit: kvaerno.py
+The solvers are in explicit_pairs.py (Dopri5, Tsit5) and kvaerno.py (Kvaerno5).
 
-nfe of a sample: the first slope, 1 call that finds the first step (first_step.py), and 6 of each attempted step, as scipy's.  The
+nfe of a sample: the first slope, 1 call that finds the first step (first_step.py), and those of each attempted step (``Plan``).  The
 machine's work is that of the slowest sample times the batch.
 
 Tableaus, step-size controller and dense output are diffrax's.  The loop is not: its body is one call of the network, whichever stage of
@@ -22,6 +20,7 @@ it and a denoise step after it, holds the network three times and takes twice as
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
@@ -39,7 +38,8 @@ from score_lab.samplers.integrate import refuse_ends
 from score_lab.samplers.variables import Angle
 from score_lab.types import Array, PyTree, leaf, pytree_dataclass
 
-__all__ = ["Adaptive", "Attempt", "Dopri5", "Plan", "Tsit5", "put_row", "row"]
+__all__ = ["Adaptive", "Attempt", "Plan", "put_row", "row"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -71,8 +71,51 @@ class Attempt(NamedTuple):
     nfe: Array
 
 
+@dataclasses.dataclass(frozen=True)
+class _Ode:
+    """What one run solves: the ``network`` of one sample, ``(y, t) -> (dy/du, denoise step, nfe)`` over rows (n, d), at the times of
+    ``variable``; the ``levels`` of the grid, ascending as ``u`` does; ``near``, beyond which a step is the last; ``only``, whether there is
+    nothing to solve and one call is to be made."""
+
+    path: Any
+    variable: Any
+    sign: Array
+    levels: Array
+    network: Callable
+    plan: Plan
+
+    @property
+    def begin(self) -> Array:
+        return self.levels[0]
+
+    @property
+    def end(self) -> Array:
+        return self.levels[-1]
+
+    @property
+    def near(self) -> Array:
+        return self.end - 100.0 * jnp.finfo(self.levels.dtype).eps * jnp.abs(self.end)  # what is left is too short for dense output
+
+    @property
+    def only(self) -> Array:
+        return self.end == self.begin
+
+    def time(self, u: Array) -> Array:
+        """The time at ``u``; the network is asked at no level beyond the ends."""
+        return self.variable.time(self.path, self.sign * jnp.clip(u, self.begin, self.end))
+
+
+@pytree_dataclass
 class Adaptive:
-    """The loop of the adaptive Runge-Kutta solvers: a subclass names diffrax's ``solver`` and the calls of an attempt."""
+    """The loop of the adaptive Runge-Kutta solvers: a subclass names diffrax's ``solver`` and the calls of an attempt.
+
+    ``rtol``, ``atol`` of one sample's root mean square; a sample that needs more than ``max_steps`` attempts is NaN; ``variable`` is u.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+    variable: Any = leaf(default=Angle())
 
     solver: ClassVar[Any]
     memory = 0
@@ -95,14 +138,8 @@ class Adaptive:
         refuse_ends(self, steps, path, self.variable)
 
     def plan(self, d: int) -> Plan:
-        """The calls of an attempt on ``d`` numbers: of an explicit pair whose last stage is the next step's first, its stages."""
-        del d
-        tableau = self.solver.tableau
-        weights = np.zeros((tableau.num_stages + 1, tableau.num_stages))
-        weights[1, 0] = 1.0
-        for i, stage in enumerate(tableau.a_lower):
-            weights[i + 2, : i + 1] = stage
-        return Plan(weights, np.asarray([0.0, 1.0, *tableau.c]), retry=2)
+        """The calls of an attempt on states of ``d`` numbers."""
+        raise NotImplementedError
 
     def begin(self, y: Array) -> PyTree:
         """What the solver carries of its own from call to call."""
@@ -113,8 +150,8 @@ class Adaptive:
         return 0.0
 
     def took(self, c: Attempt, h: Array, f: Array) -> Attempt:
-        """The attempt when call ``c.call`` has given the slope ``f``: here k's."""
-        return c._replace(k=put_row(c.k, f, c.call - (c.call > 1)))
+        """The attempt when call ``c.call`` has given the slope ``f`` (n, d)."""
+        raise NotImplementedError
 
     def asks(self, c: Attempt) -> Array | bool:
         """Which samples need call ``c.call``."""
@@ -133,75 +170,69 @@ class Adaptive:
         path, variable, n = denoise.path, self.variable, jax.tree.leaves(x_T)[0].shape[0]
         times, _ = denoise.times()
         times = times if denoise.recorded else times[jnp.asarray((0, -1))]
-        of_grid = jax.vmap(lambda t: variable.at(path, t))(times)
-        scales = jax.vmap(lambda t: variable.scale(path, t))(times)
+        of_grid, scales = jax.vmap(lambda t: (variable.at(path, t), variable.scale(path, t)))(times)
         sign = jnp.where(of_grid[-1] < of_grid[0], -1.0, 1.0).astype(of_grid.dtype)
-        levels = sign * of_grid
-        begin, end = levels[0], levels[-1]
-        near = end - 100.0 * jnp.finfo(levels.dtype).eps * jnp.abs(end)  # what is left beyond is too short for a step
-        only = end == begin  # nothing but the denoise step, of one call
         _, restore = ravel_pytree(jax.tree.map(lambda a: a[0], x_T))
         y = jax.vmap(lambda v: ravel_pytree(v)[0])(x_T)
         y = scales[0].astype(y.dtype) * y
-        tableau, plan = self.solver.tableau, self.plan(y.shape[1])
-        weights, node = jnp.asarray(plan.weights, y.dtype), jnp.asarray(plan.node, end.dtype)
-        controller = diffrax.PIDController(self.rtol, self.atol)
-        _, inner = controller.init(None, begin, end, None, end, None, None, self.order)  # of an I controller, which remembers nothing
-
-        def active(c: Attempt) -> Array:
-            return (c.u < end) & (c.attempts < self.max_steps) & (c.to > c.u)  # a step that is NaN, or too short to move, is the last
-
-        def call(c: Attempt) -> Attempt:
-            h, place = _column(c.to - c.u, y), row(node, c.call)
-            u = jnp.where(place == 1, c.to, c.u + place * (c.to - c.u))
-            at = c.y + h * jnp.tensordot(row(weights, c.call), c.k, 1) + self.ahead(c, h)
-            t = variable.time(path, sign * jnp.clip(u, begin, end))
-            f, denoised, spent = denoise.each(one, at, t)
-            c = self.took(c, h, f)
-            most, d0, d1 = jnp.full_like(c.u, end - begin), self.size(c.y, c.y), self.size(c.k[0], c.y)
-            first = c.u + first_length(c.to - c.u, d1, self.size(c.k[1] - c.k[0], c.y), most, self.order)
-            first = jnp.where(first > near, end, first)
-            to = jnp.where(c.call == 0, c.u + euler_length(d0, d1, most), jnp.where(c.call == 1, first, c.to))
-            to = jnp.where(only, c.to, to)
-            asked = (active(c) & self.asks(c)) | (only & (c.call == 0))
-            return c._replace(call=c.call + 1, to=to, seen=denoised, nfe=c.nfe + jnp.where(asked, spent, 0))
 
         def one(network, y, t):
-            """Of one sample the slope, the denoise step and what they cost."""
             p = network(restore(y / variable.scale(path, t).astype(y.dtype)), t)
             slope, denoised = (ravel_pytree(v)[0].astype(y.dtype) for v in (variable.slope(path, t, p), p.at(steps.s[-1])))
             return sign.astype(y.dtype) * slope, denoised, p.nfe
 
-        def attempt(c: Attempt) -> Attempt:
-            c = jax.lax.while_loop(lambda c: c.call < len(plan.node), call, c)
-            going, h = active(c), _column(c.to - c.u, y)
-            new, error = (h * jnp.tensordot(jnp.asarray(b, y.dtype), c.k, 1) for b in (tableau.b_sol, tableau.b_error))
-            new, error = c.y + new, jnp.where(self.converged(c)[:, None] & ~jnp.isnan(error), error, jnp.inf)  # refused, and tried shorter
-
-            def judged(u, to, y0, y1, error):
-                keep, start, stop, _, _, _ = controller.adapt_step_size(u, to, y0, y1, None, error, self.order, inner)
-                return keep, jnp.where(stop > near, jnp.where(keep, end, start + 0.5 * (end - start)), stop)
-
-            keep, stop = jax.vmap(judged)(c.u, c.to, c.y, new, error)
-            keep = keep & going
-            states = self._saved(c, keep, new, levels)
-            return c._replace(
-                call=jnp.where((keep & (c.to < end)).any(), 2, plan.retry).astype(jnp.int32), u=jnp.where(keep, c.to, c.u),
-                to=jnp.where(going, stop, c.to), y=select(keep, new, c.y), own=self.decided(c, keep),
-                k=put_row(jnp.zeros_like(c.k), select(keep, c.k[-1], c.k[0]), 0), denoised=select(keep | only, c.seen, c.denoised),
-                states=states, attempts=c.attempts + going,
-            )  # fmt: skip
-
-        zero, level = jnp.zeros((n,), jnp.int32), jnp.broadcast_to(begin, (n,))
+        ode = _Ode(path, variable, sign, sign * of_grid, lambda y, t: denoise.each(one, y, t), self.plan(y.shape[1]))
+        zero, u = jnp.zeros((n,), jnp.int32), jnp.broadcast_to(ode.begin, (n,))
         start = Attempt(
-            call=jnp.int32(0), u=level, to=jnp.full_like(level, end), y=y, k=jnp.zeros((tableau.num_stages, *y.shape), y.dtype),
-            own=self.begin(y), seen=y, denoised=y,
-            states=jnp.broadcast_to(y[:, None], (n, len(times), y.shape[1])), attempts=zero, nfe=zero,
+            call=jnp.int32(0), u=u, to=jnp.full_like(u, ode.end), y=y, k=jnp.zeros((self.solver.tableau.num_stages, *y.shape), y.dtype),
+            own=self.begin(y), seen=y, denoised=y, attempts=zero, nfe=zero,
+            states=jnp.broadcast_to(y[:, None], (n, len(times), y.shape[1])),
         )  # fmt: skip
-        done = jax.lax.while_loop(lambda c: active(c).any() | (c.call == 0), attempt, start)
-        states = jnp.where(_column(done.u == end, done.states), done.states / scales.astype(y.dtype)[None, :, None], jnp.nan)
-        states = jax.vmap(jax.vmap(restore))(states)
-        return Integrated(states=states, num_steps=done.attempts, nfe=done.nfe, denoised=jax.vmap(restore)(done.denoised))
+        done = jax.lax.while_loop(lambda c: self._active(c, ode).any() | (c.call == 0), lambda c: self._attempt(c, ode), start)
+        states = jnp.where(_column(done.u == ode.end, done.states), done.states / scales.astype(y.dtype)[None, :, None], jnp.nan)
+        states, denoised = jax.vmap(jax.vmap(restore))(states), jax.vmap(restore)(done.denoised)
+        return Integrated(states=states, num_steps=done.attempts, nfe=done.nfe, denoised=denoised)
+
+    def _active(self, c: Attempt, ode: _Ode) -> Array:
+        """Which samples go on; a step that is NaN, or too short to move, is the last."""
+        return (c.u < ode.end) & (c.attempts < self.max_steps) & (c.to > c.u)
+
+    def _call(self, c: Attempt, ode: _Ode) -> Attempt:
+        """One call of the network, whatever it is for; after the first the Euler step's length is known, then the first step's."""
+        weights, node = row(jnp.asarray(ode.plan.weights, c.y.dtype), c.call), row(jnp.asarray(ode.plan.node, c.u.dtype), c.call)
+        h = _column(c.to - c.u, c.y)
+        u = jnp.where(node == 1, c.to, c.u + node * (c.to - c.u))
+        f, denoised, spent = ode.network(c.y + h * jnp.tensordot(weights, c.k, 1) + self.ahead(c, h), ode.time(u))
+        c = self.took(c, h, f)
+        most, d0, d1 = jnp.full_like(c.u, ode.end - ode.begin), self.size(c.y, c.y), self.size(c.k[0], c.y)
+        first = c.u + first_length(c.to - c.u, d1, self.size(c.k[1] - c.k[0], c.y), most, self.order)
+        first = jnp.where(first > ode.near, ode.end, first)
+        to = jnp.where(c.call == 0, c.u + euler_length(d0, d1, most), jnp.where(c.call == 1, first, c.to))
+        asked = (self._active(c, ode) & self.asks(c)) | (ode.only & (c.call == 0))
+        return c._replace(call=c.call + 1, to=jnp.where(ode.only, c.to, to), seen=denoised, nfe=c.nfe + jnp.where(asked, spent, 0))
+
+    def _attempt(self, c: Attempt, ode: _Ode) -> Attempt:
+        """The calls of an attempt, and diffrax's verdict on it; without an error to judge it by it is refused, and tried shorter."""
+        tableau, end = self.solver.tableau, ode.end
+        controller = diffrax.PIDController(self.rtol, self.atol)
+        _, memory = controller.init(None, ode.begin, end, None, end, None, None, self.order)  # of an I controller, which remembers nothing
+        c = jax.lax.while_loop(lambda c: c.call < len(ode.plan.node), lambda c: self._call(c, ode), c)
+        going, h = self._active(c, ode), _column(c.to - c.u, c.y)
+        new, error = (h * jnp.tensordot(jnp.asarray(b, c.y.dtype), c.k, 1) for b in (tableau.b_sol, tableau.b_error))
+        new, error = c.y + new, jnp.where(self.converged(c)[:, None] & ~jnp.isnan(error), error, jnp.inf)
+
+        def judged(u, to, y0, y1, error):
+            keep, start, stop, _, _, _ = controller.adapt_step_size(u, to, y0, y1, None, error, self.order, memory)
+            return keep, jnp.where(stop > ode.near, jnp.where(keep, end, start + 0.5 * (end - start)), stop)
+
+        keep, stop = jax.vmap(judged)(c.u, c.to, c.y, new, error)
+        keep = keep & going
+        return c._replace(
+            call=jnp.where((keep & (c.to < end)).any(), 2, ode.plan.retry).astype(jnp.int32), u=jnp.where(keep, c.to, c.u),
+            to=jnp.where(going, stop, c.to), y=select(keep, new, c.y), own=self.decided(c, keep),
+            k=put_row(jnp.zeros_like(c.k), select(keep, c.k[-1], c.k[0]), 0), denoised=select(keep | ode.only, c.seen, c.denoised),
+            states=self._saved(c, keep, new, ode.levels), attempts=c.attempts + going,
+        )  # fmt: skip
 
     def size(self, v: Array, y: Array) -> Array:
         """The root mean square of ``v`` (n, d) in units of the tolerance at ``y``."""
@@ -234,27 +265,3 @@ def _column(v: Array, like: Array) -> Array:
     """``v`` (n,) with ones appended up to the rank of ``like``, numbers in its precision."""
     v = v.astype(like.dtype) if jnp.issubdtype(v.dtype, jnp.inexact) else v
     return v.reshape(v.shape + (1,) * (like.ndim - 1))
-
-
-@pytree_dataclass
-class Dopri5(Adaptive):
-    """Dormand-Prince 5(4).  ``rtol``, ``atol`` of one sample's root mean square; a sample that needs more than ``max_steps`` is NaN."""
-
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 4096
-    variable: Any = leaf(default=Angle())
-
-    solver: ClassVar[Any] = diffrax.Dopri5
-
-
-@pytree_dataclass
-class Tsit5(Adaptive):
-    """Tsitouras 5(4); fields as ``Dopri5``."""
-
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 4096
-    variable: Any = leaf(default=Angle())
-
-    solver: ClassVar[Any] = diffrax.Tsit5

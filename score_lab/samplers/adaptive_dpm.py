@@ -94,6 +94,11 @@ class DPMAdaptive:
         """Of an attempted step."""
         return self.order
 
+    @property
+    def _nodes(self) -> tuple[float, ...]:
+        """0, r1 and, of order 3, r2 = 2 r1."""
+        return (0.0, 0.5) if self.order == 2 else (0.0, 1 / 3, 2 / 3)
+
     def check(self) -> None:
         """Fields in their ranges."""
         if self.order not in (2, 3):
@@ -165,7 +170,7 @@ class DPMAdaptive:
     def _called(self, denoise, y, l, h, s, count) -> tuple[PyTree, PyTree, Array]:  # noqa: E741
         """eps at y and at the inner states, (order, n, ...), by ``count`` calls from level ``l`` on; the denoise step to ``s`` from y; and
         what they cost.  One call, written once, whose weights of the slopes so far are those of u1 and of u2."""
-        path, r = denoise.path, jnp.asarray((0.0, 0.5) if self.order == 2 else (0.0, 1 / 3, 2 / 3), l.dtype)
+        path, r = denoise.path, jnp.asarray(self._nodes, l.dtype)
 
         def call(j, carry):
             slopes, denoised, spent = carry
@@ -188,10 +193,10 @@ class DPMAdaptive:
         e, sigma = jax.tree.map(lambda e: e[0], slopes), jnp.exp(-t)
         d1, d2 = (jax.tree.map(lambda e, k=k: e[k] - e[0], slopes) for k in (1, self.order - 1))
         one = combine((1.0, y), (-sigma * jnp.expm1(h), e))
-        two = combine((1.0, one), (-sigma / (2 * (0.5 if self.order == 2 else 1 / 3)) * jnp.expm1(h), d1))
+        two = combine((1.0, one), (-sigma / (2 * self._nodes[1]) * jnp.expm1(h), d1))
         if self.order == 2:
             return one, two
-        return two, combine((1.0, one), (-sigma / (2 / 3) * (jnp.expm1(h) / h - 1.0), d2))
+        return two, combine((1.0, one), (-sigma / self._nodes[2] * (jnp.expm1(h) / h - 1.0), d2))
 
     def _ancestral(self, s, t, end) -> tuple[Array, Array]:
         """The level stepped to and the standard deviation of the noise that leads from there back up to ``t``."""

@@ -9,7 +9,6 @@ import dataclasses
 from typing import Any
 
 from score_lab.samplers.adams import PLMS, PNDM, AdamsBashforth, lms
-from score_lab.samplers.adaptive import Dopri5, Tsit5
 from score_lab.samplers.adaptive_dpm import DPMAdaptive
 from score_lab.samplers.analytic_dpm import AnalyticDPM
 from score_lab.samplers.ancestral import DPMPPSDE, DPM2Ancestral, DPMPP2SAncestral, EulerAncestral, StochasticFlowEuler
@@ -20,6 +19,7 @@ from score_lab.samplers.dpm_fast import DPMFast
 from score_lab.samplers.dpm_forms import DataPrediction, NoisePrediction
 from score_lab.samplers.dpm_singlestep import DPMSolverNodes, DPMSolverSinglestep
 from score_lab.samplers.er_sde import ERSDE
+from score_lab.samplers.explicit_pairs import Dopri5, Tsit5
 from score_lab.samplers.exponential import DataExponential, EpsExponential, Rosenbrock
 from score_lab.samplers.kvaerno import Kvaerno5
 from score_lab.samplers.langevin import Langevin

@@ -24,8 +24,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.samplers.adaptive import Adaptive, Attempt, Plan, put_row, row
-from score_lab.samplers.variables import Angle
-from score_lab.types import Array, leaf, pytree_dataclass
+from score_lab.types import Array, pytree_dataclass
 
 __all__ = ["Kvaerno5"]
 
@@ -47,12 +46,8 @@ class _Newton(NamedTuple):
 
 @pytree_dataclass
 class Kvaerno5(Adaptive):
-    """Kvaerno 5(4) for stiff problems of at most ``LARGEST`` dimensions, ``iterations`` of each stage; other fields as ``Dopri5``."""
+    """Kvaerno 5(4) for stiff problems of at most ``LARGEST`` dimensions, ``iterations`` of each stage; other fields as ``Adaptive``."""
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_steps: int = 4096
-    variable: Any = leaf(default=Angle())
     iterations: int = 4
 
     solver: ClassVar[Any] = diffrax.Kvaerno5
@@ -64,7 +59,7 @@ class Kvaerno5(Adaptive):
         return 6 * self.iterations
 
     def check(self) -> None:
-        """``iterations`` from 2 to 10, and what ``Dopri5`` asks."""
+        """``iterations`` from 2 to 10, and what ``Adaptive`` asks."""
         super().check()
         if not 2 <= self.iterations <= 10:
             refuse("Kvaerno5.iterations", self.iterations, "a whole number from 2 to 10")
