@@ -112,7 +112,7 @@ def nothing_compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "pmap", compiles)
     monkeypatch.setattr(training_loop, "init_state", compiles)
     for program in ("_scanned", "_adaptive"):
-        monkeypatch.setattr(importlib.import_module("score_lab.samplers.loop"), program, compiles)
+        monkeypatch.setattr(importlib.import_module("score_lab.samplers.program"), program, compiles)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.chdir(ROOT)
 

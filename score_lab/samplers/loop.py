@@ -1,4 +1,4 @@
-"""The one loop: a denoiser, a sampler and a grid of steps, in a single compiled ``jax.lax.scan``.
+"""``sample``: a denoiser, a sampler and a grid of steps, in a single compiled ``jax.lax.scan`` (program.py).
 
     x <- prior at the grid's start;   for (t, s, r) in steps:   x <- renoise(sampler.step(denoise, x, t, s), s -> r)
 
@@ -7,27 +7,21 @@ Everything that a user can get wrong is refused on the host before anything is c
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 
 from score_lab.build import ConfigError, refuse
 from score_lab.denoiser import Denoiser, check_labels, check_levels
 from score_lab.paths.base import GaussianPath
 from score_lab.samplers.base import Integrator, Recorder, Sampler, Samples
-from score_lab.samplers.calls import Calls, NormalDraws, draws_of, renoise
+from score_lab.samplers.calls import Calls
 from score_lab.samplers.contract import check_sampler, check_step
-from score_lab.samplers.hoist import scan_steps, table_of
-from score_lab.samplers.integrate import chooses_levels, integrated
+from score_lab.samplers.integrate import chooses_levels
+from score_lab.samplers.program import lowered, run, traced
 from score_lab.samplers.steps import Steps, steps_of
 from score_lab.types import Array, PyTree, check_pytree
 
@@ -65,7 +59,7 @@ def sample(
 
     Raises ConfigError, before anything is compiled, for levels outside the trained range, labels that the network does not have,
     an ``x_T`` or ``shape`` that the denoiser does not take, a grid that does not descend. """
-    return _told(_run, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
+    return _told(run, _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise))
 
 
 def memory_of(
@@ -74,7 +68,7 @@ def memory_of(
 ) -> int:  # fmt: skip
     """The bytes that ``sample`` with these arguments needs on one device, as its compiled program says: arguments, results, temporaries."""
     arguments = _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, noise)
-    program = _told(_lowered, arguments).compile()
+    program = _told(lowered, arguments).compile()
     found = program.memory_analysis()
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 
@@ -88,7 +82,7 @@ def _arguments(denoiser, sampler, grid, shape, key, x_T, index, cond, recorder, 
     check_labels(denoiser, cond, "sample.cond")
     check_pytree(denoiser.path, "path")
     steps = steps_of(grid, denoiser.path)
-    if not _traced((denoiser, sampler, steps)):
+    if not traced((denoiser, sampler, steps)):
         with jax.ensure_compile_time_eval():  # the checks are the host's, also inside jax.jit
             check_run(denoiser, sampler, steps, denoiser.path)
         denoiser, sampler = (_specialise(_floats(part)) for part in (denoiser, sampler))
@@ -160,165 +154,6 @@ def _check_states(denoiser, steps, x_T, n, cond, like, error) -> PyTree:
         refuse("sample.x_T" if like is None else "sample.shape", shapes, f"{takes}: in {type(denoiser).__name__}, {words}")
     except ConfigError as refused:
         raise refused from error
-
-
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""How a program of a few numbers a step is compiled on a CPU: nothing in it is worth being made fast."""
-_TOP = get_opaque_trace_state(convention="nnx")
-"""jax's where nothing is being traced: this module is imported there."""
-BRISK = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
-"""How the program of an adaptive solver is compiled on a CPU, in three quarters of the time: with a network whose products and convolutions
-are a library's it runs as fast."""
-
-
-def _run(*arguments) -> Samples:
-    """``_sample``; on a CPU the numbers of its steps are a program of their own, which is compiled quickly and beside it."""
-    if not _apart(arguments):
-        with _no_collection():
-            return _whole(arguments)(*arguments)
-    with contextlib.suppress(_NotCompiled):
-        return _scanned(*arguments, _table(*arguments))
-    _compile(arguments)
-    return _scanned(*arguments, _table(*arguments))
-
-
-class _NotCompiled(Exception):
-    """``_table`` is being traced by a call: there is no program for these arguments."""
-
-
-_LOWERING = threading.local()
-"""``on``: ``_table`` may be traced in this thread."""
-
-
-@contextlib.contextmanager
-def _lowering():
-    before, _LOWERING.on = getattr(_LOWERING, "on", False), True
-    try:
-        yield
-    finally:
-        _LOWERING.on = before
-
-
-def _compile(arguments: tuple) -> None:
-    """Compiles ``_table`` and ``_sample`` at the same time; calls of them find what was compiled."""
-    with _lowering(), _no_collection(), ThreadPoolExecutor(1) as pool:
-        small = pool.submit(_table.lower(*arguments).compile)
-        _lowered(*arguments).compile()
-        small.result()
-
-
-@contextlib.contextmanager
-def _no_collection():
-    """Tracing makes many objects that live on: looking for garbage among them takes a tenth of a first call."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def _lowered(*arguments) -> Any:
-    """``_sample``, lowered as ``_run`` runs it."""
-    if not _apart(arguments):
-        return _whole(arguments).lower(*arguments)
-    with _lowering():
-        return _scanned.lower(*arguments, _table.eval_shape(*arguments))
-
-
-def _apart(arguments: tuple) -> bool:
-    """Whether the numbers of the steps are made by a program of their own: on a CPU, where nobody else is tracing."""
-    return _alone(arguments) and not chooses_levels(arguments[1])
-
-
-def _alone(arguments: tuple) -> bool:
-    """Whether this is a program of a CPU, and not part of another one: that has its own options."""
-    return jax.default_backend() == "cpu" and not _traced(arguments[:-1]) and get_opaque_trace_state(convention="nnx") == _TOP
-
-
-def _whole(arguments: tuple) -> Any:
-    """The program of a run whose numbers are not made apart."""
-    return _adaptive if _alone(arguments) and chooses_levels(arguments[1]) else _scanned
-
-
-def _sample(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like, table=None) -> Samples:
-    """The whole run; ``table`` is what ``_table`` gave, or None: then it is made here."""
-    x, noise = _start(denoiser, steps, x_T, key, index, noise, like)
-    if chooses_levels(sampler):
-        return integrated(denoiser, sampler, steps, x, noise, cond, recorder, index)
-    carry, rows = _carry(denoiser, sampler, steps, x, index, noise, recorder), _rows(steps)
-    x, _, nfe, record = scan_steps(_step, carry, rows, (denoiser, sampler, steps, cond, recorder, noise), table)
-    return Samples(x=x, nfe=nfe, record=recorder.result(record) if recorder is not None else None)
-
-
-_scanned = jax.jit(_sample, static_argnames=("like",))
-_adaptive = jax.jit(_sample, static_argnames=("like",), compiler_options=BRISK)
-
-
-def programs() -> int:
-    """How many programs ``sample`` has compiled and still has: what a change recompiles is one more."""
-    return _scanned._cache_size() + _adaptive._cache_size()
-
-
-@partial(jax.jit, static_argnames=("like",), compiler_options=QUICK)
-def _table(denoiser, sampler, steps, x_T, key, index, cond, recorder, noise, like) -> dict:
-    """The numbers that the loop of ``_sample`` reads at its steps (see ``hoist``), of no state: none is computed here.
-
-    Raises _NotCompiled where it would have to be traced by a call.
-    """
-    if not getattr(_LOWERING, "on", False):
-        raise _NotCompiled
-    noise = _start(denoiser, steps, x_T, key, index, noise, like)[1]
-
-    def start(x_T, key, index):
-        x = _start(denoiser, steps, x_T, key, index, noise, like)[0]
-        return _carry(denoiser, sampler, steps, x, index, noise, recorder)
-
-    carry = jax.eval_shape(start, x_T, key, index)
-    return table_of(_step, carry, _rows(steps), (denoiser, sampler, steps, cond, recorder, noise))
-
-
-def _start(denoiser, steps, x_T, key, index, noise, like) -> tuple:
-    """The states at the grid's start, before any renoising, and the noise."""
-    prior_key, step_key = jax.random.split(key)
-    if x_T is None:
-        x_T = denoiser.path.prior_sample(prior_key, index, jax.tree.unflatten(*like), steps.start)
-    return x_T, NormalDraws.of(step_key, index) if noise is None else noise
-
-
-def _carry(denoiser, sampler, steps, x, index, noise, recorder) -> tuple:
-    """What the loop starts from: ``(x, history, nfe, record)``."""
-    path, num_steps = denoiser.path, steps.t.shape[0]
-    if steps.renoises:
-        x = renoise(path, x, steps.start, steps.t[0], steps.noise_scale, draws_of(noise, jnp.uint32(num_steps), x))
-    record = recorder.init(num_steps, sampler.calls, x, index) if recorder is not None else ()
-    return x, sampler.init(x, steps, path), jnp.zeros((), jnp.int32), record
-
-
-def _rows(steps: Steps) -> tuple:
-    return jnp.arange(steps.t.shape[0], dtype=jnp.int32), steps.t, steps.s, steps.r
-
-
-@jax.jit
-def _step(denoiser, sampler, steps, cond, recorder, noise, carry, row) -> tuple:
-    """One step of the loop, a function of all that it reads: jax traces it once for ``_table`` and ``_sample``."""
-    x, history, nfe, record = carry
-    k, t, s, r = row
-    denoise, draw = Calls(denoiser, cond, k, steps, s, nfe, recorder, record), draws_of(noise, k, x)
-    x_s, new, _ = sampler.step(denoise, x, t, s, draw, history)
-    if steps.renoises:
-        x_s = renoise(denoiser.path, x_s, s, r, steps.noise_scale, draw)
-    return _typed(x_s, x), _typed(new, history), denoise.nfe, denoise.record
-
-
-def _typed(new: PyTree, old: PyTree) -> PyTree:
-    """``new`` in the precision of ``old``: the loop's state keeps its own, whatever the network's."""
-    return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), new, old)
-
-
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(tree))
 
 
 def _specialise(part: Any) -> Any:

@@ -39,7 +39,8 @@ from score_lab.samplers import (
     sample_chunked,
 )  # fmt: skip
 from score_lab.samplers.first_step import first_step
-from score_lab.samplers.loop import _arguments, _lowered
+from score_lab.samplers.loop import _arguments
+from score_lab.samplers.program import lowered
 from score_lab.targets import F
 from score_lab.types import leaf, pytree_dataclass
 
@@ -249,7 +250,7 @@ def test_the_denoise_step_is_that_of_the_last_state(sampler):
 
 def times_held(net, sampler, grid, x_T) -> int:
     """How many tanh, of which the network has one, a run's program holds."""
-    return _lowered(*_arguments(net, sampler, grid, None, None, x_T, None, None, None, None)).as_text().count("stablehlo.tanh")
+    return lowered(*_arguments(net, sampler, grid, None, None, x_T, None, None, None, None)).as_text().count("stablehlo.tanh")
 
 
 def test_nothing_but_the_denoise_step():

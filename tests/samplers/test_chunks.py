@@ -23,7 +23,8 @@ from score_lab.samplers import (
     sample,
     sample_chunked,
 )
-from score_lab.samplers.loop import memory_of, programs
+from score_lab.samplers.loop import memory_of
+from score_lab.samplers.program import programs
 from score_lab.targets import F
 from score_lab.types import leaf, pytree_dataclass
 

@@ -19,7 +19,7 @@ from score_lab import samplers
 from score_lab.guidance import CFG
 from score_lab.paths import VP, LinearFlow
 from score_lab.samplers import CATALOGUE, GRIDS, Kappa, UniformLogSNR, ending, sample, sample_chunked
-from score_lab.samplers.loop import programs
+from score_lab.samplers.program import programs
 from score_lab.targets import F
 
 GRID = UniformLogSNR(5, -6.0, 4.0)

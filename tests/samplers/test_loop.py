@@ -33,7 +33,7 @@ from score_lab.samplers import (
     UniformTime,
     sample,
 )
-from score_lab.samplers.loop import programs
+from score_lab.samplers.program import programs
 from score_lab.targets import F
 from score_lab.types import pytree_dataclass
 

@@ -35,7 +35,7 @@ from score_lab.samplers import (
     UniformTime,
     sample,
 )
-from score_lab.samplers.loop import programs
+from score_lab.samplers.program import programs
 
 
 def midpoint(f, u, h):
