@@ -123,11 +123,11 @@ def refuse_ends(sampler: Any, steps: Steps, path: GaussianPath, variable: Any) -
     name = type(sampler).__name__
     if steps.renoises:
         refuse("grid", "a grid that renoises (churn, Restart)", f"a grid that does not: {name} chooses its own steps")
-    if not bool(_finite(variable, path, steps.t[0])):
+    if not bool(_finite(variable, path, steps.t)):
         allowed = f"Angle, or a grid that starts where {type(variable).__name__} of {type(path).__name__} is finite"
         refuse(f"{name}.variable", type(variable).__name__, allowed)
 
 
 @jax.jit
 def _finite(variable: Any, path: GaussianPath, t: Array) -> Array:
-    return jnp.isfinite(variable.at(path, t))
+    return jnp.isfinite(variable.at(path, t[0]))
