@@ -20,7 +20,7 @@ from configs.digits import get_config
 from score_lab.data import batches
 from score_lab.training.memory import keep_buffers
 from score_lab.training.options import plain
-from score_lab.training.parallel import layout_of, make_dispatch
+from score_lab.training.parallel import layout_of
 from score_lab.training.parts import Parts, build_parts
 from score_lab.training.state import init_state
 
@@ -76,7 +76,7 @@ def measure(options: Options) -> Iterator[str]:
     keep_buffers()  # as train does
     parts, host = dit8_parts()
     layout = layout_of(parts.batch_size)
-    dispatch = make_dispatch(parts)
+    dispatch = layout.dispatch(parts)
     run, carry = bare_step(parts)
     state = jax.device_put(init_state(parts, 0), layout.replicated)
     hold = {"state": state, "carry": carry}

@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from score_lab.build import refuse
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Feed, train_stream
@@ -25,14 +23,14 @@ from score_lab.training.lock import Lock
 from score_lab.training.memory import keep_buffers
 from score_lab.training.metrics import Metrics, say
 from score_lab.training.options import plain
-from score_lab.training.parallel import make_dispatch
+from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Callback, Plan, prepare
 from score_lab.training.record import library_versions, write_workdir
 from score_lab.training.reports import NonFiniteLoss, Reports, denoiser_of
 from score_lab.training.signals import StopRequest
 from score_lab.training.snapshots import Snapshots
-from score_lab.training.state import TrainState, abstract_state, init_state, keys_of
+from score_lab.training.state import TrainState, abstract_state, keys_of
 from score_lab.training.workdir import check_workdir, record_of
 
 __all__ = ["NonFiniteLoss", "Trained", "train"]
@@ -43,12 +41,14 @@ class Trained:
     """What a run ended with.
 
     Attributes:
+      layout: where the state lies.
       state: the last state, after ``step`` updates.
       metrics: the last value of everything that was reported.
       stopped: the name of the signal that ended it before its time, or None.
     """
 
     parts: Parts
+    layout: Layout
     state: TrainState
     step: int
     metrics: dict[str, float]
@@ -57,7 +57,7 @@ class Trained:
     @property
     def denoiser(self) -> Any:
         """The denoiser of the first average (of the parameters themselves where none is kept)."""
-        return denoiser_of(self.parts, self.state)
+        return denoiser_of(self.parts, self.layout, self.state)
 
 
 def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), checks: Sequence[Callable[[Parts], None]] = ()) -> Trained:
@@ -80,7 +80,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
     keep_buffers()
     with contextlib.ExitStack() as stack:
         state, run = _open(plan, stack)
-        step, reports, snapshots, dispatch = run.step, run.reports, run.snapshots, make_dispatch(plan.parts)
+        step, reports, snapshots, dispatch = run.step, run.reports, run.snapshots, plan.layout.dispatch(plan.parts)
         stopping = False
         for count, (batches, position) in zip(run.counts, run.feed, strict=True):
             reports.throttle()
@@ -102,7 +102,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
         run.checkpoints.wait()
     _farewell(plan, step, run.stop)
     stopped = run.stop.signal.name if stopping and run.stop.signal else None
-    return Trained(plan.parts, state, step, reports.last, stopped)
+    return Trained(plan.parts, plan.layout, state, step, reports.last, stopped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +148,8 @@ def _open(plan: Plan, stack: contextlib.ExitStack) -> tuple[TrainState, _Run]:
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
     if plan.record is None:
-        return jax.device_put(init_state(plan.parts, plan.seed), plan.layout.replicated), {"step": 0, "position": None, "pending": []}
-    like = abstract_state(plan.parts)
+        return plan.layout.fresh(plan.parts, plan.seed), {"step": 0, "position": None, "pending": []}
+    like = plan.layout.like(abstract_state(plan.parts))
     _, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
     if damaged:
         checkpoints.put_aside(damaged)
@@ -158,7 +158,7 @@ def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
             say(f"{plan.workdir}: checkpoint {step} is damaged ({why}): passed over, and kept as checkpoints/{step}.damaged")
         say(f"{plan.workdir}: goes on from step {host['step']}")
         write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"]))
-    return jax.device_put(state, plan.layout.replicated), host
+    return plan.layout.put(state), host
 
 
 def _farewell(plan: Plan, step: int, stop: StopRequest) -> None:

@@ -2,7 +2,8 @@
 
     config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, ...}
 
-``config.training`` is a ``TrainingOptions`` and ``config.denoiser`` a ``DenoiserOptions``; the other sections are specs for ``build`` (see
+``config.training`` is a ``TrainingOptions``, ``config.denoiser`` a ``DenoiserOptions`` and ``config.parallel``, where it is there, a
+``ParallelOptions``; the other sections are specs for ``build`` (see
 parts.py). A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what
 was used.
 """
@@ -16,10 +17,13 @@ from typing import Any
 from score_lab.build import build, nearest, refuse
 from score_lab.training.profiles import WIDEST
 
-__all__ = ["DenoiserOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "plain"]
+__all__ = [
+    "DenoiserOptions", "ParallelOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "parallel_of",
+    "plain",
+]  # fmt: skip
 
 NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "training")
-KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "sampling", "preview")
+KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "parallel", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
 
@@ -88,6 +92,36 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParallelOptions:
+    """``config.parallel``: a mesh of devices (mesh.py) in place of ``jax.pmap``; it says where a run computes, not what.
+
+    Attributes:
+      fsdp: devices among which parameters, optimizer and averages are shared out; 1 is none: each device holds all of them.
+      data: groups of so many devices; None is as many as there are.
+      min_size: an array of fewer numbers is held by every device.
+      rules: ``(pattern, axis)``, tried in turn before the rule of mesh.py: of arrays whose name matches (``network.blocks.*.kernel``),
+        the axis that is shared out; None for none.
+    """
+
+    fsdp: int = 1
+    data: int | None = None
+    min_size: int = 2**14
+    rules: tuple = ()
+
+    def check(self) -> None:
+        """Raises ConfigError naming the first field out of its range."""
+        for name in ("fsdp", "min_size"):
+            if getattr(self, name) < 1:
+                refuse(name, getattr(self, name), "an int of at least 1")
+        if self.data is not None and self.data < 1:
+            refuse("data", self.data, "an int of at least 1, or None for as many groups as there are devices for")
+        for rule in self.rules:
+            good = isinstance(rule, (list, tuple)) and len(rule) == 2 and isinstance(rule[0], str)
+            if not good or not (rule[1] is None or isinstance(rule[1], int) and not isinstance(rule[1], bool) and rule[1] >= 0):
+                refuse("rules", rule, "pairs (pattern of a parameter's name, axis that is shared out, or None)")
+
+
+@dataclasses.dataclass(frozen=True)
 class DenoiserOptions:
     """``config.denoiser``: ``sigma_data``, a number or "data" (measured on the training split: root mean square about zero), and
     ``log_snr_min``, the lowest log-SNR that is trained (None: the path's own end, or -10 for targets that say nothing of x0 there).
@@ -128,6 +162,11 @@ def check_sections(config: Mapping[str, Any]) -> None:
 def options_of(config: Mapping[str, Any]) -> tuple[TrainingOptions, DenoiserOptions]:
     """The checked ``config.training`` and ``config.denoiser``."""
     return _options(TrainingOptions, config, "training"), _options(DenoiserOptions, config, "denoiser")
+
+
+def parallel_of(config: Mapping[str, Any]) -> ParallelOptions | None:
+    """The checked ``config.parallel``; None where it is not there: ``jax.pmap``."""
+    return None if config.get("parallel") is None else _options(ParallelOptions, config, "parallel")
 
 
 def _options(cls: type, config: Mapping[str, Any], name: str) -> Any:

@@ -13,7 +13,8 @@ import jax
 from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
 from score_lab.training.feed import open_source
-from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of
+from score_lab.training.mesh import Meshed
+from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of, parallel_of
 from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
 from score_lab.training.parts import Parts, build_parts, measure_sigma_data
 from score_lab.training.workdir import check_workdir
@@ -83,6 +84,7 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     """The plan of a run of the plain ``config`` in ``workdir``; ConfigError naming the field for whatever cannot be run."""
     check_sections(config)
     options, denoiser = options_of(config)
+    parallel = parallel_of(config)
     data_options(config)
     _check_deterministic(options)
     seed = config.get("seed", 0)
@@ -98,6 +100,9 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     if options.eval_every and not len(source("test")):
         refuse("config.training.eval_every", options.eval_every, "0: the data have no held-out examples to evaluate on")
     layout = layout_of(parts.batch_size, options.accumulate, options.devices)
+    if parallel is not None:
+        layout = Meshed.of(layout, parallel)
+    layout.check(parts)
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, options.snapshot_every, *(every for every, _ in callbacks)]
     several = steps_per_dispatch(parts, [every for every in cadences if every])
     return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed)

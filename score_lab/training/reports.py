@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from score_lab.training.metrics import Metrics, mean_of, progress_line, say
-from score_lab.training.parallel import in_flight
+from score_lab.training.parallel import Layout, in_flight
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
 from score_lab.training.state import TrainState
@@ -23,10 +22,9 @@ class NonFiniteLoss(RuntimeError):
     """The loss or the gradient became infinite or NaN; the message says at which step and what to try."""
 
 
-def denoiser_of(parts: Parts, state: TrainState) -> Any:
+def denoiser_of(parts: Parts, layout: Layout, state: TrainState) -> Any:
     """The first average's denoiser on one device, in buffers of its own, which outlive the state's."""
-    params = state.ema[0] if state.ema else state.params
-    return parts.denoiser(jax.tree.map(lambda x: jnp.copy(x.addressable_data(0)), params))
+    return parts.denoiser(layout.local(state.ema[0] if state.ema else state.params))
 
 
 class Reports:
@@ -74,7 +72,7 @@ class Reports:
         for every, function in plan.callbacks:
             if plan.due(every, step):
                 self.drain()
-                values |= function(denoiser_of(plan.parts, state), step) or {}
+                values |= function(denoiser_of(plan.parts, plan.layout, state), step) or {}
         if values:
             self._write(step, values)
 

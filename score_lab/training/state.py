@@ -41,10 +41,10 @@ def keys_of(seed: int) -> dict[str, Array]:
     return dict(zip(names, jax.random.split(jax.random.key(seed), len(names)), strict=True))
 
 
-def init_state(parts: Parts, seed: int) -> TrainState:
-    """The state at step 0, from one compiled call; the averages start at the parameters."""
+def init_state(parts: Parts, seed: int, shardings: PyTree = None) -> TrainState:
+    """The state at step 0, from one compiled call, of leaves that lie as ``shardings`` says; the averages start at the parameters."""
     keys = keys_of(seed)
-    state = jax.jit(lambda init, train: _fresh(parts, init, train))(keys["init"], keys["train"])
+    state = jax.jit(lambda init, train: _fresh(parts, init, train), out_shardings=shardings)(keys["init"], keys["train"])
     return jax.tree.map(jnp.copy, state)  # a buffer that two leaves share could not be donated
 
 

@@ -22,8 +22,8 @@ from score_lab.training.record import read_workdir
 
 __all__ = ["check_workdir", "record_of"]
 
-HARMLESS = ("config.training.log_every", "config.training.keep", "config.training.prefetch")
-OTHERS = ("config.sampling", "config.preview")
+HARMLESS = ("config.training.log_every", "config.training.keep", "config.training.prefetch", "config.training.devices")
+OTHERS = ("config.sampling", "config.preview", "config.parallel")
 """What may differ between the runs that make one workdir: it decides nothing of what is trained."""
 
 
