@@ -91,7 +91,9 @@ class Arrays:
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None and jax.process_count() > 1:
+            return  # what is being written waits for processes that may be gone
         self.manager.wait_until_finished()
         self.manager.close()
 

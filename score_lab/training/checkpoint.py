@@ -113,7 +113,8 @@ class Checkpoints(Arrays):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._sealed()
+        if error[0] is None or jax.process_count() == 1:
+            self._sealed()
 
     def _seal(self, step: int) -> None:
         """Waits, in a thread of its own, until ``step`` is on the disk, and seals it."""
