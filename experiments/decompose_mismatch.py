@@ -52,9 +52,9 @@ def main() -> None:
 
     start = time.time()
     setting = opened(config, {name: values[name].value for name in (*WORDS, *NUMBERS, "guidance")})
-    records = Records(setting.folder)
-    found = [taken_apart(setting, records, spec, budget) for spec in setting.solvers for budget in setting.nfe]
-    page = write(setting.folder, found, setting.notes, [again("decompose_mismatch", sys.argv[1:])])
+    records = Records(setting.asked.folder)
+    found = [taken_apart(setting, records, spec, budget) for spec in setting.asked.solvers for budget in setting.asked.nfe]
+    page = write(setting.asked.folder, found, setting.notes, [again("decompose_mismatch", sys.argv[1:])])
     print(f"\n{table_of(found).text()}\n")
     print("\n".join(line for part in found for line in words_of(part)))
     print(f"\n{time.time() - start:.0f} s, {records.made} records made, {records.there} were there.  Open {page}")

@@ -31,23 +31,35 @@ from score_lab.samplers.steps import steps_of
 from score_lab.specs import literal, name_of, plain, spec_of, split, stepped
 from score_lab.training import load
 
-__all__ = ["Setting", "opened", "taken_apart"]
+__all__ = ["Asked", "Setting", "opened", "taken_apart"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the command line asks for: ``solvers`` and evaluations ``nfe``, the ``basis`` of the bands (None: the data's), ``own`` path and
+    grid (None: the network's), ``guidance``, the ``numbers`` n, most, seed, chunk and replicates, and the ``folder`` of the results."""
+
+    solvers: list[dict[str, Any]]
+    nfe: list[int]
+    basis: str | None
+    own: dict[str, dict[str, Any] | None]
+    guidance: dict[str, Any] | None
+    numbers: dict[str, int]
+    folder: Path
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What is taken apart: ``denoiser``, the ``exact`` one of the same data or None, data ``x0`` (n, *shape) with ``cond``, the ``section``
     that samples; ``law``: of training, (TimeLaw, path, log_snr_range, examples) or None."""
 
+    asked: Asked
     denoiser: Any
     exact: Any
     x0: np.ndarray
     cond: dict[str, np.ndarray] | None
     spectrum: Spectrum
     section: dict[str, Any]
-    solvers: list[dict[str, Any]]
-    nfe: list[int]
-    numbers: dict[str, int]
-    folder: Path
     stamp: str
     law: tuple | None
     notes: list[str]
@@ -74,19 +86,20 @@ def opened(config: Any, given: Mapping[str, Any]) -> Setting:
     folder = Path(fields["output"] or Path(model.get("workdir", "runs/decomposition")) / "decomposition")
     if folder.exists() and not folder.is_dir():
         refuse("--output", str(folder), "a folder, or a name that does not exist yet")
-    ready = _trained if "workdir" in model else _exact
-    return ready(model, fields["basis"], own, guidance, specs, nfe, numbers, folder)
+    asked = Asked(specs, nfe, fields["basis"], own, guidance, numbers, folder)
+    return _trained(model, asked) if "workdir" in model else _exact(model, asked)
 
 
-def _trained(model, basis, own, guidance, specs, nfe, numbers, folder) -> Setting:
+def _trained(model: Mapping[str, Any], asked: Asked) -> Setting:
+    n = asked.numbers["n"]
     loaded = load(model["workdir"], ema=model.get("ema", 0), step=model.get("step"))
-    section = sampling_of(loaded) | {"guidance": guidance} | {name: spec for name, spec in own.items() if spec is not None}
+    section = sampling_of(loaded) | {"guidance": asked.guidance} | {k: spec for k, spec in asked.own.items() if spec is not None}
     check_guidance(section, loaded.parts)
     x, label = examples(loaded, "train")
-    if numbers["n"] > len(x):
-        refuse("--n", numbers["n"], f"at most {len(x)}, the training examples that make as many true starts")
+    if n > len(x):
+        refuse("--n", n, f"at most {len(x)}, the training examples that make as many true starts")
     classes = getattr(loaded.parts.network, "num_classes", loaded.spec.num_classes)
-    cond = {"label": np.asarray(label[: numbers["n"]], np.int32)} if classes and label is not None else None
+    cond = {"label": np.asarray(label[:n], np.int32)} if classes and label is not None else None
     law, config = getattr(loaded.parts.objective, "time_law", None), loaded.config
     seen = int(loaded.step * config["data"]["batch_size"])
     trained = None if law is None else (law, loaded.denoiser.path, loaded.denoiser.log_snr_range, seen)
@@ -96,40 +109,40 @@ def _trained(model, basis, own, guidance, specs, nfe, numbers, folder) -> Settin
     ]
     described = {name: config.get(name) for name in ("network", "target", "path", "denoiser", "objective")}
     stamp = model_digest(loaded.denoiser, described, loaded.spec.fingerprint)
-    spectrum = _spectrum(x, basis, folder)
-    return Setting(loaded.denoiser, None, x[: numbers["n"]], cond, spectrum, section, specs, nfe, numbers, folder, stamp, trained, notes)
+    return Setting(asked, loaded.denoiser, None, x[:n], cond, _spectrum(x, asked), section, stamp, trained, notes)
 
 
-def _exact(model, basis, own, guidance, specs, nfe, numbers, folder) -> Setting:
+def _exact(model: Mapping[str, Any], asked: Asked) -> Setting:
+    own, n = asked.own, asked.numbers["n"]
     if "denoiser" not in model:
         refuse("model", model, "{'workdir': ...}, or {'denoiser': an exact denoiser, 'path': ..., 'wrong': {'eta': ..., 'tau': ...}}")
-    if guidance is not None:
-        refuse("--guidance", guidance["scale"], "1 (no guidance): the exact denoiser is told no labels")
+    if asked.guidance is not None:
+        refuse("--guidance", asked.guidance["scale"], "1 (no guidance): the exact denoiser is told no labels")
     path = build(model.get("path", {"target": "VP"}), "score_lab.paths", "model.path", needs=("alpha", "sigma", "time_of"))
     described = {k: np.asarray(v, np.float32) if isinstance(v, list | tuple) else v for k, v in model["denoiser"].items() if k != "labels"}
     exact = build(described, "score_lab.analytic", "model.denoiser", needs=("posterior", "sample"), path=path)
     if own["grid"] is None:
         refuse("--grid", "own", "the name of a grid: an exact denoiser has none of its own")
-    x = np.asarray(exact.sample(jax.random.key(numbers["seed"] + 1), jnp.arange(max(DRAWS, numbers["n"]))))
-    spectrum = _spectrum(x, basis, folder)
+    x = np.asarray(exact.sample(jax.random.key(asked.numbers["seed"] + 1), jnp.arange(max(DRAWS, n))))
+    spectrum = _spectrum(x, asked)
     wrong = build({"target": "Misspecified", **model.get("wrong", {})}, "score_lab.analytic", "model.wrong", denoiser=exact,
                   mean=jnp.asarray(spectrum.mean, jnp.float32))  # fmt: skip
     notes = [f"An exact {model['denoiser']['target']} on {type(path).__name__} in place of a network, wrong by gain {1 + wrong.eta:g} and "
              f"noise of deviation {wrong.tau:g}: the network's part is that, and chance stands for itself."]  # fmt: skip
     stamp = model_digest(wrong, plain(model))
     section = {"path": own["path"], "grid": own["grid"], "guidance": None}
-    return Setting(wrong, exact, x[: numbers["n"]], None, spectrum, section, specs, nfe, numbers, folder, stamp, None, notes)
+    return Setting(asked, wrong, exact, x[:n], None, spectrum, section, stamp, None, notes)
 
 
-def _spectrum(x: np.ndarray, basis: str, folder: Path) -> Spectrum:
-    basis = basis or ("dct" if x.ndim == 4 else "pca")
-    folder.mkdir(parents=True, exist_ok=True)
-    return spectrum_of(x, basis, folder / f"spectrum_{basis}.npz")
+def _spectrum(x: np.ndarray, asked: Asked) -> Spectrum:
+    basis = asked.basis or ("dct" if x.ndim == 4 else "pca")
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    return spectrum_of(x, basis, asked.folder / f"spectrum_{basis}.npz")
 
 
 def taken_apart(setting: Setting, records: Records, spec: Mapping[str, Any], budget: int) -> Part:
     """One solver at one budget: its decomposition, what the Gaussian surrogate predicts, and the levels that it visits."""
-    own = setting.section["grid"]
+    own, numbers = setting.section["grid"], setting.asked.numbers
 
     def assembled(k: int | None, denoiser: Any = setting.denoiser, **changes: Any) -> tuple[Any, Any, Any]:
         return build_sampling({**setting.section, "sampler": spec, "grid": stepped(own, k), **changes}, denoiser)
@@ -141,14 +154,14 @@ def taken_apart(setting: Setting, records: Records, spec: Mapping[str, Any], bud
         return count_nfe(*assembled(k, blank), one)
 
     N = fit(counted, budget, 1.0 if setting.section["guidance"] is None else 2.0).steps
-    if setting.numbers["most"] < 4 * N:
-        refuse("--most", setting.numbers["most"], f"at least 4 N = {4 * N}: the limit of many steps is extrapolated from N, 2 N, 4 N ...")
+    if numbers["most"] < 4 * N:
+        refuse("--most", numbers["most"], f"at least 4 N = {4 * N}: the limit of many steps is extrapolated from N, 2 N, 4 N ...")
     denoiser, sampler, grid = assembled(N)
     free = assembled(N, guidance=None)[0]
     exact = None if setting.exact is None else setting.exact.on(denoiser.path)
     same = {
         "model": setting.stamp, "spec": plain(spec), "data": digest(setting.x0), "spectrum": setting.spectrum.digest,
-        **{k: setting.numbers[k] for k in ("seed", "replicates", "n")}, "versions": versions(),
+        **{k: numbers[k] for k in ("seed", "replicates", "n")}, "versions": versions(),
         "told": {part: plain(setting.section.get(part)) for part in ("path", "guidance", "clip", "extrapolate")},
         "code": code_of(sampler, denoiser, cube),
     }  # fmt: skip
@@ -158,9 +171,9 @@ def taken_apart(setting: Setting, records: Records, spec: Mapping[str, Any], bud
         return records.kept(what, lambda: {"log_ratio": make()})["log_ratio"]
 
     found = decompose(
-        denoiser, sampler, lambda k: assembled(k)[2], setting.x0, setting.spectrum, jax.random.key(setting.numbers["seed"]), N=N,
-        N_max=setting.numbers["most"], plain=None if setting.section["guidance"] is None else free, exact=exact, cond=setting.cond,
-        replicates=setting.numbers["replicates"], chunk=setting.numbers["chunk"], kept=kept, progress=partial(_say, f"{name}, {N} steps"),
+        denoiser, sampler, lambda k: assembled(k)[2], setting.x0, setting.spectrum, jax.random.key(numbers["seed"]), N=N,
+        N_max=numbers["most"], plain=None if setting.section["guidance"] is None else free, exact=exact, cond=setting.cond,
+        replicates=numbers["replicates"], chunk=numbers["chunk"], kept=kept, progress=partial(_say, f"{name}, {N} steps"),
     )  # fmt: skip
     predicted, why = _predicted(sampler, lambda k: assembled(k)[2], denoiser.path, setting.spectrum, found)
     told = visited(sample(assembled(N, blank)[0], sampler, grid, (1, *setting.x0.shape[1:]), jax.random.key(0), cond=one,
@@ -178,9 +191,9 @@ def _error(setting: Setting, denoiser: Any, exact: Any, grid: Any) -> Any:
         return None
     t = np.asarray(steps_of(grid, denoiser.path).t, np.float64)
     alpha, sigma, _ = on_host(denoiser.path, t)
-    key = jax.random.key(setting.numbers["seed"] + 2)
+    key = jax.random.key(setting.asked.numbers["seed"] + 2)
     return local_error(denoiser, exact, setting.x0, t[(alpha > 1e-3) & (sigma > 0)], setting.spectrum, key,
-                       replicates=setting.numbers["replicates"])  # fmt: skip
+                       replicates=setting.asked.numbers["replicates"])  # fmt: skip
 
 
 def _predicted(sampler, grid, path, spectrum, found) -> tuple[np.ndarray | None, str]:

@@ -7,7 +7,7 @@
 
 findings: between ``<!-- NAME -->`` and ``<!-- end NAME -->`` of docs/findings.md a row for every sampler, N and measure, from table.csv
 (values) and outcomes.csv (words); docs/findings.png from the shares of outcomes.csv.  corrections: the corrections.md of each folder, one
-after the other, under the headings of SECTIONS (of one that no folder is given for, its command alone); what one could not make and another
+after the other, under the headings of SECTIONS; one that no folder is given for stays as it is there.  What one could not make and another
 did is said to be there.  No number is made here.
 """
 
@@ -212,17 +212,25 @@ def pointed(text: str, made: dict[str, list[str]], here: str) -> str:
     return REFUSED.sub(word, text)
 
 
+def sections(page: str) -> dict[str, str]:
+    """What docs/corrections.md says under each heading of SECTIONS."""
+    parts = re.split(r"^## (.*)$", page, flags=re.MULTILINE)
+    by_title = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {name: by_title[title] for name, (title, _, _) in SECTIONS.items()}
+
+
 def main() -> None:
     """By the first word of the command line."""
     what, *words = sys.argv[1:] or [""]
     folders = {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
     docs = ROOT / "docs"
     if what == "corrections" and folders and set(folders) <= set(SECTIONS):
-        texts = {name: (folders[name] / "corrections.md").read_text() for name in SECTIONS if name in folders}
+        before = sections((docs / "corrections.md").read_text())
+        texts = {name: (folders[name] / "corrections.md").read_text() if name in folders else before[name] for name in SECTIONS}
         parts, made = [HEAD.replace("{unmade}", unmade(texts))], places(texts)
         for name, (title, words, lines) in SECTIONS.items():
             if name not in folders:
-                parts += [f"## {title}", f"{words} Not run yet.", f"```bash\n{lines}\n```"]
+                parts += [f"## {title}", before[name]]
                 continue
             size = json.loads((folders[name] / "table.json").read_text())["notes"][0]
             parts += [f"## {title}", f"{words} {size}.", f"```bash\n{lines}\n```", pointed(texts[name], made, title)]

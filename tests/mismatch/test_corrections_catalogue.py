@@ -64,8 +64,12 @@ def test_made_of_a_spectrum_it_runs_and_changes_the_samples(name):
     path, grid = EDM(), Karras(5, sigma_max=20.0, sigma_min=0.05)
     sampler = DDPM() if name in ("fresh noise, by band", "analytic variance") else DDIM()
     to = Setting(spectrum.surrogate(path), sampler, grid, spectrum, number=4.0 if name == "resolution shift" else None)
-    made = CATALOGUE[name].make(to)
     key = jax.random.key(0)
+    if "a forward record" in CATALOGUE[name].applies:
+        x0, recorder = np.asarray(to.denoiser.sample(key, jnp.arange(200))), BandRecorder.of(spectrum, key, 20)
+        record = recorder.collect(forward_run(to.denoiser, x0, np.asarray(grid.steps(path).t), recorder, key))
+        to = dataclasses.replace(to, forward=record)
+    made = CATALOGUE[name].make(to)
     states = {"shape": (3, 8, 8, 1)} if made.start is None else {"x_T": made.start.x_T(path, made.grid, key, 3)}
     x = sample(made.denoiser, made.sampler, made.grid, **states, key=key).x
     plain = sample(to.denoiser, to.sampler, to.grid, (3, 8, 8, 1), key).x
