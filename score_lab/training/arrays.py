@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
+from score_lab.training.names import leaf_name
 from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
@@ -68,9 +69,9 @@ class Arrays:
 
     def check(self, like: PyTree, step: int) -> None:
         """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
-        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
-        asked = {_name(path): leaf.shape for path, leaf in _leaves(like)}
-        keys = {_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
+        there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
+        asked = {leaf_name(path): leaf.shape for path, leaf in _leaves(like)}
+        keys = {leaf_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
         for name in [*asked, *(() if isinstance(like, dict) else there)]:
             if name not in keys and there.get(name) != asked.get(name):
                 saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
@@ -104,8 +105,3 @@ def _global(x: jax.Array) -> jax.Array:
 
 def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
-
-
-def _name(path: Any) -> str:
-    """``params.network.blocks.0.first.kernel``."""
-    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

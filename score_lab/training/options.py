@@ -1,10 +1,10 @@
 """What a configuration says about training, with its defaults, checked on the host before anything is built or compiled.
 
-    config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, ...}
+    config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, init_from, ...}
 
-``config.training`` is a ``TrainingOptions`` and ``config.denoiser`` a ``DenoiserOptions``; the other sections are specs for ``build`` (see
-parts.py). A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what
-was used.
+``config.training`` is a ``TrainingOptions`` and ``config.denoiser`` a ``DenoiserOptions``; ``config.optimizer`` is read by optimizer.py,
+``config.init_from`` by finetune.py, and the other sections are specs for ``build`` (see parts.py).  A configuration that reaches this
+package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what was used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from score_lab.training.profiles import WIDEST
 __all__ = ["DenoiserOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "plain"]
 
 NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "training")
-KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "sampling", "preview")
+KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "init_from", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
 

@@ -20,8 +20,11 @@ from score_lab.data import DataSpec
 from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range
 from score_lab.paths.base import GaussianPath
 from score_lab.targets import Target
-from score_lab.training.optimizer import make_optimizer
+from score_lab.training.groups import check_groups, patterns_of
+from score_lab.training.names import named
+from score_lab.training.optimizer import PROBE, make_optimizer
 from score_lab.training.options import DenoiserOptions, TrainingOptions, check_sections, data_options, options_of
+from score_lab.training.schedule_free import check_evaluated
 from score_lab.types import Array, Network, PyTree
 
 __all__ = ["Parts", "build_parts", "measure_sigma_data"]
@@ -37,6 +40,7 @@ class Parts:
       batch_size: examples of one update, over all devices and processes.
       schedule: the learning rate as a function of the step.
       log_snr_range: (low, high), what the network is trained on.
+      origin: what a run that starts from another workdir comes from (finetune.py); None for one that does not, and in what is loaded.
     """
 
     config: Mapping[str, Any]
@@ -52,12 +56,17 @@ class Parts:
     optimizer: optax.GradientTransformation
     schedule: Callable
     log_snr_range: tuple[float, float]
+    origin: Mapping[str, Any] | None = None
 
     def init(self, key: Array) -> tuple[PyTree, PyTree]:
         """``({"network": ..., "objective": ...}, state of the objective)``, drawn with ``key``."""
         network_key, objective_key = jax.random.split(key)
         own, state = self.objective.init(objective_key, self.spec)
         return {"network": self.network.init(network_key, self.spec.shape), "objective": own}, state
+
+    def shapes(self) -> PyTree:
+        """Shapes and dtypes of what ``init`` draws for training; nothing is computed."""
+        return jax.eval_shape(lambda key: self.init(key)[0], jax.random.key(0))
 
     def path_of(self, params: PyTree) -> GaussianPath:
         """The path: the objective's own where it learns one, else that of the configuration."""
@@ -110,6 +119,7 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
         log_snr_range=_range(path, target, objective, denoiser_options),
     )
     _check_labels(parts)
+    _check_optimizer(parts)
     parts.denoiser({"network": None, "objective": None} if not hasattr(objective, "path") else _host_init(parts)).check()
     return parts
 
@@ -168,6 +178,19 @@ def _check_labels(parts: Parts) -> None:
     rate = getattr(parts.objective, "label_dropout", 0.0)
     if rate and not (there if asked is None else asked):
         refuse("config.objective.label_dropout", rate, "0: the network is unconditional (config.network.num_classes = 0)")
+
+
+def _check_optimizer(parts: Parts) -> None:
+    """Refuses patterns of no leaf, and a schedule-free run that is evaluated where it trains."""
+    config, shapes = parts.config["optimizer"], PROBE
+    if any(patterns_of(config)) or ":" in config["name"]:
+        shapes = parts.shapes()
+        check_groups(config, list(named(shapes)))
+    try:
+        state = jax.eval_shape(parts.optimizer.init, shapes)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"config.optimizer: {config['name']!r} cannot begin with these leaves: {' '.join(str(error).split())}") from None
+    check_evaluated(parts.options.ema, state)
 
 
 def _host_init(parts: Parts) -> PyTree:
