@@ -19,7 +19,7 @@ from score_lab.training.profiles import WIDEST
 __all__ = ["DenoiserOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "plain"]
 
 NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "training")
-KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "init_from", "sampling", "preview")
+KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "augment", "init_from", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
 

@@ -81,6 +81,7 @@ def _gradient(parts: Parts, unroll: bool) -> Callable:
     def loss_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
         params = hold(parts.config["optimizer"], params)
         ctx = _context(parts, params, state)
+        micro = parts.augmented(ctx.key, micro)
         loss, metrics, objective = parts.objective.loss(ctx, params["objective"], state.objective, micro)
         size = micro["index"].shape[0]
         if loss.shape != (size,):
