@@ -18,7 +18,7 @@ import jax
 import optax
 
 from score_lab.build import refuse
-from score_lab.training.names import check_patterns, leaf_name, matches
+from score_lab.training.names import check_list, check_patterns, leaf_name, matches
 from score_lab.types import PyTree
 
 __all__ = ["check_groups", "grouped", "hold", "patterns_of"]
@@ -29,7 +29,7 @@ FROZEN, MAIN = "frozen", "main"
 def patterns_of(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """``(freeze, [the pattern of each group])`` of ``config.optimizer``; ConfigError for what is no list of these."""
     freeze, groups = config.get("freeze") or [], config.get("groups") or []
-    check_patterns(freeze, [*freeze], "config.optimizer.freeze")
+    check_list(freeze, "config.optimizer.freeze")
     if not isinstance(groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in groups):
         refuse("config.optimizer.groups", groups, "a list of dicts {'pattern': 'network.blocks.0.*', 'learning_rate': 1e-4}")
     for i, group in enumerate(groups):

@@ -15,7 +15,7 @@ import jax
 from score_lab.build import nearest, refuse
 from score_lab.types import PyTree
 
-__all__ = ["check_patterns", "leaf_name", "matches", "named"]
+__all__ = ["check_list", "check_patterns", "leaf_name", "matches", "named"]
 
 
 def leaf_name(path: Any) -> str:
@@ -33,10 +33,15 @@ def matches(patterns: Iterable[str], name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def check_patterns(patterns: Any, names: Sequence[str], field: str) -> None:
-    """ConfigError for what is no list of strings, and for a pattern that matches none of ``names``, with the nearest of them."""
+def check_list(patterns: Any, field: str) -> None:
+    """ConfigError for what is no list of strings."""
     if not isinstance(patterns, (list, tuple)) or not all(isinstance(pattern, str) for pattern in patterns):
         refuse(field, patterns, "a list of patterns of leaf names, for example ['network.blocks.0.*']")
+
+
+def check_patterns(patterns: Any, names: Sequence[str], field: str) -> None:
+    """ConfigError for what is no list of strings, and for a pattern that matches none of ``names``, with the nearest of them."""
+    check_list(patterns, field)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             prefixes = {name.rsplit(".", depth)[0] + ".*" for name in names for depth in range(1, 1 + name.count("."))}
