@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from score_lab.build import refuse
 
 __all__ = [
-    "Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree", "Shaped", "Time", "check_pytree", "leaf", "leaf_name",
-    "pytree_dataclass", "static",
+    "Array", "Batch", "Cond", "Float", "Int", "Key", "Network", "PyTree", "Shaped", "Time", "check_pytree", "leaf", "pytree_dataclass",
+    "static",
 ]  # fmt: skip
 
 Time = Float[ArrayLike, "*batch"]
@@ -86,11 +86,6 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     # not register_dataclass: to it all classes with as many leaves and equal static fields are one, and jit runs the program of another
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
-
-
-def leaf_name(path: Any) -> str:
-    """The name of a leaf at ``path`` of a pytree: ``params.network.blocks.0.first.kernel``."""
-    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
 def check_pytree(part: Any, field: str) -> None:

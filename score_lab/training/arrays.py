@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.types import PyTree, leaf_name
+from score_lab.training.names import leaf_name
+from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
 

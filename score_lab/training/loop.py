@@ -18,6 +18,7 @@ from typing import Any
 from score_lab.build import refuse
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Feed, train_stream
+from score_lab.training.finetune import starting_leaves
 from score_lab.training.heldout import make_heldout
 from score_lab.training.lock import Lock
 from score_lab.training.memory import keep_buffers
@@ -148,7 +149,8 @@ def _open(plan: Plan, stack: contextlib.ExitStack) -> tuple[TrainState, _Run]:
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
     if plan.record is None:
-        return plan.layout.fresh(plan.parts, plan.seed), {"step": 0, "position": None, "pending": []}
+        state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
+        return state, {"step": 0, "position": None, "pending": []}
     like = plan.layout.like(abstract_state(plan.parts))
     _, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
     if damaged:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import nearest, refuse
+from score_lab.training.names import leaf_name, matches, named
 from score_lab.training.options import ParallelOptions
 from score_lab.training.parallel import Layout, scanned, slow_in_scan
 from score_lab.training.parts import Parts
 from score_lab.training.state import TrainState, abstract_state, init_state
 from score_lab.training.step import make_step
-from score_lab.types import Array, PyTree, leaf_name
+from score_lab.types import Array, PyTree
 
 __all__ = ["Meshed", "shared_axis"]
 
@@ -41,7 +41,7 @@ def shared_axis(name: str, shape: Sequence[int], options: ParallelOptions) -> in
     Raises ConfigError for a rule whose axis the array does not have, or that ``fsdp`` does not divide.
     """
     for pattern, axis in options.rules:
-        if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
+        if matches((pattern, f"*.{pattern}"), name):
             if axis is not None and (axis >= len(shape) or shape[axis] % options.fsdp):
                 good = [i for i, n in enumerate(shape) if n % options.fsdp == 0]
                 refuse("config.parallel.rules", (pattern, axis), f"for {name} of shape {tuple(shape)} None or one of the axes {good}")
@@ -80,12 +80,12 @@ class Meshed(Layout):
 
     def check(self, parts: Parts) -> None:
         """Refuses a rule that does not fit an array, or that matches none."""
-        named = dict(_named(abstract_state(parts).params))
-        for name, x in named.items():
+        leaves = named(abstract_state(parts).params)
+        for name, x in leaves.items():
             shared_axis(name, x.shape, self.options)
         for pattern, axis in self.options.rules:
-            if not any(fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}") for name in named):
-                refuse("config.parallel.rules", (pattern, axis), f"a pattern that some parameter matches{nearest(pattern, list(named))}")
+            if not any(matches((pattern, f"*.{pattern}"), name) for name in leaves):
+                refuse("config.parallel.rules", (pattern, axis), f"a pattern that some parameter matches{nearest(pattern, list(leaves))}")
 
     @property
     def replicated(self) -> jax.sharding.NamedSharding:
@@ -120,10 +120,10 @@ class Meshed(Layout):
 
         return jax.tree.map(one, *batches)
 
-    def fresh(self, parts: Parts, seed: int) -> TrainState:
-        """The state at step 0, of which no device ever holds more than its share."""
+    def fresh(self, parts: Parts, seed: int, leaves: Mapping[str, Any] | None = None) -> TrainState:
+        """The state at step 0, of which no device ever holds more than its share; ``leaves``: see init_state."""
         with jax.set_mesh(self.mesh):
-            return init_state(parts, seed, self.shardings(abstract_state(parts)))
+            return init_state(parts, seed, leaves, self.shardings(abstract_state(parts)))
 
     def put(self, state: PyTree) -> PyTree:
         """A state that was read into the places of ``like``, as it is."""
@@ -173,7 +173,3 @@ class Meshed(Layout):
 
         call.lower = lower
         return call
-
-
-def _named(tree: PyTree) -> list[tuple[str, Any]]:
-    return [(leaf_name(path), x) for path, x in jax.tree_util.tree_leaves_with_path(tree)]

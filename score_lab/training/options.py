@@ -1,11 +1,11 @@
 """What a configuration says about training, with its defaults, checked on the host before anything is built or compiled.
 
-    config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, ...}
+    config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, init_from, ...}
 
 ``config.training`` is a ``TrainingOptions``, ``config.denoiser`` a ``DenoiserOptions`` and ``config.parallel``, where it is there, a
-``ParallelOptions``; the other sections are specs for ``build`` (see
-parts.py). A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what
-was used.
+``ParallelOptions``; ``config.optimizer`` is read by optimizer.py, ``config.init_from`` by finetune.py, and the other sections are specs
+for ``build`` (see parts.py).  A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that
+what is saved is what was used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "training")
-KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "parallel", "sampling", "preview")
+KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "augment", "parallel", "init_from", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -85,9 +85,9 @@ class Layout:
     def check(self, parts: Parts) -> None:
         """Raises ConfigError where the arrays of ``parts`` do not fit."""
 
-    def fresh(self, parts: Parts, seed: int) -> TrainState:
-        """The state at step 0, where it will lie."""
-        return self.put(init_state(parts, seed))
+    def fresh(self, parts: Parts, seed: int, leaves: Mapping[str, Any] | None = None) -> TrainState:
+        """The state at step 0, where it will lie; ``leaves``: see init_state."""
+        return self.put(init_state(parts, seed, leaves))
 
     def put(self, state: PyTree) -> PyTree:
         """A state that every process holds whole, or that was read into the places of ``like``, where it will lie."""

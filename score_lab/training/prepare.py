@@ -13,6 +13,7 @@ import jax
 from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
 from score_lab.training.feed import open_source
+from score_lab.training.finetune import origin_of
 from score_lab.training.mesh import Meshed
 from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of, parallel_of
 from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
@@ -97,6 +98,8 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     source = open_source(config)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
     _check_data(workdir, record, source.spec)
+    if config.get("init_from") is not None:
+        parts = dataclasses.replace(parts, origin=record.get("init_from") if record else origin_of(parts))
     if options.eval_every and not len(source("test")):
         refuse("config.training.eval_every", options.eval_every, "0: the data have no held-out examples to evaluate on")
     layout = layout_of(parts.batch_size, options.accumulate, options.devices)

@@ -22,8 +22,10 @@ import optax
 
 from score_lab.build import refuse
 from score_lab.objectives.base import Context
+from score_lab.training.groups import hold
 from score_lab.training.parts import Parts
 from score_lab.training.profiles import exponent, rate
+from score_lab.training.schedule_free import evaluated
 from score_lab.training.state import TrainState
 from score_lab.types import Array, PyTree
 
@@ -53,7 +55,8 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Ca
         updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         options = parts.options
-        ema = averages(state.ema, params, state.step, options.ema, options.ema_warmup, tuple(map(exponent, options.profiles)))
+        gammas = tuple(map(exponent, options.profiles))
+        ema = averages(state.ema, evaluated(opt_state, params), state.step, options.ema, options.ema_warmup, gammas)
         return TrainState(step=state.step + 1, key=state.key, params=params, ema=ema, opt_state=opt_state, objective=objective), metrics
 
     return step
@@ -76,7 +79,9 @@ def _gradient(parts: Parts, unroll: bool) -> Callable:
     """``(state, batch, devices) -> (grads, metrics, objective state)``: this device's share of the mean over the global batch."""
 
     def loss_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
+        params = hold(parts.config["optimizer"], params)
         ctx = _context(parts, params, state)
+        micro = parts.augmented(ctx.key, micro)
         loss, metrics, objective = parts.objective.loss(ctx, params["objective"], state.objective, micro)
         size = micro["index"].shape[0]
         if loss.shape != (size,):

@@ -28,9 +28,10 @@ OTHERS = ("config.sampling", "config.preview", "config.parallel")
 
 
 def record_of(parts: Parts, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What ``config.json`` holds."""
+    """What ``config.json`` holds; ``init_from`` of a run that started from another workdir (finetune.py)."""
     data = {"shape": list(parts.spec.shape), "num_classes": parts.spec.num_classes, "fingerprint": parts.spec.fingerprint}
-    return {"config": parts.config, "data": data, "sigma_data": parts.sigma_data, "versions": dict(versions)}
+    record = {"config": parts.config, "data": data, "sigma_data": parts.sigma_data, "versions": dict(versions)}
+    return record if parts.origin is None else record | {"init_from": dict(parts.origin)}
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

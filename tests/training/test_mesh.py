@@ -12,11 +12,11 @@ from score_lab.build import ConfigError
 from score_lab.data import DataSpec
 from score_lab.training import train
 from score_lab.training.mesh import Meshed, shared_axis
+from score_lab.training.names import named
 from score_lab.training.options import ParallelOptions
 from score_lab.training.parallel import layout_of
 from score_lab.training.parts import build_parts
 from score_lab.training.state import abstract_state
-from score_lab.types import leaf_name
 
 SPEC = DataSpec((2,), 2, "none")
 FSDP = {"fsdp": 4, "min_size": 8}
@@ -155,6 +155,6 @@ def test_names_are_those_of_checkpoints(config):
     """What a rule is matched with."""
     parts, layout = wide(config, fsdp=4)
     assert isinstance(layout, Meshed) and dataclasses.is_dataclass(layout)
-    names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract_state(parts).params)]
+    names = list(named(abstract_state(parts).params))
     assert all(name.startswith(("network.", "objective.")) for name in names) and len(set(names)) == len(names)
     assert math.prod(layout.mesh.devices.shape) == 4
