@@ -42,7 +42,7 @@ def no_space(error: BaseException | None) -> str | None:
 def remove_half_written(directory: Path) -> None:
     """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody."""
     for left in directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
         check(plan.parts)
     keep_buffers()
     disk = Disk(plan.workdir, plan.options.disk_full == "go_on", plan.lead)
-    with Disk(plan.workdir, go_on=False).writing("what a run begins or ends with"), quiet(), contextlib.ExitStack() as stack:
+    with Disk(plan.workdir, go_on=False).writing("what a run begins or ends with", last=True), quiet(), contextlib.ExitStack() as stack:
         state, run = _open(plan, stack, disk)
         step, reports, dispatch = run.step, run.reports, make_dispatch(plan.parts)
         stopping = False

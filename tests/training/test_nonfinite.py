@@ -155,9 +155,9 @@ def test_stop_writes_down_and_may_go_on_with_skip(config, tmp_path, capsys):
     """The run stops before the first such update is saved; the same command with "skip" ends like a run that skipped from the start."""
     said = r"loss is nan at step (\d+): stopped; .*experiments.replay --workdir .* --step \1; try"
     with pytest.raises(NonFiniteLoss, match=said) as caught:
-        train(poisoned(config, nonfinite="stop", checkpoint_every=1, log_every=1), tmp_path)
+        train(poisoned(config, nonfinite="stop", log_every=1), tmp_path)
     step = int(str(caught.value).split("step ")[1].split(":")[0])
     assert recorded(tmp_path, step)["figures"]["grad_norm"] == "nan" and "skipped" not in recorded(tmp_path, step)["figures"]
-    run = train(poisoned(config, checkpoint_every=1, log_every=1), tmp_path)
+    run = train(poisoned(config, log_every=1), tmp_path)
     assert run.step == 20 and all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(run.state.params)))
     assert f"loss is nan at step {step}: left out, 1 in a row; see why: python -m experiments.replay" in capsys.readouterr().out
