@@ -63,6 +63,7 @@ class Feed:
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
         self._workers: set[int] = set()
+        self._lost = False
         self._thread = threading.Thread(target=self._run, name="score_lab feed", daemon=True)
         self._thread.start()
 
@@ -89,14 +90,15 @@ class Feed:
                 gone = self._workers - _workers()
                 lost = (lost or time.monotonic()) if gone else None
                 if gone and time.monotonic() - lost > GRACE:
+                    self._lost = True
                     pids = ", ".join(map(str, sorted(gone)))
                     what = f"the data pipeline failed before step {number + 1}: its process {pids} is gone; {AGAIN}"
                     raise PipelineFailed(what) from None
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, unless it waits in the pipeline for a process that is gone: then it ends with this one."""
         self._closed.set()
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not self._lost:
             self._drain()
             self._thread.join(timeout=0.05)
 
