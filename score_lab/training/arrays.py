@@ -34,7 +34,8 @@ class Arrays:
     def __init__(self, directory: Path, write: bool, handlers: Mapping[str, Any] | None = None, **options: Any):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file that it writes
+        for name in ("absl", "asyncio"):  # Orbax reports every file that it writes, and every error beside raising it
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.directory = Path(directory).absolute()
         settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)

@@ -120,6 +120,11 @@ class Meshed(Layout):
 
         return jax.tree.map(one, *batches)
 
+    def rows(self, batches: PyTree) -> PyTree:
+        """The first of the batches that ``place`` has put on the mesh, as it was; in one process."""
+        split = (self.accumulate, len(self.devices), -1)
+        return jax.tree.map(lambda x: np.asarray(x)[0].reshape(*split, *x.shape[3:]).swapaxes(0, 1).reshape(-1, *x.shape[3:]), batches)
+
     def fresh(self, parts: Parts, seed: int, leaves: Mapping[str, Any] | None = None) -> TrainState:
         """The state at step 0, of which no device ever holds more than its share; ``leaves``: see init_state."""
         with jax.set_mesh(self.mesh):

@@ -47,6 +47,11 @@ class TrainingOptions:
       steps_per_dispatch: steps in one compiled call, or "auto": up to 10, and 1 for convolutions on CPU (parallel.py).
       devices: local devices used; None is all.
       prefetch: dispatches' batches made ahead in the background.
+      loss_edges: log-SNRs, ascending, between which the loss is shown in bins as training goes on; () for no bins.
+      nonfinite: what a loss or gradient that is not finite does, "stop" the run or "skip" the update (nonfinite.py).
+      nonfinite_limit: skipping more updates than this in a row stops the run all the same.
+      spike_window, spike_threshold: a step is a spike above the median of so many steps before it by so many MADs; 0 MADs looks for none.
+      disk_full: what a checkpoint or a line that finds no space does, "stop" the run or let it "go_on" (disk.py).
       deterministic: on a GPU, ask XLA for deterministic operations, without which a resumed run is equal only to rounding.
     """
 
@@ -65,6 +70,12 @@ class TrainingOptions:
     steps_per_dispatch: int | str = "auto"
     devices: int | None = None
     prefetch: int = 2
+    loss_edges: tuple = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+    nonfinite: str = "stop"
+    nonfinite_limit: int = 10
+    spike_window: int = 100
+    spike_threshold: float = 10.0
+    disk_full: str = "stop"
     deterministic: bool = False
 
     def check(self) -> None:
@@ -86,9 +97,25 @@ class TrainingOptions:
                 refuse("profiles", self.profiles, f"widths above 0 and at most {WIDEST:.4f}, none of them in ema: (0.05, 0.1)")
         if self.snapshot_every and not self.profiles:
             refuse("snapshot_every", self.snapshot_every, "0 where there are no profiles, which snapshots are of")
+        self._check_watching()
         several = self.steps_per_dispatch
         if several != "auto" and not (isinstance(several, int) and several >= 1):
             refuse("steps_per_dispatch", several, "'auto' or an int of at least 1")
+
+    def _check_watching(self) -> None:
+        """Refuses what is no choice, limit, window or edge of survival and watching."""
+        for name, choices in (("nonfinite", ("stop", "skip")), ("disk_full", ("stop", "go_on"))):
+            if getattr(self, name) not in choices:
+                refuse(name, getattr(self, name), " or ".join(map(repr, choices)), choices)
+        for name, least in (("nonfinite_limit", 1), ("spike_window", 10)):
+            if getattr(self, name) < least:
+                refuse(name, getattr(self, name), f"an int of at least {least}")
+        if not 0.0 <= self.spike_threshold < float("inf"):
+            refuse("spike_threshold", self.spike_threshold, "a number of MADs above 0, or 0 for no look at spikes")
+        edges = self.loss_edges
+        numbers = all(isinstance(edge, (int, float)) and not isinstance(edge, bool) and abs(edge) < float("inf") for edge in edges)
+        if not numbers or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+            refuse("loss_edges", edges, "log-SNRs in ascending order, for example (-4, 0, 4), or () for no bins")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,10 @@ class Layout:
 
         return jax.tree.map(one, *batches)
 
+    def rows(self, batches: PyTree) -> PyTree:
+        """The first of the batches that ``place`` has put on the devices, as it was: leaves (G / processes, ...)."""
+        return jax.tree.map(lambda x: np.asarray(x)[:, 0].reshape(-1, *x.shape[4:]), batches)
+
     def check(self, parts: Parts) -> None:
         """Raises ConfigError where the arrays of ``parts`` do not fit."""
 

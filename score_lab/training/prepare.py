@@ -106,6 +106,8 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     if parallel is not None:
         layout = Meshed.of(layout, parallel)
     layout.check(parts)
+    if options.disk_full == "go_on" and layout.processes > 1:
+        refuse("config.training.disk_full", "go_on", "'stop' where there are several processes, which write a checkpoint together")
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, options.snapshot_every, *(every for every, _ in callbacks)]
     several = steps_per_dispatch(parts, [every for every in cadences if every])
     return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed)

@@ -14,7 +14,7 @@ from score_lab.objectives.augmentation import SYM6, resample
 from score_lab.paths import LinearFlow
 from score_lab.targets import F
 from score_lab.training import load, train
-from score_lab.training.parallel import layout_of, make_dispatch
+from score_lab.training.parallel import layout_of
 from score_lab.training.parts import build_parts
 from score_lab.training.state import init_state
 
@@ -167,7 +167,7 @@ def test_one_device_is_four_and_the_network_is_told():
         layout = layout_of(16, accumulate, devices)
         state = init_state(parts, 0)
         state = type(state)(**{**vars(state), "params": jax.tree.map(jnp.copy, start)})
-        state, metrics = make_dispatch(parts)(jax.device_put(state, layout.replicated), layout.place([batch]))
+        state, metrics = layout.dispatch(parts)(jax.device_put(state, layout.replicated), layout.place([batch]))
         ends.append(jax.device_get((state.params, metrics)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), *ends)
     told = ends[0][0]["network"]["conditioning"]["augment"]["kernel"]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from score_lab.build import ConfigError
-from score_lab.training import load, loop, train
+from score_lab.training import load, train
 from score_lab.training.finetune import starting_leaves
 from score_lab.training.names import matches, named
 from score_lab.training.options import plain
+from score_lab.training.parallel import Layout
 from score_lab.training.prepare import prepare
 from score_lab.training.state import init_state
 
@@ -103,7 +104,7 @@ def test_the_fingerprint_is_of_the_parameters(config, trained, tmp_path):
 )
 def test_refused_before_anything_is_made(config, trained, tmp_path, changes, more, message, monkeypatch):
     """One line that names the leaf or the field; no workdir; no state."""
-    monkeypatch.setattr(loop, "init_state", None)
+    monkeypatch.setattr(Layout, "fresh", None)
     with pytest.raises(ConfigError, match=message) as caught:
         train(config(init_from={"workdir": str(trained[0])} | more, **changes), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()

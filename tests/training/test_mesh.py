@@ -105,6 +105,8 @@ def test_a_batch_lies_where_its_index_says(config):
         index = np.asarray(placed["index"])[k].ravel()
         assert sorted(index) == list(range(16))
         np.testing.assert_array_equal(np.asarray(placed["x0"])[k].reshape(16, 3), batches[k]["x0"][index])
+    for made in (layout, layout_of(16, 2)):
+        np.testing.assert_array_equal(made.rows(made.place(batches))["x0"], batches[0]["x0"])
 
 
 @pytest.mark.parametrize(
