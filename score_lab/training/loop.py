@@ -33,6 +33,7 @@ from score_lab.training.reports import NonFiniteLoss, Reports, denoiser_of
 from score_lab.training.signals import StopRequest
 from score_lab.training.snapshots import Snapshots
 from score_lab.training.state import TrainState, abstract_state, init_state, keys_of
+from score_lab.training.tracing import Traced
 from score_lab.training.workdir import check_workdir, record_of
 
 __all__ = ["NonFiniteLoss", "Trained", "train"]
@@ -80,7 +81,9 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
     keep_buffers()
     with contextlib.ExitStack() as stack:
         state, run = _open(plan, stack)
-        step, reports, snapshots, dispatch = run.step, run.reports, run.snapshots, make_dispatch(plan.parts)
+        step, reports, snapshots = run.step, run.reports, run.snapshots
+        traced = plan.options.profile if plan.lead else 0
+        dispatch = stack.enter_context(Traced(make_dispatch(plan.parts), plan.workdir / "profile", traced, plan.options.steps - step))
         stopping = False
         for count, (batches, position) in zip(run.counts, run.feed, strict=True):
             reports.throttle()

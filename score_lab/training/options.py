@@ -43,6 +43,8 @@ class TrainingOptions:
       steps_per_dispatch: steps in one compiled call, or "auto": up to 10, and 1 for convolutions on CPU (parallel.py).
       devices: local devices used; None is all.
       prefetch: dispatches' batches made ahead in the background.
+      mfu: the log says FLOP/s, MFU against the devices' measured peak and bytes moved a second (speed.py); the run begins some seconds later.
+      profile: steps to trace into WORKDIR/profile, whose slowest parts are named in the terminal; 0 is none (tracing.py).
       deterministic: on a GPU, ask XLA for deterministic operations, without which a resumed run is equal only to rounding.
     """
 
@@ -61,6 +63,8 @@ class TrainingOptions:
     steps_per_dispatch: int | str = "auto"
     devices: int | None = None
     prefetch: int = 2
+    mfu: bool = False
+    profile: int = 0
     deterministic: bool = False
 
     def check(self) -> None:
@@ -72,6 +76,8 @@ class TrainingOptions:
             if getattr(self, name) < 0:
                 never = "at the end alone" if name == "snapshot_every" else "never"
                 refuse(name, getattr(self, name), f"an int of at least 1, or 0 for {never}")
+        if self.profile < 0:
+            refuse("profile", self.profile, "an int of at least 1, the steps to trace, or 0 for none")
         if self.devices is not None and self.devices < 1:
             refuse("devices", self.devices, "an int of at least 1, or None for all local devices")
         for decay in self.ema:

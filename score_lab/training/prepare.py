@@ -42,7 +42,7 @@ class Plan:
     source: Any
     layout: Layout
     several: int
-    workdir: Path
+    workdir: Path | None
     record: dict[str, Any] | None
     callbacks: tuple[Callback, ...]
     seed: int
@@ -79,8 +79,8 @@ class Plan:
         return counts
 
 
-def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback] = ()) -> Plan:
-    """The plan of a run of the plain ``config`` in ``workdir``; ConfigError naming the field for whatever cannot be run."""
+def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Callback] = ()) -> Plan:
+    """The plan of a run of the plain ``config`` in ``workdir`` (None: of one that is only looked at); ConfigError naming the field for whatever cannot be run."""
     check_sections(config)
     options, denoiser = options_of(config)
     data_options(config)
@@ -91,7 +91,7 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     for every, function in callbacks:
         if not isinstance(every, int) or every < 1 or not callable(function):
             refuse("callbacks", (every, function), "pairs (every, fn(denoiser, step)), every an int of at least 1")
-    record = check_workdir(workdir, config)
+    record = None if workdir is None else check_workdir(workdir, config)
     source = open_source(config)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
     _check_data(workdir, record, source.spec)

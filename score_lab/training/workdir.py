@@ -22,7 +22,7 @@ from score_lab.training.record import read_workdir
 
 __all__ = ["check_workdir", "record_of"]
 
-HARMLESS = ("config.training.log_every", "config.training.keep", "config.training.prefetch")
+HARMLESS = tuple(f"config.training.{name}" for name in ("log_every", "keep", "prefetch", "mfu", "profile"))
 OTHERS = ("config.sampling", "config.preview")
 """What may differ between the runs that make one workdir: it decides nothing of what is trained."""
 
