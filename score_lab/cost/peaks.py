@@ -21,13 +21,13 @@ import jax.numpy as jnp
 
 __all__ = ["Peaks", "measured_peaks"]
 
-SIZES = {"cpu": (512, 1024), "gpu": (4096, 8192), "tpu": (4096, 8192)}
-"""Sides of the matrices by platform."""
-COPIED = {"cpu": 2**27, "gpu": 2**30, "tpu": 2**30}
-"""Bytes of x by platform, on each device."""
-CHAIN = {"cpu": 1, "gpu": 10, "tpu": 10}
+SIZES = {"cpu": (512, 1024), "accelerator": (4096, 8192)}
+"""Sides of the matrices."""
+COPIED = {"cpu": 2**27, "accelerator": 2**30}
+"""Bytes of x, on each device."""
+CHAIN = {"cpu": 1, "accelerator": 10}
 """Products in one call: what a call costs the host is not the device's."""
-REPEATS = 6
+REPEATS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,9 @@ def measured_peaks(devices: Sequence[Any], dtype: str | None = None) -> Peaks:
 
 @functools.cache
 def _measured(devices: tuple, dtype: str) -> Peaks:
-    platform = devices[0].platform
-    sizes, chain = SIZES.get(platform, SIZES["gpu"]), CHAIN.get(platform, CHAIN["gpu"])
+    kind = "cpu" if devices[0].platform == "cpu" else "accelerator"
+    sizes, chain, size = SIZES[kind], CHAIN[kind], COPIED[kind]
     flops = max(len(devices) * 2 * n**3 * chain / _product_seconds(devices, dtype, n, chain) for n in sizes)
-    size = COPIED.get(platform, COPIED["gpu"])
     return Peaks(flops, len(devices) * 2 * size / _copy_seconds(devices, size), dtype, len(devices))
 
 

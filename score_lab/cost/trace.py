@@ -6,6 +6,7 @@ Threads add up: on two cores the sum can be twice the time that passed.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,14 +26,17 @@ def newest_trace(folder: str | Path) -> Path | None:
     return files[-1] if files else None
 
 
-def times_by_instruction(file: str | Path) -> Counter[str]:
+def times_by_instruction(file: str | Path) -> dict[str, float]:
     """Nanoseconds by instruction, of every event that says of which (``hlo_op``)."""
     import jax
 
-    times: Counter[str] = Counter()
-    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-        for line in plane.lines:
-            times.update(own_times(_events(line)))
+    times: Counter = Counter()
+    trace = jax.profiler.ProfileData.from_file(str(file))  # its planes, lines and events are views of it, and end with it
+    with warnings.catch_warnings():  # jaxlib's types lack a __module__, which Python deprecates; raised, it would end the process
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for plane in trace.planes:
+            for line in plane.lines:
+                times.update(own_times(_events(line)))
     return times
 
 
@@ -43,9 +47,9 @@ def _events(line: Any) -> Iterable[tuple[str, float, float]]:
             yield str(name), event.start_ns, event.duration_ns
 
 
-def own_times(events: Iterable[tuple[str, float, float]]) -> Counter[str]:
+def own_times(events: Iterable[tuple[str, float, float]]) -> dict[str, float]:
     """``(name, start, duration)`` of one line -> the sum of own times by name."""
-    times: Counter[str] = Counter()
+    times: Counter = Counter()
     open_: list[tuple[str, float]] = []  # name and end of the events around
     for name, start, duration in sorted(events, key=lambda e: (e[1], -e[2])):
         while open_ and open_[-1][1] <= start:
@@ -59,7 +63,7 @@ def own_times(events: Iterable[tuple[str, float, float]]) -> Counter[str]:
 
 def slowest(times: Mapping[str, float], where: Mapping[str, Source], most: int = 10) -> Parts:
     """The ``most`` places with the largest times (an instruction without a source is a place of its own name, without its number)."""
-    places: Counter[str] = Counter()
+    places: Counter = Counter()
     for name, nanoseconds in times.items():
         source = where.get(name)
         places[str(source) if source and source.place else name.rstrip("0123456789").rstrip(".")] += nanoseconds

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 
 from score_lab.cost import Measured, Peaks, bytes_of_program, flops_of, measured_peaks
+from score_lab.training.feed import Feed, train_stream
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
-from score_lab.training.state import abstract_state
+from score_lab.training.state import abstract_state, keys_of
 from score_lab.training.step import make_step
 from score_lab.types import PyTree
 
-__all__ = ["Speed", "StepCost", "abstract_batch", "cost_of_step", "speed_of"]
+__all__ = ["Speed", "StepCost", "abstract_batch", "cost_of_step", "first_batches", "speed_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +35,17 @@ class StepCost:
     moved: float
 
 
-def abstract_batch(plan: Plan) -> PyTree:
-    """Shapes and dtypes of the batches of one step on all devices of this process, leaves (D, 1, A, m, ...): those of the data's first
-    batch, which is read."""
-    from score_lab.training.feed import train_stream
-
+def first_batches(plan: Plan, steps: int) -> PyTree:
+    """The batches of the first ``steps`` steps on the devices of this process, as one dispatch takes them: leaves (D, steps, A, m, ...)."""
     stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
-    placed = plan.layout.place([next(stream)])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), placed)
+    key = keys_of(plan.seed)["train"]
+    with Feed(stream, plan.layout, [steps], 0, plan.parts.coupling, key, 1) as feed:
+        return next(iter(feed))[0]
+
+
+def abstract_batch(plan: Plan) -> PyTree:
+    """Shapes and dtypes of the batches of one step, leaves (D, 1, A, m, ...)."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first_batches(plan, 1))
 
 
 def cost_of_step(parts: Parts, batch: PyTree) -> StepCost:
