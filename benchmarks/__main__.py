@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
     parser.add_argument("--solvers", nargs="+", default=(), help="names or families of the catalogue, or parts of them; all by default")
     parser.add_argument("--peers", nargs="+", default=(), help="parts of the names of the peers' runs; all by default")
-    parser.add_argument("--networks", nargs="+", default=(), help=f"of {', '.join(NETWORKS)}, what is trained, or peers sample; all by default")
+    parser.add_argument("--networks", nargs="+", default=(), help=f"of {', '.join(NETWORKS)}, trained, or sampled by peers; all by default")
     parser.add_argument("--pairs", type=int, default=20, help="interleaved pairs behind every ratio")
     parser.add_argument("--batch", type=int, default=64, help="examples of a training step")
     parser.add_argument("--toy", action="store_true", help="the accelerator's benchmarks at toy size, on whatever there is")

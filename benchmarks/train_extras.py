@@ -60,7 +60,8 @@ def checkpointing(framework: Framework, folder: Path, pairs: int) -> Ratio:
     ratios = 1 + (times["a"] - times["b"]) / (times["b"] * EVERY / steps)
     median, low, high = interval(ratios)
     plain = float(np.median(times["b"])) / steps
-    return Ratio(f"a checkpoint every {EVERY} steps, {framework.case.name}", plain * median, plain, median, low, high, pairs, CHECKPOINT_BOUND)
+    name = f"a checkpoint every {EVERY} steps, {framework.case.name}"
+    return Ratio(name, plain * median, plain, median, low, high, pairs, CHECKPOINT_BOUND)
 
 
 def logging(framework: Framework, folder: Path, pairs: int) -> Ratio:
@@ -73,7 +74,8 @@ def logging(framework: Framework, folder: Path, pairs: int) -> Ratio:
 
         def logged() -> None:
             framework.run(steps, keep)
-            rows = [dict(zip(f, row, strict=True)) for f in jax.device_get(flying) for row in zip(*(v.tolist() for v in f.values()), strict=True)]
+            fetched = jax.device_get(flying)
+            rows = [{name: float(value[k]) for name, value in f.items()} for f in fetched for k in range(len(f["loss"]))]
             flying.clear()
             values = mean_of(rows)
             metrics.write(steps, values)

@@ -4,8 +4,8 @@
     python -m experiments.bounds --config configs/digits.py:flow --output runs/bounds      # untrained: the speed is the same
 
 Training is the step that ``experiments.train`` runs, at the configured batch, on its devices, with its batches ready on them.  Sampling is
-what the ``sampling`` section says (without guidance, which only enlarges the batch), at ``--batches``, on one device; its figures are of one
-network evaluation.  Writes bounds.json and roofline.png into WORKDIR/bounds or --output.  Bytes are XLA's, which knows no caches
+what the ``sampling`` section says (without guidance, which only enlarges the batch), at ``--batches``, on one device; its figures are of
+one network evaluation.  Writes bounds.json and roofline.png into WORKDIR/bounds or --output.  Bytes are XLA's, which knows no caches
 (score_lab/cost/program.py).
 """
 
@@ -143,7 +143,7 @@ def main() -> None:
     import jax
 
     from experiments.sampling import check_sampling, section_of
-    from score_lab.report.roofline import save_roofline
+    from score_lab.report import save_roofline
     from score_lab.training import load
     from score_lab.training.options import plain
     from score_lab.training.prepare import DETERMINISTIC, prepare

@@ -25,7 +25,8 @@ from score_lab.build import refuse
 def define(values: flags.FlagValues) -> None:
     """The flags of this launcher."""
     flags.DEFINE_string("workdir", None, "the directory of the run, made if need be", flag_values=values)
-    flags.DEFINE_bool("memory", False, "say what the run would hold on each device, and what fits; nothing is run or written", flag_values=values)
+    about = "say what the run would hold on each device, and what fits; nothing is run or written"
+    flags.DEFINE_bool("memory", False, about, flag_values=values)
     flags.DEFINE_integer("profile", None, "steps to trace into WORKDIR/profile (config.training.profile)", flag_values=values)
     about = "one of several processes: auto where the cluster says which, else HOST:PORT,COUNT,INDEX (of process 0, of all, of this one)"
     flags.DEFINE_string("distributed", None, about, flag_values=values)

@@ -1,4 +1,4 @@
-"""A training step in torch of the networks that ``torch_networks`` has: the bare JAX step's loss, clipping, Adam, one EMA; eager or compiled."""
+"""A training step in torch of the networks of ``torch_networks``: the bare JAX step's loss, clipping, Adam, one EMA; eager or compiled."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ the program.  Taps that fall on padding are counted, zeros that a transposed con
 gradients of a convolution cost what it costs, and the figure is what peers call a model's FLOPs.  Elementwise work is left out (per cents
 of a network), what rematerialisation computes twice is in.
 
-XLA's own figure (``score_lab.cost.program.xla_flops``) differs: it leaves the padding out, adds one for every elementwise result, counts the
-body of *every* loop once, and is per device.
+XLA's own figure (``score_lab.cost.program.xla_flops``) differs: it leaves the padding out, adds one for every elementwise result, counts
+the body of *every* loop once, and is per device.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class Peaks:
     def line(self, kind: str) -> str:
         """In words, for devices of ``kind``."""
         return (
-            f"measured on {self.devices} x {kind}: {self.flops / 1e9:.4g} GFLOP/s in {self.dtype} products, {self.bandwidth / 1e9:.3g} GB/s "
-            f"in copies, ridge at {self.ridge:.3g} FLOP/byte"
+            f"measured on {self.devices} x {kind}: {self.flops / 1e9:.4g} GFLOP/s in {self.dtype} products, "
+            f"{self.bandwidth / 1e9:.3g} GB/s in copies, ridge at {self.ridge:.3g} FLOP/byte"
         )
 
 

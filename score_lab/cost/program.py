@@ -16,7 +16,7 @@ __all__ = ["Memory", "bytes_of_program", "memory_of", "xla_flops"]
 
 
 def bytes_of_program(compiled: Any) -> float:
-    """Bytes that one run of ``compiled`` (``jax.jit(f).lower(...).compile()``) reads and writes on one device; NaN where XLA does not say."""
+    """Bytes that one run of ``compiled`` (``jax.jit(f).lower(x).compile()``) reads and writes on one device; NaN where XLA is silent."""
     return _analysis(compiled).get("bytes accessed", float("nan"))
 
 

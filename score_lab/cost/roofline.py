@@ -3,8 +3,8 @@
     intensity I = operations / bytes moved,      roof(I) = min(peak, I bandwidth),      ridge = peak / bandwidth
     memory-bound where I < ridge, compute-bound above
 
-Bytes are XLA's (score_lab/cost/program.py), which knows no caches: on a CPU, whose caches hold a small network, I is too low and a program can
-lie above its roof.
+Bytes are XLA's (score_lab/cost/program.py), which knows no caches: on a CPU, whose caches hold a small network, I is too low and a
+program can lie above its roof.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Measured", "turning_point"]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A program that took ``seconds`` for ``flops`` operations and ``moved`` bytes on the devices of ``peaks``, ``batch`` examples at once."""
+    """A program that took ``seconds`` for ``flops`` operations and ``moved`` bytes on the devices of ``peaks``; ``batch`` examples."""
 
     name: str
     batch: int

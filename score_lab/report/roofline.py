@@ -1,4 +1,4 @@
-"""The roofline of a device with the programs that were timed on it, and the batch size at which sampling turns from one bound to the other."""
+"""The roofline of a device with the programs that were timed on it, and the batch at which sampling turns from one bound to the other."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ class TrainingOptions:
       steps_per_dispatch: steps in one compiled call, or "auto": up to 10, and 1 for convolutions on CPU (parallel.py).
       devices: local devices used; None is all.
       prefetch: dispatches' batches made ahead in the background.
-      mfu: the log says FLOP/s, MFU against the devices' measured peak and bytes moved a second (speed.py); the run begins some seconds later.
+      mfu: the log says FLOP/s, MFU against the devices' measured peak and bytes moved a second (speed.py); it begins some seconds
+        later.
       profile: steps to trace into WORKDIR/profile, whose slowest parts are named in the terminal; 0 is none (tracing.py).
       deterministic: on a GPU, ask XLA for deterministic operations, without which a resumed run is equal only to rounding.
     """

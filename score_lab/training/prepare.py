@@ -80,7 +80,10 @@ class Plan:
 
 
 def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Callback] = ()) -> Plan:
-    """The plan of a run of the plain ``config`` in ``workdir`` (None: of one that is only looked at); ConfigError naming the field for whatever cannot be run."""
+    """The plan of a run of the plain ``config`` in ``workdir`` (None: of one that is only looked at).
+
+    Raises ConfigError naming the field for whatever cannot be run.
+    """
     check_sections(config)
     options, denoiser = options_of(config)
     data_options(config)
@@ -110,7 +113,7 @@ def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) 
     return record["sigma_data"] if record else measure_sigma_data(source)
 
 
-def _check_data(workdir: Path, record: dict[str, Any] | None, spec: DataSpec) -> None:
+def _check_data(workdir: Path | None, record: dict[str, Any] | None, spec: DataSpec) -> None:
     if record is not None and record["data"]["fingerprint"] != spec.fingerprint:
         raise ConfigError(
             f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun "

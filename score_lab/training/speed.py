@@ -4,8 +4,9 @@
     mfu              = flops_per_second / (matmul peak of all devices, measured before the run's clock, in the network's dtype)
     bytes_per_second = bytes of a step (XLA's count) on all devices, likewise
 
-The step is compiled once more for that, alone and with its microbatches unrolled, since XLA counts the body of a loop once; operations
-are counted in its jaxpr, with attention written out, for cuDNN's is no product there.  Collectives are in neither.
+The step is compiled once more for that, alone and with its microbatches unrolled, since XLA counts the body of a loop once (with more than
+two of them, at one and at two, and a line through both); operations are counted in its jaxpr, with attention written out, for cuDNN's is
+no product there.  Collectives are in neither.
 """
 
 from __future__ import annotations
@@ -53,9 +54,17 @@ def cost_of_step(parts: Parts, batch: PyTree) -> StepCost:
     state = abstract_state(parts)
     written_out = dataclasses.replace(parts, network=_written_out(parts.network))
     flops = flops_of(make_step(written_out, unroll=True), state, batch)
-    compiled = jax.jit(make_step(parts, unroll=True), donate_argnums=0).lower(state, batch).compile()
     count, size = batch["index"].shape
-    return StepCost(count * size, float(flops), bytes_of_program(compiled))
+    moved = _moved(parts, state, batch, min(count, 2))
+    if count > 2:
+        moved += (count - 2) * (moved - _moved(parts, state, batch, 1))
+    return StepCost(count * size, float(flops), moved)
+
+
+def _moved(parts: Parts, state: PyTree, batch: PyTree, count: int) -> float:
+    """Bytes of a step with the first ``count`` microbatches alone, none of them in a loop."""
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), batch)
+    return bytes_of_program(jax.jit(make_step(parts, unroll=True), donate_argnums=0).lower(state, some).compile())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +91,8 @@ class Speed:
         """What a step is bound by, in words."""
         step = self.measured(1.0)
         return (
-            f"a step on one device: {self.cost.flops / 1e9:.4g} GFLOP, {self.cost.moved / 1e9:.4g} GB moved, {step.intensity:.3g} FLOP/byte: "
-            f"{step.bound}-bound; {self.peaks.line(kind)}"
+            f"a step on one device: {self.cost.flops / 1e9:.4g} GFLOP, {self.cost.moved / 1e9:.4g} GB moved, "
+            f"{step.intensity:.3g} FLOP/byte: {step.bound}-bound; {self.peaks.line(kind)}"
         )
 
 

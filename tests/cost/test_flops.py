@@ -25,7 +25,7 @@ def test_products_batched_and_transposed():
 
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 4), (2, 2)])
 def test_a_convolution_and_both_its_gradients_cost_the_same(stride, groups):
-    """2 (pixels out) (channels out) (3 x 3 taps) (channels in / groups), taps on padding counted, for the forward pass and each gradient."""
+    """2 (pixels out) (channels out) (3 x 3 taps) (channels in / groups), taps on padding counted, forward and for each gradient."""
 
     def convolve(x, w):
         return jax.lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=DIMS, feature_group_count=groups)

@@ -53,7 +53,8 @@ def test_a_real_program_names_its_lines():
         return jnp.tanh(a @ b)
 
     x = jax.ShapeDtypeStruct((256, 256), jnp.float32)
-    places = {s.place for s in sources(jax.jit(step).lower(x, x).compile().as_text(), ours="tests").values() if s.operation == "dot_general"}
+    found = sources(jax.jit(step).lower(x, x).compile().as_text(), ours="tests").values()
+    places = {source.place for source in found if source.operation == "dot_general"}
     line = step.__code__.co_firstlineno + 1
     assert places == {f"test_trace.py:{line} test_a_real_program_names_its_lines.<locals>.step"}
 
