@@ -50,6 +50,7 @@ def test_a_row_for_each_network(monkeypatch):
     assert len(told) == 2 and told[1].startswith("train step, dit8, batch 8") and "<= 1.05" in told[1]
 
 
+@pytest.mark.slow
 def test_checkpoints_and_log_lines(monkeypatch):
     """Both rows; a checkpoint of every pair was made."""
     told = rows(train_extras, Options(pairs=2, batch=8), monkeypatch)
@@ -84,10 +85,15 @@ def test_torch_beside_ours(monkeypatch):
     assert torch.isfinite(loss_of(network, torch.zeros(8, 2), torch.zeros(8, dtype=torch.long)))
 
 
-def test_without_an_accelerator_one_line_and_a_toy_on_request(monkeypatch):
-    """The toy's table has the columns of the whole one; attention is cuDNN's on a GPU alone."""
+def test_without_an_accelerator_there_is_one_line():
     (line,) = gpu.measure(Options())
     assert "no accelerator here; --toy" in line
+    assert {row.network.attention for row in gpu.rows(toy=True, gpu=False)} == {"xla"}
+
+
+@pytest.mark.slow
+def test_a_toy_on_request(monkeypatch):
+    """Its table has the columns of the whole one."""
     monkeypatch.setattr(gpu, "measured_peaks", lambda *_: Peaks(1e9, 1e8, "bfloat16", 1))
     tiny = gpu.Row("DiT, toy", DiT(patch=4, width=8, depth=1, heads=2, num_classes=10, dtype="bfloat16"), (8, 8, 4), 2, True)
     monkeypatch.setattr(gpu, "rows", lambda toy, on_gpu: [tiny])
