@@ -33,6 +33,7 @@ from score_lab.training.reports import Reports, denoiser_of
 from score_lab.training.signals import StopRequest
 from score_lab.training.snapshots import Snapshots
 from score_lab.training.state import TrainState, abstract_state, keys_of
+from score_lab.training.tracing import Traced
 from score_lab.training.workdir import check_workdir, record_of
 
 __all__ = ["Trained", "train"]
@@ -83,7 +84,9 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
     disk = Disk(plan.workdir, plan.options.disk_full == "go_on", plan.lead)
     with Disk(plan.workdir, go_on=False).writing("what a run begins or ends with", last=True), quiet(), contextlib.ExitStack() as stack:
         state, run = _open(plan, stack, disk)
-        step, reports, dispatch = run.step, run.reports, plan.layout.dispatch(plan.parts)
+        step, reports, traced = run.step, run.reports, plan.options.profile if plan.lead else 0
+        dispatch = plan.layout.dispatch(plan.parts)
+        dispatch = stack.enter_context(Traced(dispatch, plan.workdir / "profile", traced, plan.options.steps - step))
         stopping = False
         for count, (batches, position) in zip(run.counts, run.feed, strict=True):
             reports.throttle()

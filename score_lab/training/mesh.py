@@ -125,6 +125,19 @@ class Meshed(Layout):
         split = (self.accumulate, len(self.devices), -1)
         return jax.tree.map(lambda x: np.asarray(x)[0].reshape(*split, *x.shape[3:]).swapaxes(0, 1).reshape(-1, *x.shape[3:]), batches)
 
+    def share(self, batches: PyTree) -> PyTree:
+        """Shapes of what one device holds of one step of ``batches``, as placed: leaves (A, m, ...)."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], x.shape[2] // self.mesh.size, *x.shape[3:]), x.dtype), batches)
+
+    def shapes(self, batches: PyTree, several: int, factor: int = 1) -> PyTree:
+        """Shapes and places of ``several`` steps of batches of ``factor`` times the examples of ``batches``."""
+
+        def one(x: Any) -> jax.ShapeDtypeStruct:
+            _, a, m, *rest = x.shape
+            return jax.ShapeDtypeStruct((several, a, factor * m, *rest), x.dtype, sharding=self.sharding)
+
+        return jax.tree.map(one, batches)
+
     def fresh(self, parts: Parts, seed: int, leaves: Mapping[str, Any] | None = None) -> TrainState:
         """The state at step 0, of which no device ever holds more than its share; ``leaves``: see init_state."""
         with jax.set_mesh(self.mesh):

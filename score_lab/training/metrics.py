@@ -1,7 +1,7 @@
 """Where the figures of a run go: the terminal, ``metrics.jsonl`` and TensorBoard event files.
 
 A line of ``metrics.jsonl`` is one step: ``{"step": 500, "loss": 0.23, ..., "seconds": 12.3, "images_per_second": 5210.0}``, the means since
-the line before. All of it but the two figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run:
+the line before. All of it but the figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run:
 lines beyond the checkpoint that a run resumes from are cut off when it opens the file.
 """
 
@@ -22,7 +22,7 @@ from score_lab.training.events import Events
 
 __all__ = ["CLOCK", "Metrics", "lines_of", "mean_of", "progress_line", "read_metrics", "say"]
 
-CLOCK = ("seconds", "images_per_second")
+CLOCK = ("seconds", "images_per_second", "flops_per_second", "mfu", "bytes_per_second")
 """The metrics that are measured on a clock and differ from run to run."""
 
 

@@ -52,6 +52,9 @@ class TrainingOptions:
       nonfinite_limit: skipping more updates than this in a row stops the run all the same.
       spike_window, spike_threshold: a step is a spike above the median of so many steps before it by so many MADs; 0 MADs looks for none.
       disk_full: what a checkpoint or a line that finds no space does, "stop" the run or let it "go_on" (disk.py).
+      mfu: the log says FLOP/s, MFU against the devices' measured peak and bytes moved a second (speed.py); it begins some seconds
+        later.
+      profile: steps to trace into WORKDIR/profile, whose slowest parts are named in the terminal; 0 is none (tracing.py).
       deterministic: on a GPU, ask XLA for deterministic operations, without which a resumed run is equal only to rounding.
     """
 
@@ -76,6 +79,8 @@ class TrainingOptions:
     spike_window: int = 100
     spike_threshold: float = 10.0
     disk_full: str = "stop"
+    mfu: bool = False
+    profile: int = 0
     deterministic: bool = False
 
     def check(self) -> None:
@@ -87,6 +92,8 @@ class TrainingOptions:
             if getattr(self, name) < 0:
                 never = "at the end alone" if name == "snapshot_every" else "never"
                 refuse(name, getattr(self, name), f"an int of at least 1, or 0 for {never}")
+        if self.profile < 0:
+            refuse("profile", self.profile, "an int of at least 1, the steps to trace, or 0 for none")
         if self.devices is not None and self.devices < 1:
             refuse("devices", self.devices, "an int of at least 1, or None for all local devices")
         for decay in self.ema:

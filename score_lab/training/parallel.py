@@ -86,6 +86,19 @@ class Layout:
         """The first of the batches that ``place`` has put on the devices, as it was: leaves (G / processes, ...)."""
         return jax.tree.map(lambda x: np.asarray(x)[:, 0].reshape(-1, *x.shape[4:]), batches)
 
+    def share(self, batches: PyTree) -> PyTree:
+        """Shapes of what one device holds of one step of ``batches``, as placed: leaves (A, m, ...)."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), batches)
+
+    def shapes(self, batches: PyTree, several: int, factor: int = 1) -> PyTree:
+        """Shapes and places of ``several`` steps of batches of ``factor`` times the examples of ``batches``."""
+
+        def one(x: Any) -> jax.ShapeDtypeStruct:
+            d, _, a, m, *rest = x.shape
+            return jax.ShapeDtypeStruct((d, several, a, factor * m, *rest), x.dtype)
+
+        return jax.tree.map(one, batches)
+
     def check(self, parts: Parts) -> None:
         """Raises ConfigError where the arrays of ``parts`` do not fit."""
 

@@ -44,7 +44,7 @@ class Plan:
     source: Any
     layout: Layout
     several: int
-    workdir: Path
+    workdir: Path | None
     record: dict[str, Any] | None
     callbacks: tuple[Callback, ...]
     seed: int
@@ -81,8 +81,11 @@ class Plan:
         return counts
 
 
-def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback] = ()) -> Plan:
-    """The plan of a run of the plain ``config`` in ``workdir``; ConfigError naming the field for whatever cannot be run."""
+def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Callback] = ()) -> Plan:
+    """The plan of a run of the plain ``config`` in ``workdir`` (None: of one that is only looked at).
+
+    Raises ConfigError naming the field for whatever cannot be run.
+    """
     check_sections(config)
     options, denoiser = options_of(config)
     parallel = parallel_of(config)
@@ -94,7 +97,7 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     for every, function in callbacks:
         if not isinstance(every, int) or every < 1 or not callable(function):
             refuse("callbacks", (every, function), "pairs (every, fn(denoiser, step)), every an int of at least 1")
-    record = check_workdir(workdir, config)
+    record = None if workdir is None else check_workdir(workdir, config)
     source = open_source(config)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
     _check_data(workdir, record, source.spec)
@@ -120,7 +123,7 @@ def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) 
     return record["sigma_data"] if record else measure_sigma_data(source)
 
 
-def _check_data(workdir: Path, record: dict[str, Any] | None, spec: DataSpec) -> None:
+def _check_data(workdir: Path | None, record: dict[str, Any] | None, spec: DataSpec) -> None:
     if record is not None and record["data"]["fingerprint"] != spec.fingerprint:
         raise ConfigError(
             f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun "

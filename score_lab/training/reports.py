@@ -17,6 +17,7 @@ from score_lab.training.parallel import Layout, in_flight
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
 from score_lab.training.skip import SKIPPED
+from score_lab.training.speed import speed_of
 from score_lab.training.spikes import Spikes
 from score_lab.training.state import TrainState
 from score_lab.training.stops import NonFiniteLoss
@@ -54,6 +55,9 @@ class Reports:
         self._fetched = step
         self._flying: list[dict[str, jax.Array]] = []
         self._limit = in_flight(plan.layout)
+        self._speed = speed_of(plan) if plan.options.mfu else None
+        if self._speed and plan.lead:
+            say(self._speed.line(plan.layout.devices[0].device_kind))
         self._begun = time.perf_counter()
         self._clock: tuple[float, int] | None = None
 
@@ -156,12 +160,13 @@ class Reports:
         )
 
     def _time(self, step: int) -> dict[str, float]:
-        """Seconds since this process began to train, and images per second since the last line."""
+        """Seconds since this process began to train, and since the last line images per second, with what ``mfu`` asks for."""
         began, first = self._clock
         now = time.perf_counter()
         figures = {"seconds": now - self._begun}
         if step > first:
             figures["images_per_second"] = (step - first) * self.plan.parts.batch_size / (now - began)
+            figures |= self._speed.figures(figures["images_per_second"]) if self._speed else {}
         return figures
 
     def _write(self, step: int, values: dict[str, float], pictures: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from score_lab.training.record import read_workdir
 
 __all__ = ["check_workdir", "record_of"]
 
-HARMLESS = tuple(f"config.training.{name}" for name in ("log_every", "keep", "prefetch", "devices", "nonfinite", "spike_", "disk_full"))
+FREE = ("log_every", "keep", "prefetch", "devices", "nonfinite", "spike_", "disk_full", "mfu", "profile")
+HARMLESS = tuple(f"config.training.{name}" for name in FREE)
 OTHERS = ("config.sampling", "config.preview", "config.parallel")
 """What may differ between the runs that make one workdir: it decides nothing of what is trained."""
 
