@@ -153,6 +153,7 @@ def test_an_example_is_augmented_alone():
     np.testing.assert_array_equal(few, labels[pick])
 
 
+@pytest.mark.slow
 def test_one_device_is_four_and_the_network_is_told():
     """An update with two microbatches on each of four devices is that of the whole batch on one; it trains the label's matrix."""
     parts = build_parts(CONFIG, SPEC, 0.85)

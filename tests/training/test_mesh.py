@@ -34,7 +34,7 @@ def same(a, b, rtol, atol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), numbers(a), numbers(b))
 
 
-@pytest.mark.parametrize("parallel", [{}, FSDP, BOTH], ids=["data", "fsdp", "both"])
+@pytest.mark.parametrize("parallel", [pytest.param({}, marks=pytest.mark.slow), FSDP, pytest.param(BOTH, marks=pytest.mark.slow)])
 def test_the_updates_are_those_of_pmap(config, trained, tmp_path, parallel):
     """20 steps of two microbatches with dropout, clipping and two averages: the order of sums apart, the state of jax.pmap; and what is
     reported is, held-out loss too."""
@@ -57,20 +57,22 @@ def test_one_device_of_a_mesh_is_one_device_of_pmap_to_the_bit(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, *map(numbers, runs))
 
 
-def test_a_run_goes_on_in_any_other_layout(config, trained, tmp_path):
-    """10 steps in one, then to 20 in another, there and back: the states of the run that never changed, to the order of sums."""
-    ways = [({}, FSDP, None), (FSDP, None, None), (None, BOTH, 2), (BOTH, FSDP, None)]
+WAYS = {
+    "FSDP to pmap": (FSDP, None, None), "pmap of four to FSDP of two": (None, {"fsdp": 2, "min_size": 8}, 2),
+    "data to FSDP": ({}, FSDP, None), "both to FSDP": (BOTH, FSDP, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [w if w == "FSDP to pmap" else pytest.param(w, marks=pytest.mark.slow) for w in WAYS])
+def test_a_run_goes_on_in_any_other_layout(config, tmp_path, way):
+    """10 steps in one, then to 20 in another: the state of the run that never changed, to the order of sums."""
+    first, second, devices = WAYS[way]
     constant = {"optimizer__schedule": "constant"}
     whole = train(config(**constant), tmp_path / "whole").state
-    for i, (first, second, devices) in enumerate(ways):
-        workdir = tmp_path / str(i)
-        begin = {} if first is None else {"parallel": first}
-        train(config(training__steps=10, **constant, **begin), workdir)
-        go_on = {} if second is None else {"parallel": second if devices is None else {"fsdp": devices, "min_size": 8}}
-        more = {} if devices is None else {"training__devices": devices}
-        made = train(config(**constant, **go_on, **more), workdir)
-        assert made.step == 20
-        same(made.state, whole, 2e-4, 2e-6)
+    train(config(training__steps=10, **constant, parallel=first), tmp_path / "run")
+    made = train(config(**constant, parallel=second, training__devices=devices), tmp_path / "run")
+    assert made.step == 20
+    same(made.state, whole, 2e-4, 2e-6)
 
 
 def wide(config, **parallel):
@@ -80,9 +82,9 @@ def wide(config, **parallel):
 
 
 def test_a_device_holds_its_share_of_parameters_optimizer_and_averages(config):
-    """Bytes a device, of what is shared out: a quarter, a half; the memory that the compiled step says its arguments take, too."""
+    """Bytes a device, of what is shared out: a quarter; the memory that the compiled step says its arguments take, too."""
     held, arguments = {}, {}
-    for fsdp in (1, 2, 4):
+    for fsdp in (1, 4):
         parts, layout = wide(config, fsdp=fsdp, min_size=64)
         state = layout.fresh(parts, 0)
         large = [x for x in jax.tree.leaves(state) if x.size >= 64]
@@ -91,8 +93,8 @@ def test_a_device_holds_its_share_of_parameters_optimizer_and_averages(config):
         row = {"x0": np.zeros((16, 2), np.float32), "index": np.arange(16, dtype=np.int32), "cond": {"label": np.zeros(16, np.int32)}}
         lowered = layout.dispatch(parts).lower(state, layout.place([row]))
         arguments[fsdp] = lowered.compile().memory_analysis().argument_size_in_bytes
-    assert held[1] == 2 * held[2] == 4 * held[4]
-    assert arguments[4] < 0.3 * arguments[1] and arguments[2] < 0.55 * arguments[1]
+    assert held[1] == 4 * held[4]
+    assert arguments[4] < 0.3 * arguments[1]
 
 
 def test_a_batch_lies_where_its_index_says(config):

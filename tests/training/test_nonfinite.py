@@ -75,6 +75,7 @@ def test_a_skipped_update_is_one_that_was_left_out(config, skipped):
     assert sorted(int(file.stem) for file in (workdir / "nonfinite").iterdir()) == left_out
 
 
+@pytest.mark.slow
 def test_skipping_changes_no_bit_of_a_sound_run(config, tmp_path):
     """The same parameters, averages and Optax state as with the program of "stop"."""
     ends = [train(poisoned(config, None, nonfinite=kind), tmp_path / kind) for kind in ("stop", "skip")]
@@ -101,6 +102,7 @@ def test_what_is_written_down_is_what_was_drawn(config, skipped):
     assert json.loads(json.dumps(told)) == told
 
 
+@pytest.mark.slow
 def test_replay_names_the_record(config, skipped):
     """From the checkpoint before it, with the state of that step to the bit, and without one from the beginning."""
     workdir, _ = skipped
@@ -133,6 +135,7 @@ def test_replay_of_a_finite_update_is_the_update(trained):
     assert int(found[1].state.step) == 19
 
 
+@pytest.mark.slow
 def test_too_many_in_a_row_stop_the_run(config, tmp_path):
     """The count goes on over lines and over a checkpoint from which a run goes on."""
     from score_lab.training import feed

@@ -54,6 +54,7 @@ def test_figures_of_a_log_line_are_of_all_devices():
     assert "2 FLOP/byte: memory-bound" in speed.line("cpu")
 
 
+@pytest.mark.slow
 def test_the_log_has_them_where_they_are_asked_for(monkeypatch, tmp_path, config):
     """And the trace of ten steps names parts in the terminal; nothing that is trained changes."""
     said = []
