@@ -290,8 +290,8 @@ def test_a3_coverage_and_bias_in_500_repetitions(kind, contamination, path):
 
 @pytest.mark.parametrize("repetitions, contamination", [(60, 0.18), *(pytest.param(500, c, marks=pytest.mark.slow) for c in (0.0, 0.18))])
 def test_m4_gains_hold_as_often_as_they_say(repetitions, contamination):
-    """States x0 + kappa_eff eps: g_s = 1, g_n = kappa_eff / kappa.  Pointwise and simultaneous intervals of both hold them 92 to 98 % of 500
-    times, of 60 at least 84 % (four binomial deviations); the means are within three standard errors of the truth."""
+    """States x0 + kappa_eff eps: g_s = 1, g_n = kappa_eff / kappa.  Pointwise and simultaneous intervals of both hold them 92 to 98 % of
+    500 times, of 60 at least 84 % (four binomial deviations); the means are within three standard errors of the truth."""
     path, kappa = EDM(), np.array([0.9, 0.6, 0.4])
     truth = {"signal_gain": np.ones(3), "noise_gain": np.sqrt(1 + contamination**2 / kappa**2)}
     records = [forward_record(SPECTRUM, path, times(path, kappa), 150, k, contamination, replicates=100) for k in range(repetitions)]
