@@ -44,10 +44,12 @@ def test_the_squared_spectrum_is_unbiased_on_gaussian_data(n):
     assert abs(np.mean(got) - MOMENTS.s4) < 4 * np.std(got) / np.sqrt(600) + (0.05 * MOMENTS.s4 if n == 5 else 0)
 
 
+@pytest.mark.parametrize("reps", [200, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("simultaneous", [False, True])
-def test_forward_samples_read_one_in_95_of_100(simultaneous):
-    """200 repetitions: 95 % for each call, or for all calls at once; three binomial sd are 4.6 %.  lambda_eff holds where R does."""
-    path, reps = EDM(), 200
+def test_forward_samples_read_one_in_95_of_100(simultaneous, reps):
+    """95 % for each call, or for all calls at once; of 200 repetitions three binomial sd are 4.6 %, of 500 2.9 %.  lambda_eff holds where R
+    does."""
+    path = EDM()
     t = times([20.0, 5.0, 2.0, 1.0, 0.5])
     held, held_level = np.zeros((reps, len(t)), bool), np.zeros((reps, len(t)), bool)
     for k in range(reps):
@@ -58,7 +60,7 @@ def test_forward_samples_read_one_in_95_of_100(simultaneous):
         held_level[k] = (r.effective_low <= r.log_snr) & (r.log_snr <= r.effective_high)
     assert (held == held_level).mean() > 0.995  # the same statement, but for the curve's interpolation
     share = held.all(axis=1).mean() if simultaneous else held.mean()
-    assert 0.90 <= share <= 0.99
+    assert 0.92 <= share <= 0.98 if reps == 500 else 0.90 <= share <= 0.99
 
 
 def test_known_contamination_is_recovered():
