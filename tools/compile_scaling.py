@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=256)
-    parser.add_argument("--fsdp", type=int, nargs="+", default=(1, 16, 256), help="each is compiled")
+    parser.add_argument("--fsdp", type=int, nargs="+", default=(1, 16, 128), help="each is compiled")
     parser.add_argument("--size", default="XL", help="of DiT: S, B, L, XL")
     parser.add_argument("--patch", type=int, default=2)
     parser.add_argument("--side", type=int, default=64, help="of the latents: 64 for 512 pixels")

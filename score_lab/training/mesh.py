@@ -4,8 +4,8 @@
 
 The step is the one of step.py, not mapped: a batch is (A, G / A, ...) of which every device holds some rows, sums over it are XLA's
 collectives.  Of an array of at least ``min_size`` numbers the largest axis that ``fsdp`` divides is shared out (the first, of equal ones),
-so that a device holds 1 / f of it; a rule by name comes before that.  Parameters are gathered where a step begins and are let go where
-it ends; the gradient is added up and each device updates its own share of parameters, optimizer and averages.
+so that a device holds 1 / f of it; a rule by name comes before that.  Parameters are gathered for the loss; their gradient is added up
+over all devices, and each updates its own share of parameters, optimizer and averages.
 
 Rows carry their index in the global batch, so which device holds which row changes nothing but the order of sums.
 """
@@ -154,22 +154,20 @@ class Meshed(Layout):
     def dispatch(self, parts: Parts) -> Callable:
         """``dispatch(state, batches) -> (state, metrics (K,))`` on all devices; compiled once per K.  ``state`` is donated."""
         unroll, shardings = slow_in_scan(parts.network), self.shardings(abstract_state(parts))
-        step = make_step(parts, None, unroll)
+        step = make_step(parts, None, unroll, self._whole)
 
-        def gathered(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
-            whole = jax.lax.with_sharding_constraint(state.params, self.replicated)
-            new, metrics = step(dataclasses.replace(state, params=whole), batch)
+        def in_place(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+            new, metrics = step(state, batch)
             return jax.lax.with_sharding_constraint(new, shardings), metrics
 
         places = {"in_shardings": (shardings, self.sharding), "out_shardings": (shardings, self.replicated)}
-        return self._on_mesh(jax.jit(scanned(gathered, unroll), donate_argnums=0, **places))
+        return self._on_mesh(jax.jit(scanned(in_place, unroll), donate_argnums=0, **places))
 
     def summed(self, function: Callable) -> Callable:
         """``(params, batches, number) -> `` what ``function`` gives of all rows of one batch placed without microbatches."""
 
         def of_all(params: PyTree, batches: PyTree, number: Array) -> PyTree:
-            whole = jax.lax.with_sharding_constraint(params, self.replicated)
-            return function(whole, jax.tree.map(lambda x: x[0, 0], batches), number)
+            return function(self._whole(params), jax.tree.map(lambda x: x[0, 0], batches), number)
 
         return self._on_mesh(jax.jit(of_all, out_shardings=self.replicated))
 
@@ -177,6 +175,10 @@ class Meshed(Layout):
         """``params`` whole on one device of this process, in buffers of their own."""
         whole = self._on_mesh(jax.jit(lambda tree: tree, out_shardings=self.replicated))(params)
         return jax.tree.map(lambda x: jnp.copy(x.addressable_data(0)), whole)
+
+    def _whole(self, params: PyTree) -> PyTree:
+        """``params`` gathered on every device; their gradient is added up there before it is shared out."""
+        return jax.lax.with_sharding_constraint(params, self.replicated)
 
     def _on_mesh(self, compiled: Any) -> Any:
         """``compiled``, called and lowered under the mesh."""

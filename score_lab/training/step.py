@@ -34,17 +34,18 @@ from score_lab.types import Array, PyTree
 __all__ = ["averages", "loss_of", "make_step"]
 
 
-def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Callable:
+def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, whole: Callable | None = None) -> Callable:
     """The update for ``parts``.
 
     Args:
       axis: name of the mapped device axis over which gradients are summed; None for a step that is not mapped.
       unroll: unrolls the loop over microbatches (convolutions on CPU need it).
+      whole: what parameters that are shared out go through before the loss reads them, and their gradient on the way back (mesh.py).
 
     Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``update_norm``, ``learning_rate``,
     the objective's own, and ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
     """
-    gradient, skip = _gradient(parts, unroll), parts.options.nonfinite == "skip"
+    gradient, skip = _gradient(parts, unroll, whole), parts.options.nonfinite == "skip"
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         devices = 1 if axis is None else jax.lax.axis_size(axis)
@@ -92,10 +93,11 @@ def loss_of(parts: Parts, params: PyTree, state: TrainState, batch: PyTree) -> t
     return loss, metrics, objective, ctx
 
 
-def _gradient(parts: Parts, unroll: bool) -> Callable:
+def _gradient(parts: Parts, unroll: bool, whole: Callable | None) -> Callable:
     """``(state, batch, devices) -> (grads, metrics, objective state)``: this device's share of the mean over the global batch."""
 
     def share_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
+        params = params if whole is None else whole(params)
         loss, metrics, objective, ctx = loss_of(parts, params, state, micro)
         metrics = {k: jnp.mean(v) / shares for k, v in (metrics | {"loss": loss}).items()}
         levels = levels_of(parts.objective, ctx, micro["index"]) if parts.options.loss_edges else None
