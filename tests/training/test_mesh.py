@@ -123,17 +123,15 @@ def test_which_axis_is_shared_out(name, shape, axis):
 
 
 def test_collectives_of_a_step(config):
-    """Data parallel: sums alone (the gradient, the norm, metrics).  FSDP: besides, a gather of each array that is shared out, and what XLA
-    makes of the gradient of the one table of labels: a gather of the labels, and an exchange of rows."""
-    found = {}
+    """Data parallel: sums alone (the gradient, norms, metrics).  FSDP: besides, a gather of each array that is shared out, and no other."""
+    row = {"x0": np.zeros((16, 2), np.float32), "index": np.arange(16, dtype=np.int32), "cond": {"label": np.zeros(16, np.int32)}}
     for fsdp in (1, 4):
         parts, layout = wide(config, fsdp=fsdp, min_size=64)
-        row = {"x0": np.zeros((16, 2), np.float32), "index": np.arange(16, dtype=np.int32), "cond": {"label": np.zeros(16, np.int32)}}
         text = layout.dispatch(parts).lower(layout.fresh(parts, 0), layout.place([row])).compile().as_text()
-        found[fsdp] = {name: text.count(f" {name}(") for name in ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")}
+        found = {name: text.count(f" {name}(") for name in ("all-reduce", "all-gather", "all-to-all", "collective-permute")}
         shared = [s for s in jax.tree.leaves(layout.shardings(abstract_state(parts)).params) if any(s.spec)]
-    assert found[1]["all-gather"] == found[1]["all-to-all"] == 0 < found[1]["all-reduce"]
-    assert found[4]["all-to-all"] <= 1 and 0 < found[4]["all-gather"] <= len(shared) + 1, (found, len(shared))
+        assert found["all-gather"] == len(shared) == (18 if fsdp == 4 else 0), found
+        assert found["all-to-all"] == found["collective-permute"] == 0 < found["all-reduce"] <= 3, found
 
 
 @pytest.mark.parametrize(
