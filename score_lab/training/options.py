@@ -48,6 +48,8 @@ class TrainingOptions:
       devices: local devices used; None is all.
       prefetch: dispatches' batches made ahead in the background.
       loss_edges: log-SNRs, ascending, between which the loss is shown in bins as training goes on; () for no bins.
+      update_norm: the global norm of what is added to the parameters is among the metrics.  An update that is looked at is written to
+        memory: a hundredth of dit8's step on a CPU, a tenth of a small MLP's.
       nonfinite: what a loss or gradient that is not finite does, "stop" the run or "skip" the update (nonfinite.py).
       nonfinite_limit: skipping more updates than this in a row stops the run all the same.
       spike_window, spike_threshold: a step is a spike above the median of so many steps before it by so many MADs; 0 MADs looks for none.
@@ -74,6 +76,7 @@ class TrainingOptions:
     devices: int | None = None
     prefetch: int = 2
     loss_edges: tuple = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+    update_norm: bool = False
     nonfinite: str = "stop"
     nonfinite_limit: int = 10
     spike_window: int = 100

@@ -42,8 +42,8 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, whole
       unroll: unrolls the loop over microbatches (convolutions on CPU need it).
       whole: what parameters that are shared out go through before the loss reads them, and their gradient on the way back (mesh.py).
 
-    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``update_norm``, ``learning_rate``,
-    the objective's own, and ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
+    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate``, the objective's
+    own, ``update_norm`` where it is asked for, and ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
     """
     gradient, skip = _gradient(parts, unroll, whole), parts.options.nonfinite == "skip"
 
@@ -57,7 +57,8 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, whole
         metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": parts.schedule(made)}
 
         updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
-        metrics["update_norm"] = optax.tree.norm(updates)
+        if parts.options.update_norm:
+            metrics["update_norm"] = optax.tree.norm(updates)
         params = optax.apply_updates(state.params, updates)
         options = parts.options
         gammas = tuple(map(exponent, options.profiles))

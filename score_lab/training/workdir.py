@@ -22,7 +22,7 @@ from score_lab.training.record import read_workdir
 
 __all__ = ["check_workdir", "record_of"]
 
-FREE = ("log_every", "keep", "prefetch", "devices", "nonfinite", "spike_", "disk_full", "mfu", "profile")
+FREE = ("log_every", "keep", "prefetch", "devices", "nonfinite", "spike_", "disk_full", "mfu", "profile", "update_norm")
 HARMLESS = tuple(f"config.training.{name}" for name in FREE)
 OTHERS = ("config.sampling", "config.preview", "config.parallel")
 """What may differ between the runs that make one workdir: it decides nothing of what is trained."""
