@@ -43,7 +43,7 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, whole
       whole: what parameters that are shared out go through before the loss reads them, and their gradient on the way back (mesh.py).
 
     Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate``, the objective's
-    own, ``update_norm`` where it is asked for, and ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
+    own, ``update_norm`` where it is asked for, ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
     """
     gradient, skip = _gradient(parts, unroll, whole), parts.options.nonfinite == "skip"
 
