@@ -19,7 +19,7 @@ comma := ,
 stamp := $(VENV)/.installed
 python := $(VENV)/bin/python
 
-.PHONY: help venv digits digits-short ablate test test-slow lint oracle samplers-doc bench bench-samplers peers clean
+.PHONY: help venv digits digits-short ablate test test-slow lint oracle samplers-doc bench bench-train bench-gpu bench-samplers peers clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -58,6 +58,12 @@ samplers-doc: $(stamp)  ## docs/samplers.md: every solver, its order measured
 
 bench: $(stamp)  ## the framework against bare JAX, side by side
 	@$(python) -m benchmarks $(ARGS)
+
+bench-train: $(stamp)  ## training beside bare JAX and torch, checkpoints, log lines: half an hour (a part: ARGS="--networks dit8")
+	@$(python) -m benchmarks --only train_step,train_extras,train_peers $(ARGS)
+
+bench-gpu: $(stamp)  ## one table on an accelerator: DiT-B/2, DiT-XL/2, U-Net against its measured peak (without one: ARGS=--toy)
+	@$(python) -m benchmarks --only gpu $(ARGS)
 
 bench-samplers: $(stamp)  ## every solver's overhead, time, compile time and loop; peers side by side (short: ARGS="--solvers Heun DDIM")
 	@$(python) -m benchmarks --only samplers,dit8,compile,loops,peers $(ARGS)

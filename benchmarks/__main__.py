@@ -1,6 +1,9 @@
 """``python -m benchmarks [--only samplers,dit8] [--solvers Heun DDIM] [--pairs 20]``: benchmarks side by side in one run.
 
-    train_step   the framework's train step beside a bare JAX step
+    train_step   training with its pipeline beside a bare JAX step: mlp, dit8, dit32, unet8
+    train_extras what checkpoints and log lines cost, dit32
+    train_peers  training beside torch, eager and compiled (the ``peers`` extra)
+    gpu          training and sampling of DiT-B/2, DiT-XL/2 and a U-Net on an accelerator, against its measured peak
     samplers     what every solver costs beyond a free network, microseconds per evaluation
     dit8         the time to sample with dit8 beside a bare scan of the same network
     compile      what the first call of every solver takes longer than the second, dit8, 50 steps
@@ -20,11 +23,11 @@ import sys
 
 import jax
 
-from benchmarks.options import Options
+from benchmarks.options import NETWORKS, Options
 from benchmarks.pairs import MISSED
 from score_lab.build import ConfigError, refuse
 
-NAMES = ("train_step", "samplers", "dit8", "compile", "memory", "recording", "loops", "peers")
+NAMES = ("train_step", "train_extras", "train_peers", "gpu", "samplers", "dit8", "compile", "memory", "recording", "loops", "peers")
 
 
 def main() -> int:
@@ -35,10 +38,12 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {', '.join(NAMES)}")
     parser.add_argument("--solvers", nargs="+", default=(), help="names or families of the catalogue, or parts of them; all by default")
     parser.add_argument("--peers", nargs="+", default=(), help="parts of the names of the peers' runs; all by default")
-    parser.add_argument("--networks", nargs="+", default=(), help="what peers are run on: mlp, dit8; both by default")
+    parser.add_argument("--networks", nargs="+", default=(), help=f"of {', '.join(NETWORKS)}, trained, or sampled by peers; all by default")
     parser.add_argument("--pairs", type=int, default=20, help="interleaved pairs behind every ratio")
+    parser.add_argument("--batch", type=int, default=64, help="examples of a training step")
+    parser.add_argument("--toy", action="store_true", help="the accelerator's benchmarks at toy size, on whatever there is")
     args = parser.parse_args()
-    options = Options(args.pairs, tuple(args.solvers), tuple(args.peers), tuple(args.networks))
+    options = Options(args.pairs, tuple(args.solvers), tuple(args.peers), tuple(args.networks), args.batch, args.toy)
     try:
         chosen = args.only.split(",")
         for name in chosen:

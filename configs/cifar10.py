@@ -36,6 +36,7 @@ def get_config(variant: str = "edm") -> ConfigDict:
         "eval_every": 5000,
         "checkpoint_every": 10_000,
         "deterministic": True,
+        "mfu": True,
     }
     config.sampling = {"sampler": {"target": "Heun"}, "grid": {"target": "Karras", "num_steps": 18}, "n": 64, "seed": 0}
     {"ddpm": _ddpm, "iddpm": _iddpm, "vp": _vp, "ve": _ve, "edm": _edm, "flow": _flow}[variant](config)

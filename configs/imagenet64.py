@@ -30,7 +30,7 @@ def get_config(variant: str = "adm") -> ConfigDict:
     }
     config.denoiser = {"sigma_data": 0.5}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "schedule": "constant", "warmup": 10_000, "clip": 1.0}
-    config.training = {"steps": 1_000_000, "ema": (0.9999, 0.9995), "log_every": 100, "eval_every": 10_000}
+    config.training = {"steps": 1_000_000, "ema": (0.9999, 0.9995), "log_every": 100, "eval_every": 10_000, "mfu": True}
     config.training.update({"checkpoint_every": 10_000, "deterministic": True})
     config.network = {
         "target": "UNet", "width": 192, "multipliers": (1, 2, 3, 4), "blocks": 3, "attention_at": (32, 16, 8), "head_width": 64,

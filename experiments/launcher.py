@@ -1,6 +1,7 @@
 """What the launchers share: a ``--config FILE[:VARIANT]`` with overrides, and one line and an exit status for whatever goes wrong.
 
-0 done      1 the loss became infinite or NaN      2 a user's error, one line on stderr      130 stopped by Ctrl-C (143: by SIGTERM)
+0 done      1 a run could not go on (a loss that is not finite, a full disk, data that failed)      2 a user's error, one line on stderr
+130 stopped by Ctrl-C (143: by SIGTERM)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ INSTALLED = Path(__file__).resolve().parent.parent
 
 
 def launch(main: Callable[[], int | None]) -> None:
-    """Runs ``main`` and exits: a ConfigError is one line and status 2, a loss that is not finite one line and status 1, no traceback."""
+    """Runs ``main`` and exits: a ConfigError is one line and status 2, a run that could not go on one line and status 1, no traceback."""
     try:
         status = main() or 0
     except ConfigError as error:
@@ -38,9 +39,9 @@ def launch(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except RuntimeError as error:
-        from score_lab.training import NonFiniteLoss
+        from score_lab.training import RunStopped
 
-        if not isinstance(error, NonFiniteLoss):
+        if not isinstance(error, RunStopped):
             raise
         status = fail(str(error), FAILED)
     sys.exit(status)

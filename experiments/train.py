@@ -2,25 +2,38 @@
 
     python -m experiments.train --config configs/digits.py:flow --workdir runs/x --config.training.steps=500
 
+``--memory`` compiles the step for the configured batch and devices, says what they would hold and the largest batch that fits, and
+writes nothing.  ``--profile=20`` traces 20 steps into WORKDIR/profile and names the slowest parts; ``--config.training.mfu=True`` logs
+FLOP/s and MFU against the devices' measured peak.
+
 Ctrl-C saves and stops; the same command goes on from there, bit by bit.  The workdir says by itself what it is: config.json, checkpoints/,
 metrics.jsonl, events/ (tensorboard --logdir), and ``score_lab.load("runs/x").denoiser`` is the result in one line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 
-from experiments.launcher import launch, parse, set_xla_flag
+from experiments.launcher import FAILED, REFUSED, fail, launch, parse, set_xla_flag
 from experiments.preview import preview
-from score_lab.build import refuse
+from score_lab.build import ConfigError, refuse
+
+HEARTBEAT = 30
+"""Seconds without a word from a process after which JAX ends the others."""
 
 
 def define(values: flags.FlagValues) -> None:
     """The flags of this launcher."""
     flags.DEFINE_string("workdir", None, "the directory of the run, made if need be", flag_values=values)
+    about = "say what the run would hold on each device, and what fits; nothing is run or written"
+    flags.DEFINE_bool("memory", False, about, flag_values=values)
+    flags.DEFINE_integer("profile", None, "steps to trace into WORKDIR/profile (config.training.profile)", flag_values=values)
     about = "one of several processes: auto where the cluster says which, else HOST:PORT,COUNT,INDEX (of process 0, of all, of this one)"
     flags.DEFINE_string("distributed", None, about, flag_values=values)
 
@@ -29,7 +42,7 @@ def main() -> int:
     """Parses the command line and trains; returns the exit status."""
     values = parse(__doc__, sys.argv, define)
     for name in ("config", "workdir"):
-        if values[name].value is None:
+        if values[name].value is None and not (name == "workdir" and values.memory):
             refuse(f"--{name}", None, f"--{name}={'FILE:VARIANT' if name == 'config' else 'DIRECTORY'}, see --help")
 
     from experiments.sampling import check_sampling
@@ -41,8 +54,50 @@ def main() -> int:
     if training.get("deterministic"):
         set_xla_flag(DETERMINISTIC)
     join(values.distributed)
-    trained = train(values.config, values.workdir, preview(plain(values.config), values.workdir), checks=[check_sampling])
+    if values.profile is not None and training:
+        with values.config.unlocked():
+            values.config.training.profile = values.profile
+    if values.memory:
+        return say_memory(plain(values.config), values.workdir)
+    with together():
+        trained = train(values.config, values.workdir, preview(plain(values.config), values.workdir), checks=[check_sampling])
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
+
+
+def say_memory(config: dict, workdir: str | None) -> int:
+    """What the run would hold on each device, in the terminal; 0 if it fits, 1 if not."""
+    from pathlib import Path
+
+    from score_lab.training.fits import fit_of
+    from score_lab.training.metrics import say
+    from score_lab.training.prepare import prepare
+
+    plan = prepare(config, Path(workdir) if workdir else None)
+    fit = fit_of(plan)
+    if plan.lead:
+        for line in fit.lines(plan.layout.devices[0].device_kind):
+            say(line)
+    return 0 if fit.fits else 1
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Of several processes, one that fails ends at once, with one line: what JAX and Orbax do at the end of a process waits for the
+    others.  They find that it is gone in the next sum that they make with it, and end in the same way; one that waits for it in a
+    checkpoint is ended by JAX after HEARTBEAT seconds, in JAX's words."""
+    import jax
+
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lost = isinstance(error, jax.errors.JaxRuntimeError)
+        told = f"a process of this run has gone ({what}): the same commands go on from the newest checkpoint" if lost else what
+        fail(told, REFUSED if isinstance(error, ConfigError) else FAILED)
+        sys.stdout.flush()
+        os._exit(REFUSED if isinstance(error, ConfigError) else FAILED)
 
 
 def join(distributed: str | None) -> None:
@@ -52,14 +107,14 @@ def join(distributed: str | None) -> None:
     if distributed is None:
         return
     if distributed == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
         return
     address, *numbers = distributed.split(",")
     host, _, port = address.rpartition(":")
     good = host and port.isdigit() and len(numbers) == 2 and all(number.isdigit() for number in numbers)
     if not good or not int(numbers[1]) < int(numbers[0]):
         refuse("--distributed", distributed, "auto, or HOST:PORT,COUNT,INDEX")
-    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), heartbeat_timeout_seconds=HEARTBEAT)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,13 @@ def test_solvers_are_chosen_by_name_family_or_part_of_either():
 
 
 @pytest.mark.parametrize(
-    "options, field", [(Options(19), "--pairs"), (Options(solvers=("Huen",)), "--solvers"), (Options(networks=("vit",)), "--networks")]
+    "options, field",
+    [
+        (Options(19), "--pairs"),
+        (Options(solvers=("Huen",)), "--solvers"),
+        (Options(networks=("vit",)), "--networks"),
+        (Options(batch=0), "--batch"),
+    ],
 )
 def test_bad_options_are_refused_by_name(options, field):
     with pytest.raises(ConfigError, match=field):

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from experiments import launcher
-from score_lab.training import loop as training_loop
+from score_lab.training.parallel import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,7 +110,7 @@ def nothing_compiled(monkeypatch, tmp_path):
         raise AssertionError("too late: this is refused before anything is compiled")
 
     monkeypatch.setattr(jax, "pmap", compiles)
-    monkeypatch.setattr(training_loop, "init_state", compiles)
+    monkeypatch.setattr(Layout, "fresh", compiles)
     for program in ("_scanned", "_adaptive"):
         monkeypatch.setattr(importlib.import_module("score_lab.samplers.program"), program, compiles)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))

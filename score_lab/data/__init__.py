@@ -10,7 +10,7 @@ derives from ``Source`` and writes ``_open(split)`` and ``_spec()``.
 from score_lab.data.folder import Folder
 from score_lab.data.npz import NPZ
 from score_lab.data.patches import Patches
-from score_lab.data.pipeline import batches
+from score_lab.data.pipeline import batches, numbered
 from score_lab.data.source import ArrayRecords, DataSpec, Records, Source
 from score_lab.data.statistics import Statistics, statistics
 from score_lab.data.tfds_images import TFDS, Digits
@@ -18,5 +18,5 @@ from score_lab.data.toy import Toy
 
 __all__ = [
     "NPZ", "TFDS", "ArrayRecords", "DataSpec", "Digits", "Folder", "Patches", "Records", "Source", "Statistics", "Toy", "batches",
-    "statistics",
+    "numbered", "statistics",
 ]  # fmt: skip

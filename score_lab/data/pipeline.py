@@ -32,7 +32,7 @@ from score_lab.build import refuse
 from score_lab.data.hashing import bits
 from score_lab.data.source import ArrayRecords, Records, Source, gather
 
-__all__ = ["BatchSource", "batches", "permutation", "stream_order"]
+__all__ = ["BatchSource", "batches", "numbered", "permutation", "stream_order"]
 
 
 @functools.lru_cache(maxsize=4)
@@ -76,12 +76,21 @@ class BatchSource:
     def __len__(self) -> int:
         return sys.maxsize // self.batch_size if self.repeat else -(-len(self.records) // self.batch_size)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def rows_of(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``(row in the global batch, position in the stream, record of the split)`` of the examples of batch ``number``, (B/P,) each."""
         share = self.batch_size // self.process_count
         rows = self.process_index * share + np.arange(share)
         positions = int(number) * self.batch_size + rows
-        inside = positions if self.repeat else np.minimum(positions, len(self.records) - 1)
-        examples = self.source.preprocess(gather(self.records, stream_order(inside, len(self.records), self.order_seed)))
+        return rows, positions, stream_order(self._inside(positions), len(self.records), self.order_seed)
+
+    def _inside(self, positions: np.ndarray) -> np.ndarray:
+        """``positions``, those behind the end of one pass moved to its last record."""
+        return positions if self.repeat else np.minimum(positions, len(self.records) - 1)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        rows, positions, records = self.rows_of(number)
+        inside = self._inside(positions)
+        examples = self.source.preprocess(gather(self.records, records))
         x0 = examples["x0"]
         if self.flip_seed is not None:
             mirrored = bits(inside, self.flip_seed) >> np.uint64(63) == 1
@@ -90,6 +99,38 @@ class BatchSource:
         if "label" in examples:
             batch["cond"] = {"label": examples["label"]}
         return batch if self.repeat else batch | {"mask": positions < len(self.records)}
+
+
+def numbered(
+    source: Source,
+    split: str,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    shuffle: bool | None = None,
+    repeat: bool = True,
+    flip: bool | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchSource:
+    """This process's share of the global batches of ``split`` by number; the arguments, and what is refused, are those of ``batches``."""
+    if not isinstance(batch_size, int) or batch_size < 1 or batch_size % process_count:
+        refuse("batch_size", batch_size, f"a positive multiple of the {process_count} processes")
+    if not 0 <= process_index < process_count:
+        refuse("process_index", process_index, f"0 to {process_count - 1}")
+    if seed < 0:
+        refuse("seed", seed, "an int from 0")
+    records = source(split)
+    if not len(records):
+        refuse("split", split, "a split with at least one example")
+    flip = (source.flip and repeat) if flip is None else flip
+    if flip and len(source.spec.shape) != 3:
+        refuse("flip", flip, f"False: examples of shape {source.spec.shape} are no images")
+    shuffle = repeat if shuffle is None else shuffle
+    order_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    return BatchSource(
+        source, records, batch_size, order_seed if shuffle else None, flip_seed if flip else None, repeat, process_index, process_count
+    )
 
 
 def batches(
@@ -122,26 +163,11 @@ def batches(
 
     Raises ConfigError for a batch size that the processes cannot share, an empty split, a negative seed, flips of what is no image.
     """
-    if not isinstance(batch_size, int) or batch_size < 1 or batch_size % process_count:
-        refuse("batch_size", batch_size, f"a positive multiple of the {process_count} processes")
-    if not 0 <= process_index < process_count:
-        refuse("process_index", process_index, f"0 to {process_count - 1}")
-    if seed < 0:
-        refuse("seed", seed, "an int from 0")
-    records = source(split)
-    if not len(records):
-        refuse("split", split, "a split with at least one example")
-    flip = (source.flip and repeat) if flip is None else flip
-    if flip and len(source.spec.shape) != 3:
-        refuse("flip", flip, f"False: examples of shape {source.spec.shape} are no images")
-    shuffle = repeat if shuffle is None else shuffle
-    order_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    numbered = BatchSource(
-        source, records, batch_size, order_seed if shuffle else None, flip_seed if flip else None, repeat, process_index, process_count
-    )
-    num_threads = (0 if isinstance(records, ArrayRecords) else 4) if num_threads is None else num_threads
+    share = {"process_index": process_index, "process_count": process_count}
+    by_number = numbered(source, split, batch_size, seed, shuffle=shuffle, repeat=repeat, flip=flip, **share)
+    num_threads = (0 if isinstance(by_number.records, ArrayRecords) else 4) if num_threads is None else num_threads
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)
-    dataset = grain.MapDataset.source(numbered).to_iter_dataset(options)
+    dataset = grain.MapDataset.source(by_number).to_iter_dataset(options)
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain's worker pool reads its own flags, which a notebook never parses
             flags.FLAGS.mark_as_parsed()

@@ -36,6 +36,7 @@ class FlaxNetwork:
         Norms, softmax and the features of the level are computed in float32 or higher whatever it says.
       two_time: whether the network is told a second level, ``level_s``.
       learned_variance: adds a zero-initialised second head, returned as ``(y, {"variance": same shape as x})``.
+      augment_dim: numbers of an augmentation's label, ``cond["augment"]`` (batch, augment_dim); 0 where it is told none.
       max_frequency: the highest frequency of the level's features, in radians per unit of level (embedding.py).
     """
 
@@ -45,6 +46,7 @@ class FlaxNetwork:
     two_time: bool = False
     learned_variance: bool = False
     max_frequency: float = 16.0
+    augment_dim: int = 0
 
     @property
     def uses_convolution(self) -> bool:
@@ -57,7 +59,7 @@ class FlaxNetwork:
         return 2 if self.learned_variance else 1
 
     def module(self, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
-        """The Flax module for examples of ``shape``: a callable (x, level, level_s, label, key) -> (batch, ..., channels * heads_out)."""
+        """The Flax module for examples of ``shape``: a callable (x, level, level_s, label, augment, key) -> (batch, ..., channels_out)."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -88,6 +90,7 @@ class FlaxNetwork:
           x: (batch, *shape).
           level: (batch,), finite: for example a log_snr clipped to [-20, 20], or an angle in [0, pi/2].
           cond: None or ``{"label": int (batch,)}``.  A missing label is -1, "no label".  A network with num_classes = 0 reads no label.
+            One with an augment_dim reads ``"augment"`` (batch, augment_dim) too; missing, it is 0, "not augmented".
             Labels are not checked (they are traced); one outside [-1, num_classes) gives NaN, never another class.
           level_s: (batch,), the level at the second time, for a network with ``two_time``; None there means ``level_s = level``.
           key: None for no dropout, or one typed key per example, (batch,): the mask of example i is a function of key[i] alone.
@@ -101,9 +104,12 @@ class FlaxNetwork:
         label = (cond or {}).get("label")
         if label is None:
             label = jnp.full(x.shape[:1], -1)
+        augment = (cond or {}).get("augment")
+        if self.augment_dim:
+            augment = jnp.zeros((len(x), self.augment_dim), compute) if augment is None else augment.astype(compute)
         level_s = level if level_s is None else level_s
         module = nnx.merge(_graph(self, x.shape[1:]), _rename(params, int))
-        out = module(x.astype(compute), level, level_s, label, key if self.dropout else None).astype(x.dtype)
+        out = module(x.astype(compute), level, level_s, label, augment, key if self.dropout else None).astype(x.dtype)
         if not self.learned_variance:
             return out
         y, variance = jnp.split(out, 2, axis=-1)
@@ -134,9 +140,14 @@ def _check_call(network: FlaxNetwork, x: Array, cond: Cond, level_s: Array | Non
     """Refuses, while tracing, what this network would have to ignore."""
     if level_s is not None and not network.two_time:
         refuse("two_time", network.two_time, f"True where level_s is passed: this {type(network).__name__} has no input for a second level")
-    unknown = [k for k in (cond or {}) if k != "label"]
+    known = ["label", "augment"] if network.augment_dim else ["label"]
+    unknown = [k for k in (cond or {}) if k not in known]
     if unknown:
-        refuse("cond", unknown[0], "'label', the only condition that this network reads", ["label"])
+        only = "'label' and 'augment', the conditions" if network.augment_dim else "'label', the only condition"
+        refuse("cond", unknown[0], f"{only} that this network reads", known)
+    augment = (cond or {}).get("augment")
+    if augment is not None and augment.shape != (x.shape[0], network.augment_dim):
+        refuse("cond['augment'].shape", augment.shape, f"({x.shape[0]}, {network.augment_dim}): augment_dim numbers per example")
     if key is not None and not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == x.shape[:1]):
         refuse("key", f"{key.dtype}{list(key.shape)}", f"None, or one typed key per example: key[{x.shape[0]}]")
 
@@ -151,7 +162,7 @@ def check_integer(network: FlaxNetwork, *fields: str, least: int = 1) -> None:
 
 def check_shared(network: FlaxNetwork) -> None:
     """Raises ConfigError for impossible values of the fields that every network has."""
-    check_integer(network, "num_classes", least=0)
+    check_integer(network, "num_classes", "augment_dim", least=0)
     if not 0.0 <= network.dropout < 1.0:
         refuse("dropout", network.dropout, "a rate in [0, 1)")
     if network.dtype is not None and network.dtype not in DTYPES:

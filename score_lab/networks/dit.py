@@ -131,6 +131,7 @@ class _DiT(nnx.Module):
         level: Float[Array, " batch"],
         level_s: Float[Array, " batch"],
         label: Int[Array, " batch"],
+        augment: Float[Array, "batch numbers"] | None,
         key: Array | None,
     ) -> Float[Array, "batch height width channels_out"]:
         batch, height, width, channels = x.shape
@@ -138,7 +139,7 @@ class _DiT(nnx.Module):
         tokens = x.reshape(batch, rows, p, columns, p, channels).transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
         h = self.inward(tokens)
         h = h + jnp.asarray(_positions(rows, columns, h.shape[-1]), h.dtype)
-        c = self.conditioning(level, level_s, label)
+        c = self.conditioning(level, level_s, label, augment)
         modulation = jnp.split(self.modulation(jax.nn.silu(c))[:, None, :], 6 * len(self.blocks) + 2, axis=-1)
         for k, block in enumerate(self.blocks):
             h = block(h, modulation[6 * k : 6 * k + 6], key)

@@ -1,7 +1,7 @@
-"""What a network is told beside ``x``: one vector per example, the sum of its level, its second level and its label.
+"""What a network is told beside ``x``: one vector per example, the sum of its level, second level, label and augmentation.
 
     features(l) = (cos w_j l, sin w_j l),  w_j geometric from 1/16 to max_frequency (64 of them),   level(l) = W2 silu(W1 features(l))
-    c = level(level) + level_s(level - level_s) + table[label + 1]
+    c = level(level) + level_s(level - level_s) + table[label + 1] + W augment
 
 The level is taken unscaled.  Over log_snr in [-20, 20] the lowest frequency sweeps 2.5 rad (< pi: no two levels look alike) and the
 highest has a wavelength of 0.4 nats; for EDM's c_noise = ln(sigma) / 4 = -log_snr / 8 (Karras et al. 2022) that is 1/2 to 128 rad per unit.
@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from score_lab.networks.base import FlaxNetwork
-from score_lab.networks.initializers import small
+from score_lab.networks.initializers import small, zeros
 from score_lab.types import Array, Float, Int
 
 __all__ = ["Conditioning", "LevelEmbedding", "level_features"]
@@ -53,6 +53,7 @@ class Conditioning(nnx.Module):
 
     The second level enters as the difference ``level - level_s``: at level_s = level (the instantaneous limit of two-time objectives, and
     the default) it is a constant.  Row 0 of the label table is "no label" (-1), row k + 1 is label k; other labels give NaN.
+    An augmentation's label enters linearly, without a bias and at first with W = 0 (Karras et al. 2022): a label of 0 is none.
     """
 
     def __init__(self, network: FlaxNetwork, width: int, rngs: nnx.Rngs):
@@ -61,11 +62,17 @@ class Conditioning(nnx.Module):
             self.level_s = LevelEmbedding(width, network.max_frequency, rngs)
         if network.num_classes:
             self.table = nnx.Param(small(rngs.params(), (network.num_classes + 1, width), jnp.float32))
+        if network.augment_dim:
+            self.augment = nnx.Linear(network.augment_dim, width, use_bias=False, kernel_init=zeros, rngs=rngs)
 
     def __call__(
-        self, level: Float[Array, " batch"], level_s: Float[Array, " batch"], label: Int[Array, " batch"]
+        self,
+        level: Float[Array, " batch"],
+        level_s: Float[Array, " batch"],
+        label: Int[Array, " batch"],
+        augment: Float[Array, "batch numbers"] | None,
     ) -> Float[Array, "batch width"]:
-        """c of the levels and the labels, each (batch,)."""
+        """c of the levels and the labels, each (batch,), and the augmentation's labels (batch, augment_dim) or None."""
         c = self.level(level)
         if hasattr(self, "level_s"):
             c = c + self.level_s(level - level_s)
@@ -73,4 +80,6 @@ class Conditioning(nnx.Module):
             rows = self.table.shape[0]
             row = jnp.where((label >= -1) & (label < rows - 1), label + 1, rows)
             c = c + jnp.take(self.table[...], row, axis=0, mode="fill", fill_value=jnp.nan)
+        if hasattr(self, "augment"):
+            c = c + self.augment(augment)
         return c

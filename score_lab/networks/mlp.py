@@ -77,9 +77,10 @@ class _MLP(nnx.Module):
         level: Float[Array, " batch"],
         level_s: Float[Array, " batch"],
         label: Int[Array, " batch"],
+        augment: Float[Array, "batch numbers"] | None,
         key: Array | None,
     ) -> Float[Array, "batch size_out"]:
-        c = self.conditioning(level, level_s, label)
+        c = self.conditioning(level, level_s, label, augment)
         h = self.inward(x) + c
         modulations = self.modulation(jax.nn.silu(c)).reshape(x.shape[0], len(self.blocks), 2, -1)
         for k, block in enumerate(self.blocks):

@@ -155,9 +155,10 @@ class _UNet(nnx.Module):
         level: Float[Array, " batch"],
         level_s: Float[Array, " batch"],
         label: Int[Array, " batch"],
+        augment: Float[Array, "batch numbers"] | None,
         key: Array | None,
     ) -> Float[Array, "batch height width channels_out"]:
-        c = jax.nn.silu(self.conditioning(level, level_s, label))
+        c = jax.nn.silu(self.conditioning(level, level_s, label, augment))
         h = self.inward(x)
         kept = [h]
         for block in self.down:

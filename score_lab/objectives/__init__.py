@@ -1,5 +1,6 @@
 """Objectives: a loss sees a callable denoiser and returns one number per example; laws of t, weightings, couplings."""
 
+from score_lab.objectives.augmentation import EDMAugmentation
 from score_lab.objectives.base import Context, Objective, draw_noise, drop_labels, example_keys, mean_square, noise_of, shared_key
 from score_lab.objectives.couplings import MinibatchOT
 from score_lab.objectives.input_perturbation import InputPerturbation
@@ -12,8 +13,8 @@ from score_lab.objectives.time_laws import BetaTime, DiscreteTable, LogitNormal,
 from score_lab.objectives.weightings import FUniform, Likelihood, MinSNR, Sigmoid, Simple, VelocityUniform, VUniform, Weighting, X0Uniform
 
 __all__ = [
-    "BetaTime", "Context", "DiscreteTable", "DroppedLevels", "FUniform", "InputPerturbation", "LearnedVariance", "Likelihood",
-    "LogNormalSigma", "LogitNormal", "MinSNR", "MinibatchOT", "MixFlow", "NoiseLabelDropout", "Objective", "Regression", "SelfForcing",
-    "Sigmoid", "Simple", "TimeLaw", "UniformLogSNR", "UniformTime", "VUniform", "VelocityUniform", "Weighting", "X0Uniform", "blind",
-    "draw_noise", "drop_labels", "example_keys", "mean_square", "noise_of", "shared_key",
+    "BetaTime", "Context", "DiscreteTable", "DroppedLevels", "EDMAugmentation", "FUniform", "InputPerturbation", "LearnedVariance",
+    "Likelihood", "LogNormalSigma", "LogitNormal", "MinSNR", "MinibatchOT", "MixFlow", "NoiseLabelDropout", "Objective", "Regression",
+    "SelfForcing", "Sigmoid", "Simple", "TimeLaw", "UniformLogSNR", "UniformTime", "VUniform", "VelocityUniform", "Weighting", "X0Uniform",
+    "blind", "draw_noise", "drop_labels", "example_keys", "mean_square", "noise_of", "shared_key",
 ]  # fmt: skip

@@ -18,10 +18,11 @@ from score_lab.report.mismatch import (
 )
 from score_lab.report.overview import save_overview
 from score_lab.report.page import Page, versions
+from score_lab.report.roofline import save_roofline
 from score_lab.report.samples import draw_samples, save_samples
 
 __all__ = [
     "Corrected", "Page", "draw_film", "draw_samples", "save_as_drawn", "save_corrections", "save_coverage", "save_decomposition",
     "save_effective", "save_film", "save_layers", "save_log_ratios", "save_loss", "save_mismatch", "save_overview", "save_quality",
-    "save_read_outs", "save_same_noise", "save_samples", "save_scatter", "save_shares", "versions",
+    "save_read_outs", "save_roofline", "save_same_noise", "save_samples", "save_scatter", "save_shares", "versions",
 ]  # fmt: skip

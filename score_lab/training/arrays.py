@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
+from score_lab.training.names import leaf_name
 from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
@@ -33,7 +34,8 @@ class Arrays:
     def __init__(self, directory: Path, write: bool, handlers: Mapping[str, Any] | None = None, **options: Any):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every file that it writes
+        for name in ("absl", "asyncio"):  # Orbax reports every file that it writes, and every error beside raising it
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.directory = Path(directory).absolute()
         settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)
@@ -55,22 +57,29 @@ class Arrays:
         self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **beside), metrics=metrics, force=True)
 
     def part(self, like: PyTree, step: int, **beside: Any) -> Any:
-        """``like`` of ``step`` on the first device (a dict may name some of it only), with ``beside`` a pair of it and of the rest."""
+        """``like`` of ``step`` (a dict may name some of it only), each leaf where its ``sharding`` says, or on the first device where it
+        has none; with ``beside`` a pair of it and of the rest."""
         ocp = self._ocp
         self.check(like, step)
         several = jax.process_count() > 1
-        sharding = _everywhere() if several else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        restore_args = jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype), like)
+        default = _everywhere() if several else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def place(x: Any) -> Any:
+            return ocp.ArrayRestoreArgs(sharding=getattr(x, "sharding", None) or default, global_shape=x.shape, dtype=x.dtype)
+
+        restore_args = jax.tree.map(place, like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
         restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
-        state = jax.tree.map(lambda x: x.addressable_data(0), restored["state"]) if several else restored["state"]
+        state = restored["state"]
+        if several:
+            state = jax.tree.map(lambda x, asked: x if getattr(asked, "sharding", None) else x.addressable_data(0), state, like)
         return (state, restored) if beside else state
 
     def check(self, like: PyTree, step: int) -> None:
         """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
-        there = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
-        asked = {_name(path): leaf.shape for path, leaf in _leaves(like)}
-        keys = {_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
+        there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
+        asked = {leaf_name(path): leaf.shape for path, leaf in _leaves(like)}
+        keys = {leaf_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
         for name in [*asked, *(() if isinstance(like, dict) else there)]:
             if name not in keys and there.get(name) != asked.get(name):
                 saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
@@ -84,7 +93,9 @@ class Arrays:
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None and jax.process_count() > 1:
+            return  # what is being written waits for processes that may be gone
         self.manager.wait_until_finished()
         self.manager.close()
 
@@ -95,7 +106,9 @@ def _everywhere() -> jax.sharding.NamedSharding:
 
 
 def _global(x: jax.Array) -> jax.Array:
-    """What every process holds alike as the one array that Orbax saves once."""
+    """What every process holds alike as the one array that Orbax saves once; one that lies on all of them already as it is."""
+    if not x.is_fully_addressable:
+        return x
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_global(jax.random.key_data(x)), impl=jax.random.key_impl(x))
     local = [shard.data for shard in x.addressable_shards]
@@ -104,8 +117,3 @@ def _global(x: jax.Array) -> jax.Array:
 
 def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
-
-
-def _name(path: Any) -> str:
-    """``params.network.blocks.0.first.kernel``."""
-    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -3,16 +3,17 @@
     WORKDIR/checkpoints/STEP/      state: the TrainState;  host: {record, position, pending, step} as JSON;  metrics: for "best"
     WORKDIR/seals/STEP.json        what its files are (seals.py): a checkpoint that was damaged since is passed over, with a line
 
-The newest ``keep`` and the best by held-out loss stay.
+The newest ``keep`` and the best by held-out loss stay.  What is saved in the background can fail there, where the disk is full: ``settle``
+then removes what is half-written and raises, and the checkpoints from before stay as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from score_lab.build import ConfigError, refuse
 from score_lab.training.arrays import Arrays
+from score_lab.training.disk import remove_half_written
 from score_lab.training.seals import damage, seal
 from score_lab.types import PyTree
 
@@ -36,6 +38,8 @@ class Checkpoints(Arrays):
 
     def __init__(self, workdir: Path, keep: int | None = None):
         self._seals, self._sealing, self._keep = Path(workdir).absolute() / "seals", None, keep
+        self._error: Exception | None = None
+        self.saving: int | None = None
         self._open(Path(workdir) / "checkpoints")
 
     def _open(self, directory: Path) -> None:
@@ -57,13 +61,42 @@ class Checkpoints(Arrays):
         return self.manager.best_step()
 
     def save(self, step: int, state: PyTree, host: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Saves in the background; ``state`` may be donated as soon as this returns."""
+        """Saves in the background; ``state`` may be donated as soon as this returns.  Raises what the save before has met (``settle``)."""
         figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
-        self._sealed()
-        self.write(step, state, figures, host=self._ocp.args.JsonSave(dict(host)))
+        self.settle()
+        self.saving = step
+        try:
+            self.write(step, state, figures, host=self._ocp.args.JsonSave(dict(host)))
+        except Exception:
+            self._remove_half_written()
+            raise
         if jax.process_index() == 0:
             self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
             self._sealing.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known by now that the last save has failed, without waiting for it."""
+        return self._error is not None
+
+    def settle(self) -> None:
+        """Waits for the last save.  Raises what it has met, after what it has left half-written is removed."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        error, self._error = self._error, None
+        if error is not None:
+            self._remove_half_written()
+            raise error
+
+    def _remove_half_written(self) -> None:
+        """Removes what a save that failed has left, and opens the folder anew: Orbax still holds the error."""
+        with contextlib.suppress(Exception):
+            self.manager.close()
+        remove_half_written(self.directory)
+        for left in self._seals.glob("*.new"):
+            left.unlink()
+        self._open(self.directory)
 
     def newest(self, read: Callable[[int], Any]) -> tuple[int, Any, dict[int, str]]:
         """``(step, read(step), {later step: what is wrong with it})`` of the newest checkpoint that can be read.
@@ -107,29 +140,30 @@ class Checkpoints(Arrays):
         self._open(self.directory)
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk."""
+        """Returns when everything saved is on the disk.  Raises what the last save has met, as ``settle``."""
+        self.settle()
         super().wait()
-        self._sealed()
 
     def __exit__(self, *error: Any) -> None:
+        if error[0] is not None and jax.process_count() > 1:
+            return  # what is being written waits for processes that may be gone
+        try:
+            self.settle()
+        except Exception:
+            if error[0] is None:
+                raise  # else what ended the run is told, not what came of it
         super().__exit__(*error)
-        self._sealed()
 
     def _seal(self, step: int) -> None:
-        """Waits, in a thread of its own, until ``step`` is on the disk, and seals it."""
-        while self.manager.is_saving_in_progress():
-            time.sleep(0.02)
-        directory = self.directory / str(step)
-        if directory.is_dir():  # not if it could not be written
-            seal(directory, self._seals / f"{step}.json")
-        for old in self._seals.glob("*.json"):
-            if not (self.directory / old.stem).exists():
-                old.unlink(missing_ok=True)
-
-    def _sealed(self) -> None:
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
+        """Waits, in a thread of its own, until ``step`` is on the disk, and seals it; keeps what was met for ``settle``."""
+        try:
+            self.manager.wait_until_finished()
+            seal(self.directory / str(step), self._seals / f"{step}.json")
+            for old in self._seals.glob("*.json"):
+                if not (self.directory / old.stem).exists():
+                    old.unlink(missing_ok=True)
+        except Exception as error:  # noqa: BLE001 - raised where somebody waits for the save
+            self._error = error
 
     def restore(self, like: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
         """``(state, host)`` of ``step``, with the leaves of ``like`` (shapes and dtypes; a dict may name some of the state only) on the

@@ -3,27 +3,35 @@
     batch b of the stream  ->  coupling(fold_in(key, b), x0)  over the global batch  ->  rows of this process  ->  Layout.place
 
 Update k (from 0) reads batch k, so the step says everything about randomness; the position of the data is that *behind the batches handed
-out*, whatever has been read ahead.
+out*, whatever has been read ahead.  A pipeline that raises, or a process of it that dies, ends the iteration with PipelineFailed: whoever
+trains never waits for what will not come.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from score_lab.build import build
+from score_lab.build import ConfigError, build
 from score_lab.data import batches
 from score_lab.training.options import data_options
 from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
+from score_lab.training.stops import PipelineFailed
 from score_lab.types import Array, PyTree
 
 __all__ = ["Feed", "open_source", "train_stream"]
+
+AGAIN = "the same command goes on from the newest checkpoint"
+LOOK, GRACE = 1.0, 10.0
+"""Seconds of waiting for a batch between two looks at the pipeline's processes, and those that Grain has to say itself why one is gone."""
 
 
 def open_source(config: Mapping[str, Any]) -> Any:
@@ -54,20 +62,43 @@ class Feed:
         self._coupling, self._key = coupling, key
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
+        self._workers: set[int] = set()
+        self._lost = False
         self._thread = threading.Thread(target=self._run, name="score_lab feed", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[tuple[PyTree, dict[str, Any]]]:
-        for _ in self._plan:
-            item = self._queue.get()
-            if isinstance(item, BaseException):
+        number = self._first
+        for count in self._plan:
+            item = self._next(number)
+            if isinstance(item, ConfigError):
                 raise item
+            if isinstance(item, BaseException):
+                what = " ".join(f"{type(item).__name__}: {item}".split())[:500]
+                raise PipelineFailed(f"the data pipeline failed before step {number + 1}: {what}; {AGAIN}") from item
+            number += count
             yield item
 
+    def _next(self, number: int) -> Any:
+        """The next item.  Raises PipelineFailed where a process of the pipeline is gone and nobody says why."""
+        lost: float | None = None
+        while True:
+            self._workers |= _workers()
+            try:
+                return self._queue.get(timeout=LOOK)
+            except queue.Empty:
+                gone = self._workers - _workers()
+                lost = (lost or time.monotonic()) if gone else None
+                if gone and time.monotonic() - lost > GRACE:
+                    self._lost = True
+                    pids = ", ".join(map(str, sorted(gone)))
+                    what = f"the data pipeline failed before step {number + 1}: its process {pids} is gone; {AGAIN}"
+                    raise PipelineFailed(what) from None
+
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, unless it waits in the pipeline for a process that is gone: then it ends with this one."""
         self._closed.set()
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not self._lost:
             self._drain()
             self._thread.join(timeout=0.05)
 
@@ -112,3 +143,8 @@ class Feed:
         batch = batch | self._coupling(jax.random.fold_in(self._key, number), batch["x0"])
         start = self._layout.process * self._layout.local_size
         return jax.tree.map(lambda x: np.asarray(x)[start : start + self._layout.local_size], batch)
+
+
+def _workers() -> set[int]:
+    """The processes that Grain has started and that are alive."""
+    return {child.pid for child in multiprocessing.active_children() if child.name.startswith("grain")}

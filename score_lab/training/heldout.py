@@ -10,6 +10,7 @@ trained.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from score_lab.data import batches
 from score_lab.linear import combine, square_norm
 from score_lab.paths.base import normals
 from score_lab.training.options import data_options
-from score_lab.training.parallel import AXIS, Layout
+from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
 from score_lab.training.state import TrainState
 from score_lab.types import Array, PyTree
@@ -41,8 +42,8 @@ def levels_of(parts: Parts) -> np.ndarray:
 def make_heldout(parts: Parts, source: Any, layout: Layout, key: Array) -> Callable[[TrainState], dict[str, float]]:
     """``heldout(state) -> {"eval/loss": ..., "eval/loss at +8.0": ...}`` over the first ``eval_examples`` of the test split."""
     levels = levels_of(parts)
-    whole = Layout(layout.batch_size, 1, layout.devices, layout.processes, layout.process)
-    measure = jax.pmap(_measure(parts, key), axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+    whole = dataclasses.replace(layout, accumulate=1)
+    measure = whole.summed(_measure(parts, key))
 
     def heldout(state: TrainState) -> dict[str, float]:
         params = state.ema[0] if state.ema else state.params
@@ -69,10 +70,9 @@ def _batches(parts: Parts, source: Any, layout: Layout) -> list[dict[str, Any]]:
 
 
 def _measure(parts: Parts, key: Array) -> Callable:
-    """``(params, batch, log_snr) -> (sum of l over the examples that count, their number)`` over all devices."""
+    """``(params, batch, log_snr) -> (sum of l over the examples that count, their number)``."""
 
     def measure(params: PyTree, batch: PyTree, log_snr: Array) -> tuple[Array, Array]:
-        batch = jax.tree.map(lambda x: x[0, 0], batch)
         denoiser = parts.denoiser(params)
         path, x0 = denoiser.path, batch["x0"]
         t = path.time_of(log_snr)
@@ -84,6 +84,6 @@ def _measure(parts: Parts, key: Array) -> Callable:
         alpha, sigma = path.alpha(t), path.sigma(t)
         variance = jnp.square(alpha * parts.sigma_data) + jnp.square(sigma)
         loss = error * variance / jnp.square(parts.sigma_data * sigma)
-        return jax.lax.psum((jnp.sum(jnp.where(batch["mask"], loss, 0.0)), jnp.sum(batch["mask"])), AXIS)
+        return jnp.sum(jnp.where(batch["mask"], loss, 0.0)), jnp.sum(batch["mask"])
 
     return measure

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 from typing import IO, Any
 
 from score_lab.build import refuse
 
-__all__ = ["Lock"]
+__all__ = ["Lock", "holder"]
+
+LOOK = 0.05
+"""Seconds after which a lock that is held is tried once more: ``holder`` takes it for an instant."""
 
 
 class Lock:
@@ -25,7 +29,7 @@ class Lock:
     def __enter__(self) -> Lock:
         self.workdir.mkdir(parents=True, exist_ok=True)
         file = (self.workdir / "lock").open("a+")
-        if not _taken(file):
+        if not (_taken(file) or time.sleep(LOOK) or _taken(file)):
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
@@ -41,14 +45,23 @@ class Lock:
         self._file.close()
 
 
-def _taken(file: IO[str]) -> bool:
+def holder(workdir: Path) -> str | None:
+    """Who holds ``workdir``, in words, or None; nothing is written, and the lock is free again when this returns."""
+    try:
+        with (Path(workdir) / "lock").open() as file:
+            return None if _taken(file, shared=True) else file.read().strip() or "another process"
+    except OSError:
+        return None
+
+
+def _taken(file: IO[str], shared: bool = False) -> bool:
     """Whether the lock is now this process's."""
     try:
         import fcntl
     except ImportError:  # not on Windows, where nobody is kept out
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

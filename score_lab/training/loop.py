@@ -4,7 +4,7 @@
 
 The host waits for the devices only where something is reported.  At one step the order is metrics, held-out loss, callbacks, checkpoint, so
 that a checkpoint holds all that was reported up to it; a run resumed from it repeats the rest bit by bit.  Samplers and pictures are
-unknown here: they come as callbacks.
+unknown here: they come as callbacks.  What ends a run before its time is a RunStopped: one line, and nothing lost that was saved.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from score_lab.build import refuse
 from score_lab.training.checkpoint import Checkpoints
+from score_lab.training.disk import Disk, quiet
 from score_lab.training.feed import Feed, train_stream
+from score_lab.training.finetune import starting_leaves
 from score_lab.training.heldout import make_heldout
 from score_lab.training.lock import Lock
 from score_lab.training.memory import keep_buffers
 from score_lab.training.metrics import Metrics, say
 from score_lab.training.options import plain
-from score_lab.training.parallel import make_dispatch
+from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Callback, Plan, prepare
 from score_lab.training.record import library_versions, write_workdir
-from score_lab.training.reports import NonFiniteLoss, Reports, denoiser_of
+from score_lab.training.reports import Reports, denoiser_of
 from score_lab.training.signals import StopRequest
 from score_lab.training.snapshots import Snapshots
-from score_lab.training.state import TrainState, abstract_state, init_state, keys_of
+from score_lab.training.state import TrainState, abstract_state, keys_of
+from score_lab.training.tracing import Traced
 from score_lab.training.workdir import check_workdir, record_of
 
-__all__ = ["NonFiniteLoss", "Trained", "train"]
+__all__ = ["Trained", "train"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Trained:
     """What a run ended with.
 
     Attributes:
+      layout: where the state lies.
       state: the last state, after ``step`` updates.
       metrics: the last value of everything that was reported.
       stopped: the name of the signal that ended it before its time, or None.
     """
 
     parts: Parts
+    layout: Layout
     state: TrainState
     step: int
     metrics: dict[str, float]
@@ -57,7 +60,7 @@ class Trained:
     @property
     def denoiser(self) -> Any:
         """The denoiser of the first average (of the parameters themselves where none is kept)."""
-        return denoiser_of(self.parts, self.state)
+        return denoiser_of(self.parts, self.layout, self.state)
 
 
 def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), checks: Sequence[Callable[[Parts], None]] = ()) -> Trained:
@@ -71,16 +74,19 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
 
     From then on the process keeps the buffers that it frees (memory.py).
 
-    Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written, and
-    NonFiniteLoss when the loss or the gradient is infinite or NaN.
+    Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written; and
+    NonFiniteLoss, PipelineFailed or DiskFull (stops.py), as configured, for what a run cannot go on with.
     """
     plan = prepare(plain(config), Path(workdir), callbacks)
     for check in checks:
         check(plan.parts)
     keep_buffers()
-    with contextlib.ExitStack() as stack:
-        state, run = _open(plan, stack)
-        step, reports, snapshots, dispatch = run.step, run.reports, run.snapshots, make_dispatch(plan.parts)
+    disk = Disk(plan.workdir, plan.options.disk_full == "go_on", plan.lead)
+    with Disk(plan.workdir, go_on=False).writing("what a run begins or ends with", last=True), quiet(), contextlib.ExitStack() as stack:
+        state, run = _open(plan, stack, disk)
+        step, reports, traced = run.step, run.reports, plan.options.profile if plan.lead else 0
+        dispatch = plan.layout.dispatch(plan.parts)
+        dispatch = stack.enter_context(Traced(dispatch, plan.workdir / "profile", traced, plan.options.steps - step))
         stopping = False
         for count, (batches, position) in zip(run.counts, run.feed, strict=True):
             reports.throttle()
@@ -88,21 +94,16 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
             step += count
             reports.add(figures, step)
             reports.report(step, state)
-            if plan.snapshots(step):
-                snapshots.save(step, state.ema[len(plan.options.ema) :])
+            run.snapshot(plan, step, state)
             stopping = run.stop.agreed(meeting=plan.due(plan.options.log_every, step))
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
-                pending = reports.drain()
-                if snapshots:
-                    snapshots.wait()  # a run that goes on from this checkpoint has all of them before it
-                host = {"step": step, "position": position, "pending": pending, "record": record_of(plan.parts, library_versions())}
-                run.checkpoints.save(step, state, host, reports.last if plan.evaluates(step) else {})
+                run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
+            run.settle(now=False)
             if stopping:
                 break
-        run.checkpoints.wait()
     _farewell(plan, step, run.stop)
     stopped = run.stop.signal.name if stopping and run.stop.signal else None
-    return Trained(plan.parts, state, step, reports.last, stopped)
+    return Trained(plan.parts, plan.layout, state, step, reports.last, stopped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +117,38 @@ class _Run:
     checkpoints: Checkpoints
     snapshots: Snapshots | None
     stop: StopRequest
+    disk: Disk
+
+    def snapshot(self, plan: Plan, step: int, state: TrainState) -> None:
+        """Stores the profiles where that is due."""
+        if plan.snapshots(step):
+            with self.disk.writing("the snapshot before"):
+                self.snapshots.wait()
+            with self.disk.writing(f"the snapshot of step {step}"):
+                self.snapshots.save(step, state.ema[len(plan.options.ema) :])
+
+    def checkpoint(self, plan: Plan, step: int, state: TrainState, position: Any, last: bool) -> None:
+        """Saves everything that a run needs to go on from ``step``; returns at once, but after the ``last`` when all is on the disk."""
+        pending = self.reports.drain()
+        if self.snapshots:
+            with self.disk.writing("the snapshot before"):
+                self.snapshots.wait()  # a run that goes on from this checkpoint has all of them before it
+        self.settle(now=True)
+        host = {"step": step, "position": position, "pending": pending, "watch": self.reports.state}
+        host["record"] = record_of(plan.parts, library_versions())
+        with self.disk.writing(f"checkpoint {step}", last):
+            self.checkpoints.save(step, state, host, self.reports.last if plan.evaluates(step) else {})
+            if last:
+                self.checkpoints.wait()
+
+    def settle(self, now: bool) -> None:
+        """Has the disk told of a checkpoint that could not be written, at once where that is known, or after a wait for it (``now``)."""
+        if now or self.checkpoints.failed:
+            with self.disk.writing(f"checkpoint {self.checkpoints.saving}"):
+                self.checkpoints.settle()
 
 
-def _open(plan: Plan, stack: contextlib.ExitStack) -> tuple[TrainState, _Run]:
+def _open(plan: Plan, stack: contextlib.ExitStack, disk: Disk) -> tuple[TrainState, _Run]:
     """Locks the workdir, writes its record where it has none, and opens on ``stack`` what the loop writes to and reads from, where the run
     begins or goes on.  The state is apart: every dispatch gives its memory to the next one."""
     keys = keys_of(plan.seed)
@@ -136,20 +166,21 @@ def _open(plan: Plan, stack: contextlib.ExitStack) -> tuple[TrainState, _Run]:
         snapshots.drop_after(step)
     heldout = make_heldout(plan.parts, plan.source, plan.layout, keys["heldout"]) if plan.options.eval_every else None
     metrics = stack.enter_context(Metrics(plan.workdir, step)) if plan.lead else None
-    reports = Reports(plan, metrics, heldout, step, host["pending"])
+    reports = Reports(plan, metrics, heldout, disk, host)
     stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
     if host["position"] is not None:
         stream.set_state(host["position"])
     counts = plan.counts(step)
     feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["train"], plan.options.prefetch))
-    return state, _Run(step, counts, feed, reports, checkpoints, snapshots, stack.enter_context(StopRequest()))
+    return state, _Run(step, counts, feed, reports, checkpoints, snapshots, stack.enter_context(StopRequest()), disk)
 
 
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
     if plan.record is None:
-        return jax.device_put(init_state(plan.parts, plan.seed), plan.layout.replicated), {"step": 0, "position": None, "pending": []}
-    like = abstract_state(plan.parts)
+        state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
+        return state, {"step": 0, "position": None, "pending": []}
+    like = plan.layout.like(abstract_state(plan.parts))
     _, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
     if damaged:
         checkpoints.put_aside(damaged)
@@ -158,7 +189,7 @@ def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
             say(f"{plan.workdir}: checkpoint {step} is damaged ({why}): passed over, and kept as checkpoints/{step}.damaged")
         say(f"{plan.workdir}: goes on from step {host['step']}")
         write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"]))
-    return jax.device_put(state, plan.layout.replicated), host
+    return plan.layout.put(state), host
 
 
 def _farewell(plan: Plan, step: int, stop: StopRequest) -> None:

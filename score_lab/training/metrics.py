@@ -1,7 +1,7 @@
 """Where the figures of a run go: the terminal, ``metrics.jsonl`` and TensorBoard event files.
 
 A line of ``metrics.jsonl`` is one step: ``{"step": 500, "loss": 0.23, ..., "seconds": 12.3, "images_per_second": 5210.0}``, the means since
-the line before. All of it but the two figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run:
+the line before. All of it but the figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run:
 lines beyond the checkpoint that a run resumes from are cut off when it opens the file.
 """
 
@@ -11,15 +11,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CLOCK", "Metrics", "mean_of", "progress_line", "read_metrics", "say"]
+from score_lab.training.appended import Appended
+from score_lab.training.events import Events
 
-CLOCK = ("seconds", "images_per_second")
+__all__ = ["CLOCK", "Metrics", "lines_of", "mean_of", "progress_line", "read_metrics", "say"]
+
+CLOCK = ("seconds", "images_per_second", "flops_per_second", "mfu", "bytes_per_second")
 """The metrics that are measured on a clock and differ from run to run."""
 
 
@@ -27,27 +30,27 @@ class Metrics:
     """Writes the metrics of a run into ``workdir``; ``step`` is where it starts, and later lines of an earlier run are removed."""
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter
-
         self.path = workdir / "metrics.jsonl"
         _cut(self.path, step)
-        self._file = self.path.open("a")
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1 if step else None)
+        self._lines = Appended(self.path)
+        self._events = Events(workdir / "events", step)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line and one point per curve; flushed, so that nothing is lost with the process."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
-        self._events.flush()
+    def write(self, step: int, values: Mapping[str, float], histograms: Mapping[str, Any] | None = None) -> None:
+        """One line and one event, with a point per curve; at once, so that nothing is lost with the process.
+
+        Raises OSError where there is no space: what did not fit is written with the next line, and no line is torn.
+        """
+        try:
+            self._lines.write((json.dumps({"step": step, **values}) + "\n").encode())
+        finally:
+            self._events.write(step, values, histograms or {})
 
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._file.close()
-        self._events.close()
+    def __exit__(self, *error: Any) -> None:
+        self._lines.__exit__(*error)
+        self._events.__exit__(*error)
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
@@ -56,9 +59,15 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
+def lines_of(workdir: Path) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``, oldest first, while a run writes it; none where there is no such file."""
+    path = Path(workdir) / "metrics.jsonl"
+    return [json.loads(line) for line in _whole(path)] if path.is_file() else []
+
+
 def mean_of(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over ``steps`` of every metric, but the last learning rate, in float64."""
-    means = {name: float(np.mean([s[name] for s in steps], dtype=np.float64)) for name in steps[-1]}
+    """Means over ``steps`` of every metric of the last of them, but the last learning rate, in float64."""
+    means = {name: float(np.mean([s[name] for s in steps if name in s], dtype=np.float64)) for name in steps[-1]}
     return means | ({"learning_rate": steps[-1]["learning_rate"]} if "learning_rate" in steps[-1] else {})
 
 
@@ -83,13 +92,17 @@ def _cut(path: Path, step: int) -> None:
     """Keeps the whole lines of ``path`` up to ``step``; the rest was written by a run that went on after its last checkpoint."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue  # torn by a kill
+    kept = [line + "\n" for line in _whole(path) if json.loads(line)["step"] <= step]
     new = path.with_suffix(".jsonl.new")
     new.write_text("".join(kept))
     os.replace(new, path)
+
+
+def _whole(path: Path) -> Iterator[str]:
+    """The lines that were not torn by a kill."""
+    for line in path.read_text().splitlines():
+        try:
+            json.loads(line)["step"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+        yield line

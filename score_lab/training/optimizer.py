@@ -1,4 +1,4 @@
-"""The optimizer: any of Optax by name, after clipping by the global norm, at a learning rate that warms up and decays.
+"""The optimizer: any of Optax or its contrib by name, after clipping by the global norm, at a learning rate that warms up and decays.
 
     rate(k) = learning_rate min(1, (k + 1)/warmup) schedule(k),    k = 0, 1, ... steps - 1,    u = (k - warmup)/(steps - warmup) in [0, 1]
 
@@ -7,7 +7,7 @@
     cosine        final + (1 - final) (1 + cos(pi u))/2            (Loshchilov & Hutter 2017)
     inverse_sqrt  sqrt(warmup / max(k + 1, warmup))                (Vaswani et al. 2017)
 
-The first step has the rate ``learning_rate / warmup``, not 0: every step moves.
+The first step has the rate ``learning_rate / warmup``, not 0: every step moves.  Leaves with settings of their own: groups.py.
 """
 
 from __future__ import annotations
@@ -17,17 +17,33 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.typing import ArrayLike
 
 from score_lab.build import ConfigError, find, nearest, refuse
+from score_lab.training.groups import grouped, patterns_of
+from score_lab.training.schedule_free import is_schedule_free
 from score_lab.types import Array
 
 __all__ = ["SCHEDULES", "learning_rate_schedule", "make_optimizer", "optimizer_names"]
 
-OWN = ("name", "learning_rate", "schedule", "warmup", "final", "clip")
+SHAPE = ("schedule", "warmup", "final")
+OWN = ("name", "learning_rate", *SHAPE, "clip", "groups", "freeze")
 """The fields of ``config.optimizer`` that are not arguments of Optax's function."""
+
+OF_THE_RUN = ("name", *SHAPE, "clip", "groups", "freeze")
+"""Those that a group cannot have of its own."""
+
+ABSENT = ("soap",)
+"""Optimizers that people ask for by name and that no Optax had when this was written: refused where it has none, used where it has."""
+
+MORE = ("lbfgs", "momo", "momo_adam", "optimistic_adam", "rprop", "scale_by_rprop", "sm3", "sophia")
+"""Those of Optax whose update asks for more than gradients and parameters, or that take a constant rate alone."""
+
+PROBE = {"bias": jax.ShapeDtypeStruct((2,), jnp.float32), "kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
 
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
@@ -56,43 +72,101 @@ def make_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
     """The transformation and its ``rate(k)`` from ``config.optimizer``.
 
     Args:
-      config: ``name`` (of a function of optax that takes a learning rate, or "module:Name"), ``learning_rate``, ``schedule``, ``warmup``,
-        ``final``, ``clip`` (greatest global norm of a gradient; None: no clipping), and whatever else the named function takes.
+      config: ``name`` (of a function of optax or optax.contrib that takes a learning rate, or "module:Name"), ``learning_rate``,
+        ``schedule``, ``warmup``, ``final``, ``clip`` (greatest global norm of the trained gradients; None: no clipping), ``groups`` and
+        ``freeze`` (groups.py; check_groups compares their patterns with the leaves), and whatever else the named function takes.
+        ``schedule_free`` takes a ``base_optimizer`` of this form too, at the same rate and, unless it says so, without momentum (b1 = 0).
       steps: of the whole run.
 
     Raises ConfigError naming the field, with the nearest name.
     """
-    rest = dict(config)
-    name, clip = rest.pop("name", None), rest.pop("clip", None)
     _check(config, steps)
-    shape = {key: rest.pop(key) for key in ("schedule", "warmup", "final") if key in rest}
-    rate = learning_rate_schedule(rest.pop("learning_rate"), steps, **shape)
-    function = _function(name)
-    known = [p for p in inspect.signature(function).parameters if p != "learning_rate"]
-    for key, value in rest.items():
-        if key not in known:
-            fields = [*OWN, *known]
-            refuse(f"config.optimizer.{key}", value, f"the fields {', '.join(fields)}{nearest(key, fields)}")
-    try:
-        update = function(learning_rate=rate, **rest)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.optimizer: {name!r} refused its arguments {rest}: {' '.join(str(error).split())}") from None
-    return (update if clip is None else optax.chain(optax.clip_by_global_norm(clip), update)), rate
+    name, clip = config.get("name"), config.get("clip")
+    shape = {key: config[key] for key in SHAPE if key in config}
+    fields = {key: value for key, value in config.items() if key not in (*OF_THE_RUN, "learning_rate")}
+    update, rate = _named(name, config["learning_rate"], fields, steps, shape, "config.optimizer")
+    clipping = optax.identity() if clip is None else optax.clip_by_global_norm(clip)
+    if any(patterns_of(config)):
+        groups = []
+        for i, group in enumerate(config.get("groups") or []):
+            own = {key: value for key, value in group.items() if key != "pattern"}
+            groups.append(_group(name, config["learning_rate"], fields, own, steps, shape, f"config.optimizer.groups[{i}]"))
+        update, trained = grouped(config, update, groups)
+        clipping = optax.masked(clipping, trained)
+    return (update if clip is None else optax.chain(clipping, update)), rate
 
 
 def optimizer_names() -> list[str]:
-    """The functions of optax that take a learning rate and give a gradient transformation."""
-    return [name for name in dir(optax) if _takes_rate(getattr(optax, name))]
+    """The functions of optax and optax.contrib that take a learning rate and give what a step can use."""
+    names = {name for name in dir(optax) if _takes_rate(getattr(optax, name))}
+    names |= {name for name in dir(optax.contrib) if _takes_rate(getattr(optax.contrib, name)) and not name.startswith("scale_by_")}
+    return sorted(names - set(MORE) | {"schedule_free"})
 
 
-def _function(name: Any) -> Callable:
+def _group(name: Any, main_rate: Any, fields: dict, own: dict, steps: int, shape: dict, field: str) -> optax.GradientTransformation:
+    """The transformation of one group, whose ``own`` fields are instead of those of the run."""
+    for key in own:
+        if key in OF_THE_RUN:
+            refuse(f"{field}.{key}", own[key], f"no {key} of its own: a group has the one of config.optimizer")
+    learning_rate = own.pop("learning_rate", main_rate)
+    if not _number(learning_rate) or learning_rate <= 0:
+        refuse(f"{field}.learning_rate", learning_rate, "a number > 0; config.optimizer.freeze is for what is not trained")
+    return _named(name, learning_rate, fields | own, steps, shape, field)[0]
+
+
+def _named(name: Any, learning_rate: float, fields: dict, steps: int, shape: dict, field: str) -> tuple[Any, Callable]:
+    """Optax's ``name`` with ``fields``, and its rate."""
+    rate, function, fields = learning_rate_schedule(learning_rate, steps, **shape), _function(name), dict(fields)
+    known = [p for p in inspect.signature(function).parameters if p not in ("learning_rate", "warmup_steps")]
+    for key, value in fields.items():
+        if key not in known:
+            names = [*(OWN if field == "config.optimizer" else ("pattern", "learning_rate")), *known]
+            refuse(f"{field}.{key}", value, f"the fields {', '.join(names)}{nearest(key, names)}")
+        if key.endswith("_learning_rate") and _number(value):
+            fields[key] = learning_rate_schedule(value, steps, **shape)
+    if name == "schedule_free":
+        fields["base_optimizer"] = _base(fields.get("base_optimizer", "sgd"), learning_rate, steps, shape, f"{field}.base_optimizer")
+    try:
+        update = function(learning_rate=rate, **fields)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{field}: {name!r} refused its arguments {fields}: {' '.join(str(error).split())}") from None
+    if ":" not in name:
+        _probe(name, update, shape, field)
+    return update, rate
+
+
+def _base(base: Any, learning_rate: float, steps: int, shape: dict, field: str) -> optax.GradientTransformation:
+    """What ``schedule_free`` is around: at the same rate, and without momentum unless it is asked for."""
+    fields = dict(base) if isinstance(base, Mapping) else {"name": base}
+    name = fields.pop("name", None)
+    if "b1" in inspect.signature(_function(name, f"{field}.name")).parameters:
+        fields.setdefault("b1", 0.0)
+    return _named(name, learning_rate, fields, steps, shape, field)[0]
+
+
+def _probe(name: str, update: optax.GradientTransformation, shape: dict, field: str) -> None:
+    """Refuses what cannot make an update of shapes alone: nothing is computed."""
+    try:
+        state = jax.eval_shape(update.init, PROBE)
+        jax.eval_shape(update.update, PROBE, state, PROBE)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{field}: {name!r} refused its arguments at the first update: {' '.join(str(error).split())[:300]}") from None
+    if is_schedule_free(state) and shape.get("schedule", "constant") != "constant":
+        refuse("config.optimizer.schedule", shape["schedule"], f"'constant', with warmup or without: {name} averages in place of a decay")
+
+
+def _function(name: Any, field: str = "config.optimizer.name") -> Callable:
     if isinstance(name, str) and ":" in name:
-        return find(name, field="config.optimizer.name")
+        return find(name, field=field)
     names = optimizer_names()
+    if name in ABSENT and name not in names:
+        refuse(field, name, f"an optimizer of the installed optax {optax.__version__}, which has no {name}, or 'module:Name'")
+    if name in MORE:
+        refuse(field, name, "an optimizer that needs no more than gradients and parameters, and takes a rate that changes with the step")
     if name not in names:
         allowed = f"one of optax's {', '.join(names)}, or 'module:Name'"
-        refuse("config.optimizer.name", name, allowed, names if isinstance(name, str) else None)
-    return getattr(optax, name)
+        refuse(field, name, allowed, names if isinstance(name, str) else None)
+    return getattr(optax, name, None) or getattr(optax.contrib, name)
 
 
 def _check(config: Mapping[str, Any], steps: int) -> None:

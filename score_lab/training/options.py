@@ -1,10 +1,11 @@
 """What a configuration says about training, with its defaults, checked on the host before anything is built or compiled.
 
-    config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, ...}
+    config = {seed, data, path, target, network, objective, denoiser, coupling, optimizer, training, init_from, ...}
 
-``config.training`` is a ``TrainingOptions`` and ``config.denoiser`` a ``DenoiserOptions``; the other sections are specs for ``build`` (see
-parts.py). A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that what is saved is what
-was used.
+``config.training`` is a ``TrainingOptions``, ``config.denoiser`` a ``DenoiserOptions`` and ``config.parallel``, where it is there, a
+``ParallelOptions``; ``config.optimizer`` is read by optimizer.py, ``config.init_from`` by finetune.py, and the other sections are specs
+for ``build`` (see parts.py).  A configuration that reaches this package is turned into plain dicts and lists once, by ``plain``, so that
+what is saved is what was used.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Any
 from score_lab.build import build, nearest, refuse
 from score_lab.training.profiles import WIDEST
 
-__all__ = ["DenoiserOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "plain"]
+__all__ = [
+    "DenoiserOptions", "ParallelOptions", "TrainingOptions", "changed", "check_sections", "data_options", "options_of", "parallel_of",
+    "plain",
+]  # fmt: skip
 
 NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "training")
-KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "sampling", "preview")
+KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "augment", "parallel", "init_from", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
 
@@ -43,6 +47,16 @@ class TrainingOptions:
       steps_per_dispatch: steps in one compiled call, or "auto": up to 10, and 1 for convolutions on CPU (parallel.py).
       devices: local devices used; None is all.
       prefetch: dispatches' batches made ahead in the background.
+      loss_edges: log-SNRs, ascending, between which the loss is shown in bins as training goes on; () for no bins.
+      update_norm: the global norm of what is added to the parameters is among the metrics.  An update that is looked at is written to
+        memory: a hundredth of dit8's step on a CPU, a tenth of a small MLP's.
+      nonfinite: what a loss or gradient that is not finite does, "stop" the run or "skip" the update (nonfinite.py).
+      nonfinite_limit: skipping more updates than this in a row stops the run all the same.
+      spike_window, spike_threshold: a step is a spike above the median of so many steps before it by so many MADs; 0 MADs looks for none.
+      disk_full: what a checkpoint or a line that finds no space does, "stop" the run or let it "go_on" (disk.py).
+      mfu: the log says FLOP/s, MFU against the devices' measured peak and bytes moved a second (speed.py); it begins some seconds
+        later.
+      profile: steps to trace into WORKDIR/profile, whose slowest parts are named in the terminal; 0 is none (tracing.py).
       deterministic: on a GPU, ask XLA for deterministic operations, without which a resumed run is equal only to rounding.
     """
 
@@ -61,6 +75,15 @@ class TrainingOptions:
     steps_per_dispatch: int | str = "auto"
     devices: int | None = None
     prefetch: int = 2
+    loss_edges: tuple = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
+    update_norm: bool = False
+    nonfinite: str = "stop"
+    nonfinite_limit: int = 10
+    spike_window: int = 100
+    spike_threshold: float = 10.0
+    disk_full: str = "stop"
+    mfu: bool = False
+    profile: int = 0
     deterministic: bool = False
 
     def check(self) -> None:
@@ -72,6 +95,8 @@ class TrainingOptions:
             if getattr(self, name) < 0:
                 never = "at the end alone" if name == "snapshot_every" else "never"
                 refuse(name, getattr(self, name), f"an int of at least 1, or 0 for {never}")
+        if self.profile < 0:
+            refuse("profile", self.profile, "an int of at least 1, the steps to trace, or 0 for none")
         if self.devices is not None and self.devices < 1:
             refuse("devices", self.devices, "an int of at least 1, or None for all local devices")
         for decay in self.ema:
@@ -82,9 +107,55 @@ class TrainingOptions:
                 refuse("profiles", self.profiles, f"widths above 0 and at most {WIDEST:.4f}, none of them in ema: (0.05, 0.1)")
         if self.snapshot_every and not self.profiles:
             refuse("snapshot_every", self.snapshot_every, "0 where there are no profiles, which snapshots are of")
+        self._check_watching()
         several = self.steps_per_dispatch
         if several != "auto" and not (isinstance(several, int) and several >= 1):
             refuse("steps_per_dispatch", several, "'auto' or an int of at least 1")
+
+    def _check_watching(self) -> None:
+        """Refuses what is no choice, limit, window or edge of survival and watching."""
+        for name, choices in (("nonfinite", ("stop", "skip")), ("disk_full", ("stop", "go_on"))):
+            if getattr(self, name) not in choices:
+                refuse(name, getattr(self, name), " or ".join(map(repr, choices)), choices)
+        for name, least in (("nonfinite_limit", 1), ("spike_window", 10)):
+            if getattr(self, name) < least:
+                refuse(name, getattr(self, name), f"an int of at least {least}")
+        if not 0.0 <= self.spike_threshold < float("inf"):
+            refuse("spike_threshold", self.spike_threshold, "a number of MADs above 0, or 0 for no look at spikes")
+        edges = self.loss_edges
+        numbers = all(isinstance(edge, (int, float)) and not isinstance(edge, bool) and abs(edge) < float("inf") for edge in edges)
+        if not numbers or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+            refuse("loss_edges", edges, "log-SNRs in ascending order, for example (-4, 0, 4), or () for no bins")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelOptions:
+    """``config.parallel``: a mesh of devices (mesh.py) in place of ``jax.pmap``; it says where a run computes, not what.
+
+    Attributes:
+      fsdp: devices among which parameters, optimizer and averages are shared out; 1 is none: each device holds all of them.
+      data: groups of so many devices; None is as many as there are.
+      min_size: an array of fewer numbers is held by every device.
+      rules: ``(pattern, axis)``, tried in turn before the rule of mesh.py: of arrays whose name matches (``network.blocks.*.kernel``),
+        the axis that is shared out; None for none.
+    """
+
+    fsdp: int = 1
+    data: int | None = None
+    min_size: int = 2**14
+    rules: tuple = ()
+
+    def check(self) -> None:
+        """Raises ConfigError naming the first field out of its range."""
+        for name in ("fsdp", "min_size"):
+            if getattr(self, name) < 1:
+                refuse(name, getattr(self, name), "an int of at least 1")
+        if self.data is not None and self.data < 1:
+            refuse("data", self.data, "an int of at least 1, or None for as many groups as there are devices for")
+        for rule in self.rules:
+            good = isinstance(rule, (list, tuple)) and len(rule) == 2 and isinstance(rule[0], str)
+            if not good or not (rule[1] is None or isinstance(rule[1], int) and not isinstance(rule[1], bool) and rule[1] >= 0):
+                refuse("rules", rule, "pairs (pattern of a parameter's name, axis that is shared out, or None)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +199,11 @@ def check_sections(config: Mapping[str, Any]) -> None:
 def options_of(config: Mapping[str, Any]) -> tuple[TrainingOptions, DenoiserOptions]:
     """The checked ``config.training`` and ``config.denoiser``."""
     return _options(TrainingOptions, config, "training"), _options(DenoiserOptions, config, "denoiser")
+
+
+def parallel_of(config: Mapping[str, Any]) -> ParallelOptions | None:
+    """The checked ``config.parallel``; None where it is not there: ``jax.pmap``."""
+    return None if config.get("parallel") is None else _options(ParallelOptions, config, "parallel")
 
 
 def _options(cls: type, config: Mapping[str, Any], name: str) -> Any:

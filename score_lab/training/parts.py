@@ -1,4 +1,5 @@
-"""config -> the parts of a run: path, target, network, objective, coupling, optimizer; and the one place where a denoiser is put together.
+"""config -> the parts of a run: path, target, network, objective, coupling, augmentation, optimizer; and the one place where a denoiser is
+put together.
 
 The same function serves training, where ``params`` are traced, and loading, where they come from a checkpoint.  The denoiser of an
 objective with the class attributes ``level`` and ``two_time`` is built with them, on the learned path of an objective that has
@@ -20,9 +21,12 @@ from score_lab.data import DataSpec
 from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range
 from score_lab.paths.base import GaussianPath
 from score_lab.targets import Target
-from score_lab.training.optimizer import make_optimizer
+from score_lab.training.groups import check_groups, patterns_of
+from score_lab.training.names import named
+from score_lab.training.optimizer import PROBE, make_optimizer
 from score_lab.training.options import DenoiserOptions, TrainingOptions, check_sections, data_options, options_of
-from score_lab.types import Array, Network, PyTree
+from score_lab.training.schedule_free import check_evaluated
+from score_lab.types import Array, Batch, Network, PyTree
 
 __all__ = ["Parts", "build_parts", "measure_sigma_data"]
 
@@ -37,6 +41,8 @@ class Parts:
       batch_size: examples of one update, over all devices and processes.
       schedule: the learning rate as a function of the step.
       log_snr_range: (low, high), what the network is trained on.
+      origin: what a run that starts from another workdir comes from (finetune.py); None for one that does not, and in what is loaded.
+      augment: what is done to every training example, None for nothing.
     """
 
     config: Mapping[str, Any]
@@ -52,12 +58,25 @@ class Parts:
     optimizer: optax.GradientTransformation
     schedule: Callable
     log_snr_range: tuple[float, float]
+    origin: Mapping[str, Any] | None = None
+    augment: Any = None
 
     def init(self, key: Array) -> tuple[PyTree, PyTree]:
         """``({"network": ..., "objective": ...}, state of the objective)``, drawn with ``key``."""
         network_key, objective_key = jax.random.split(key)
         own, state = self.objective.init(objective_key, self.spec)
         return {"network": self.network.init(network_key, self.spec.shape), "objective": own}, state
+
+    def shapes(self) -> PyTree:
+        """Shapes and dtypes of what ``init`` draws for training; nothing is computed."""
+        return jax.eval_shape(lambda key: self.init(key)[0], jax.random.key(0))
+
+    def augmented(self, key: Array, batch: Batch) -> Batch:
+        """``batch`` with its examples augmented, keyed by ``key`` and their global indices, and ``cond["augment"]`` that says how."""
+        if self.augment is None:
+            return batch
+        x0, label = self.augment(key, batch["index"], batch["x0"])
+        return {**batch, "x0": x0, "cond": {**(batch.get("cond") or {}), "augment": label}}
 
     def path_of(self, params: PyTree) -> GaussianPath:
         """The path: the objective's own where it learns one, else that of the configuration."""
@@ -91,7 +110,8 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
     path = build(config["path"], "score_lab.paths", "config.path", needs=("alpha", "sigma", "time_of"))
     target = build(config["target"], "score_lab.targets", "config.target", needs=("row",), sigma_data=sigma_data)
     objective = build(config["objective"], "score_lab.objectives", "config.objective", needs=("init", "loss"))
-    network = _network(config, spec, objective)
+    augment = _augment(config, spec)
+    network = _network(config, spec, objective, augment)
     coupling = build(config["coupling"], "score_lab.objectives", "config.coupling", needs=("__call__",)) if config.get("coupling") else None
     optimizer, schedule = make_optimizer(config["optimizer"], options.steps)
     parts = Parts(
@@ -108,8 +128,10 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
         optimizer=optimizer,
         schedule=schedule,
         log_snr_range=_range(path, target, objective, denoiser_options),
+        augment=augment,
     )
     _check_labels(parts)
+    _check_optimizer(parts)
     parts.denoiser({"network": None, "objective": None} if not hasattr(objective, "path") else _host_init(parts)).check()
     return parts
 
@@ -127,12 +149,30 @@ def measure_sigma_data(source: Any, most: int = 10_000) -> float:
     return float(np.sqrt(total / count))
 
 
-def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any) -> Network:
-    """The network, told of two times and of forward-mode derivatives where the objective needs them, and able to take the data's shape."""
+def _augment(config: Mapping[str, Any], spec: DataSpec) -> Any:
+    """``config.augment`` built for examples of ``spec``, or None."""
+    if config.get("augment") is None:
+        return None
+    augment = build(config["augment"], "score_lab.objectives", "config.augment", needs=("size", "check_shape", "__call__"))
+    augment.check_shape(spec.shape)
+    if config.get("coupling"):
+        refuse("config.augment", type(augment).__name__, "None where config.coupling pairs examples with noise, before they are augmented")
+    return augment
+
+
+def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any, augment: Any) -> Network:
+    """The network, told of two times, of forward-mode derivatives and of an augmentation's label where they are needed, and able to take
+    the data's shape.
+    """
     two_time = {"two_time": True} if getattr(objective, "two_time", False) else {}
-    network = build(config["network"], "score_lab.networks", "config.network", needs=("init", "apply"), **two_time)
+    numbers = {"augment_dim": augment.size} if augment is not None else {}
+    network = build(config["network"], "score_lab.networks", "config.network", needs=("init", "apply"), **two_time, **numbers)
     if two_time and getattr(network, "two_time", True) is False:
         refuse("config.network.two_time", False, f"True: {type(objective).__name__} trains a network that is told two times")
+    asked, there = (augment.size if augment is not None else 0), getattr(network, "augment_dim", 0)
+    if asked != there:
+        told = f"{asked}, what config.augment tells the network" if asked else "0: there is no config.augment"
+        refuse("config.network.augment_dim", there, told)
     if getattr(objective, "forward_mode", False) and getattr(network, "attention", "xla") != "xla":
         network = dataclasses.replace(network, attention="xla")
     if getattr(objective, "learned_variance", False) and getattr(network, "learned_variance", True) is False:
@@ -168,6 +208,19 @@ def _check_labels(parts: Parts) -> None:
     rate = getattr(parts.objective, "label_dropout", 0.0)
     if rate and not (there if asked is None else asked):
         refuse("config.objective.label_dropout", rate, "0: the network is unconditional (config.network.num_classes = 0)")
+
+
+def _check_optimizer(parts: Parts) -> None:
+    """Refuses patterns of no leaf, and a schedule-free run that is evaluated where it trains."""
+    config, shapes = parts.config["optimizer"], PROBE
+    if any(patterns_of(config)) or ":" in config["name"]:
+        shapes = parts.shapes()
+        check_groups(config, list(named(shapes)))
+    try:
+        state = jax.eval_shape(parts.optimizer.init, shapes)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"config.optimizer: {config['name']!r} cannot begin with these leaves: {' '.join(str(error).split())}") from None
+    check_evaluated(parts.options.ema, state)
 
 
 def _host_init(parts: Parts) -> PyTree:

@@ -13,7 +13,9 @@ import jax
 from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
 from score_lab.training.feed import open_source
-from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of
+from score_lab.training.finetune import origin_of
+from score_lab.training.mesh import Meshed
+from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of, parallel_of
 from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
 from score_lab.training.parts import Parts, build_parts, measure_sigma_data
 from score_lab.training.workdir import check_workdir
@@ -42,7 +44,7 @@ class Plan:
     source: Any
     layout: Layout
     several: int
-    workdir: Path
+    workdir: Path | None
     record: dict[str, Any] | None
     callbacks: tuple[Callback, ...]
     seed: int
@@ -79,10 +81,14 @@ class Plan:
         return counts
 
 
-def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback] = ()) -> Plan:
-    """The plan of a run of the plain ``config`` in ``workdir``; ConfigError naming the field for whatever cannot be run."""
+def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Callback] = ()) -> Plan:
+    """The plan of a run of the plain ``config`` in ``workdir`` (None: of one that is only looked at).
+
+    Raises ConfigError naming the field for whatever cannot be run.
+    """
     check_sections(config)
     options, denoiser = options_of(config)
+    parallel = parallel_of(config)
     data_options(config)
     _check_deterministic(options)
     seed = config.get("seed", 0)
@@ -91,13 +97,20 @@ def prepare(config: dict[str, Any], workdir: Path, callbacks: Sequence[Callback]
     for every, function in callbacks:
         if not isinstance(every, int) or every < 1 or not callable(function):
             refuse("callbacks", (every, function), "pairs (every, fn(denoiser, step)), every an int of at least 1")
-    record = check_workdir(workdir, config)
+    record = None if workdir is None else check_workdir(workdir, config)
     source = open_source(config)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
     _check_data(workdir, record, source.spec)
+    if config.get("init_from") is not None:
+        parts = dataclasses.replace(parts, origin=record.get("init_from") if record else origin_of(parts))
     if options.eval_every and not len(source("test")):
         refuse("config.training.eval_every", options.eval_every, "0: the data have no held-out examples to evaluate on")
     layout = layout_of(parts.batch_size, options.accumulate, options.devices)
+    if parallel is not None:
+        layout = Meshed.of(layout, parallel)
+    layout.check(parts)
+    if options.disk_full == "go_on" and layout.processes > 1:
+        refuse("config.training.disk_full", "go_on", "'stop' where there are several processes, which write a checkpoint together")
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, options.snapshot_every, *(every for every, _ in callbacks)]
     several = steps_per_dispatch(parts, [every for every in cadences if every])
     return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed)
@@ -110,7 +123,7 @@ def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) 
     return record["sigma_data"] if record else measure_sigma_data(source)
 
 
-def _check_data(workdir: Path, record: dict[str, Any] | None, spec: DataSpec) -> None:
+def _check_data(workdir: Path | None, record: dict[str, Any] | None, spec: DataSpec) -> None:
     if record is not None and record["data"]["fingerprint"] != spec.fingerprint:
         raise ConfigError(
             f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun "

@@ -39,7 +39,8 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
         refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
     try:
         record = json.loads(file.read_text())
-        return {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
+        found = {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
+        return found | {name: record[name] for name in ("init_from",) if name in record}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"workdir: {str(file)!r} cannot be read ({why}); allowed: the file that the training run wrote") from None

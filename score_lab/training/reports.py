@@ -1,32 +1,38 @@
-"""What is reported on the way, and when: means since the last line, held-out loss, callbacks, and the stop at a loss that is not finite."""
+"""What is reported on the way, and when: means since the last line, held-out loss, callbacks, spikes, and updates that are not finite."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from score_lab.training.disk import Disk
+from score_lab.training.levels import COUNTS, SUMS, histograms, loss_by_level
 from score_lab.training.metrics import Metrics, mean_of, progress_line, say
-from score_lab.training.parallel import in_flight
+from score_lab.training.nonfinite import bad_figure, write_down
+from score_lab.training.parallel import Layout, in_flight
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
+from score_lab.training.skip import SKIPPED
+from score_lab.training.speed import speed_of
+from score_lab.training.spikes import Spikes
 from score_lab.training.state import TrainState
+from score_lab.training.stops import NonFiniteLoss
 
-__all__ = ["NonFiniteLoss", "Reports", "denoiser_of"]
+__all__ = ["SPIKES", "Reports", "denoiser_of"]
+
+SPIKES = "spikes"
+"""Among the figures of a step: 1 where it was a spike."""
+MOST_NAMED = 3
+"""Spikes that one line of the terminal names."""
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient became infinite or NaN; the message says at which step and what to try."""
-
-
-def denoiser_of(parts: Parts, state: TrainState) -> Any:
+def denoiser_of(parts: Parts, layout: Layout, state: TrainState) -> Any:
     """The first average's denoiser on one device, in buffers of its own, which outlive the state's."""
-    params = state.ema[0] if state.ema else state.params
-    return parts.denoiser(jax.tree.map(lambda x: jnp.copy(x.addressable_data(0)), params))
+    return parts.denoiser(layout.local(state.ema[0] if state.ema else state.params))
 
 
 class Reports:
@@ -35,16 +41,23 @@ class Reports:
     Args:
       metrics: where lines are written; None in a process that is not the first.
       heldout: the evaluation, or None for never.
-      step, pending: where the run begins, and the figures since the last line before it.
+      disk: what is done where there is no space.
+      host: where the run begins: ``step``, ``pending`` (the figures since the last line before it) and ``watch`` (``state``).
     """
 
-    def __init__(self, plan: Plan, metrics: Metrics | None, heldout: Callable | None, step: int, pending: Sequence[dict]):
-        self.plan, self.metrics, self.heldout = plan, metrics, heldout
+    def __init__(self, plan: Plan, metrics: Metrics | None, heldout: Callable | None, disk: Disk, host: Mapping[str, Any]):
+        self.plan, self.metrics, self.heldout, self.disk = plan, metrics, heldout, disk
         self.last: dict[str, float] = {}
-        self._steps = [dict(figures) for figures in pending]
+        step, watch = host["step"], host.get("watch") or {}
+        self._steps = [dict(figures) for figures in host["pending"]]
+        self._in_a_row = watch.get("in_a_row", 0)
+        self._spikes = Spikes(plan.options.spike_window, plan.options.spike_threshold, watch.get("spikes"))
         self._fetched = step
         self._flying: list[dict[str, jax.Array]] = []
         self._limit = in_flight(plan.layout)
+        self._speed = speed_of(plan) if plan.options.mfu else None
+        if self._speed and plan.lead:
+            say(self._speed.line(plan.layout.devices[0].device_kind))
         self._begun = time.perf_counter()
         self._clock: tuple[float, int] | None = None
 
@@ -60,12 +73,18 @@ class Reports:
             jax.block_until_ready(figures)
             self._clock = (time.perf_counter(), step)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a run that goes on must know to find what this one finds: updates skipped in a row, and the windows of spikes."""
+        return {"in_a_row": self._in_a_row, "spikes": self._spikes.state}
+
     def report(self, step: int, state: TrainState) -> None:
         """Whatever is due after ``step``: a line of means, the held-out loss, the callbacks.  Raises NonFiniteLoss."""
         plan, options = self.plan, self.plan.options
         values: dict[str, float] = {}
+        pictures: dict[str, Any] = {}
         if plan.due(options.log_every, step):
-            values |= mean_of(self.drain())
+            values, pictures = self._means(self.drain())
             self._steps = []
             values |= self._time(step)
         if self.heldout is not None and plan.evaluates(step):
@@ -74,46 +93,90 @@ class Reports:
         for every, function in plan.callbacks:
             if plan.due(every, step):
                 self.drain()
-                values |= function(denoiser_of(plan.parts, state), step) or {}
+                with self.disk.writing(f"what {getattr(function, '__name__', 'a callback')} makes of step {step}"):
+                    values |= function(denoiser_of(plan.parts, plan.layout, state), step) or {}
         if values:
-            self._write(step, values)
+            self._write(step, values, pictures)
 
-    def drain(self) -> list[dict[str, float]]:
-        """The figures of every step since the last line, fetched and found finite.  Raises NonFiniteLoss."""
+    def drain(self) -> list[dict[str, Any]]:
+        """The figures of every step since the last line, fetched and looked at.  Raises NonFiniteLoss."""
+        finite = []
         for figures in jax.device_get(self._flying):
             names = list(figures)
             for row in zip(*(figures[name].tolist() for name in names), strict=True):
                 self._fetched += 1
                 self._steps.append(dict(zip(names, row, strict=True)))
-                self._check(self._steps[-1])
+                if self._check(self._steps[-1]):
+                    finite.append((self._fetched, self._steps[-1]))
         self._flying = []
+        self._look(finite)
         return self._steps
 
-    def _check(self, figures: dict[str, float]) -> None:
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(figures[name])]
-        if bad:
-            raise NonFiniteLoss(
-                f"{bad[0]} is {figures[bad[0]]} at step {self._fetched}: stopped; the checkpoints in {self.plan.workdir} are from before; "
-                f"try a lower config.optimizer.learning_rate, a longer config.optimizer.warmup, config.optimizer.clip=1.0, or "
-                f"config.network.dtype=float32, in another workdir"
-            )
+    def _means(self, steps: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, Any]]:
+        """What a line says of ``steps``, and the histograms: means of the updates that were made; counts of those that were not."""
+        made, edges = [step for step in steps if not step.get(SKIPPED)], self.plan.options.loss_edges
+        apart = (SUMS, COUNTS, SKIPPED, SPIKES)
+        values = mean_of([{name: x for name, x in step.items() if name not in apart} for step in made]) if made else {}
+        pictures: dict[str, Any] = {}
+        if edges and made and SUMS in made[-1]:
+            values |= loss_by_level(made, edges)
+            pictures = histograms(made, edges)
+        counted = {name: float(sum(step.get(name, 0.0) for step in steps)) for name in (SKIPPED, SPIKES) if any(name in s for s in steps)}
+        return values | counted, pictures
+
+    def _look(self, steps: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Marks the spikes among ``steps`` and says so, in one line."""
+        spikes = self._spikes.found(steps)
+        if self.plan.options.spike_threshold:
+            for step, figures in steps:
+                figures[SPIKES] = float(step in spikes)
+        if spikes and self.plan.lead:
+            named = "; ".join(f"step {step}, {what}" for step, what in list(spikes.items())[:MOST_NAMED])
+            more = f" and {len(spikes) - MOST_NAMED} more" if len(spikes) > MOST_NAMED else ""
+            say(f"spike: {named}{more}")
+
+    def _check(self, figures: Mapping[str, Any]) -> bool:
+        """Whether the update was finite; else it is written down, and NonFiniteLoss raised where the run is not to go on."""
+        bad = bad_figure(figures)
+        if bad is None:
+            self._in_a_row = 0
+            return True
+        options, step, workdir = self.plan.options, self._fetched, self.plan.workdir
+        self._in_a_row += 1
+        if self.plan.lead:
+            with self.disk.writing(f"nonfinite/{step}.json"):
+                write_down(self.plan, step, figures)
+        what, again = f"{bad} is {figures[bad]} at step {step}", f"python -m experiments.replay --workdir {workdir} --step {step}"
+        if options.nonfinite == "skip" and self._in_a_row <= options.nonfinite_limit:
+            if self.plan.lead:
+                say(f"{what}: left out, {self._in_a_row} in a row; see why: {again}")
+            return False
+        row = f", and {self._in_a_row - 1} before it, more than config.training.nonfinite_limit" if options.nonfinite == "skip" else ""
+        raise NonFiniteLoss(
+            f"{what}{row}: stopped; the checkpoints in {workdir} are from before; "
+            f"see why: {again}; "
+            f"try a lower config.optimizer.learning_rate, a longer config.optimizer.warmup, config.optimizer.clip=1.0, or "
+            f"config.network.dtype=float32, in another workdir; or leave such updates out here: config.training.nonfinite=skip"
+        )
 
     def _time(self, step: int) -> dict[str, float]:
-        """Seconds since this process began to train, and images per second since the last line."""
+        """Seconds since this process began to train, and since the last line images per second, with what ``mfu`` asks for."""
         began, first = self._clock
         now = time.perf_counter()
         figures = {"seconds": now - self._begun}
         if step > first:
             figures["images_per_second"] = (step - first) * self.plan.parts.batch_size / (now - began)
+            figures |= self._speed.figures(figures["images_per_second"]) if self._speed else {}
         return figures
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float], pictures: Mapping[str, Any]) -> None:
         """The values as a line of each kind; what held-out loss and callbacks took is not counted as training."""
         self.last |= values
         if self.metrics is not None:
             rate = self.last.get("images_per_second", 0.0)
             left = (self.plan.options.steps - step) * self.plan.parts.batch_size / rate if rate else math.inf
-            self.metrics.write(step, values)
+            with self.disk.writing(f"the line of step {step} in metrics.jsonl and events"):
+                self.metrics.write(step, values, pictures)
             say(progress_line(step, self.plan.options.steps, values | {"images_per_second": rate}, left))
         if "seconds" in values:
             self._clock = (time.perf_counter(), step)

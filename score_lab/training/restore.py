@@ -33,6 +33,7 @@ class Loaded:
       spec: shape, number of classes and fingerprint of the data.
       parts: everything that the configuration describes.
       versions: of the libraries that the run was begun with.
+      params: ``{"network": ..., "objective": ...}``, all that was trained.
       residual: of the profile of an average that was put together from snapshots (``PostHoc``), None for one that was tracked.
     """
 
@@ -43,6 +44,7 @@ class Loaded:
     spec: DataSpec
     parts: Parts
     versions: dict[str, str]
+    params: Any
     residual: float | None = None
 
 
@@ -81,7 +83,7 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
         params, step, residual = found.params, found.step, found.residual
     parts = parts.with_range(params)
     used = ema if between else None if position is None else kept[position]
-    return Loaded(parts.denoiser(params), record["config"], step, used, spec, parts, record["versions"], residual)
+    return Loaded(parts.denoiser(params), record["config"], step, used, spec, parts, record["versions"], params, residual)
 
 
 def _between(options: TrainingOptions, ema: int | float | None) -> bool:

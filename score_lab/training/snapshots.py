@@ -18,6 +18,7 @@ import numpy as np
 
 from score_lab.build import refuse
 from score_lab.training.arrays import Arrays
+from score_lab.training.disk import remove_half_written
 from score_lab.training.profiles import coefficients, exponent
 from score_lab.types import PyTree
 
@@ -33,6 +34,14 @@ class Snapshots(Arrays):
     def save(self, step: int, averages: Sequence[PyTree]) -> None:
         """Saves in the background; the arrays may be donated as soon as this returns."""
         self.write(step, {"profiles": tuple(averages)})
+
+    def wait(self) -> None:
+        """Returns when everything saved is on the disk.  Raises what the last save has met, and removes what it has left half-written."""
+        try:
+            super().wait()
+        except Exception:
+            remove_half_written(self.directory)
+            raise
 
     def drop_after(self, step: int) -> None:
         """Deletes what a run made after ``step``, from which it goes on."""

@@ -5,9 +5,14 @@ On the device: ``TrainState``.  Beside it, on the host (loop.py): the position i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from score_lab.training.names import leaf_name
 from score_lab.training.parts import Parts
 from score_lab.types import Array, Int, Key, PyTree, leaf, pytree_dataclass
 
@@ -41,10 +46,14 @@ def keys_of(seed: int) -> dict[str, Array]:
     return dict(zip(names, jax.random.split(jax.random.key(seed), len(names)), strict=True))
 
 
-def init_state(parts: Parts, seed: int) -> TrainState:
-    """The state at step 0, from one compiled call; the averages start at the parameters."""
+def init_state(parts: Parts, seed: int, leaves: Mapping[str, ArrayLike] | None = None, shardings: PyTree = None) -> TrainState:
+    """The state at step 0, from one compiled call; the averages start at the parameters.
+
+    ``leaves``: parameters by name, in place of those that are drawn; ``shardings``: where each leaf of the state lies.
+    """
     keys = keys_of(seed)
-    state = jax.jit(lambda init, train: _fresh(parts, init, train))(keys["init"], keys["train"])
+    fresh = jax.jit(lambda init, train, given: _fresh(parts, init, train, given), out_shardings=shardings)
+    state = fresh(keys["init"], keys["train"], dict(leaves or {}))
     return jax.tree.map(jnp.copy, state)  # a buffer that two leaves share could not be donated
 
 
@@ -53,8 +62,9 @@ def abstract_state(parts: Parts) -> TrainState:
     return jax.eval_shape(lambda k: _fresh(parts, k, k), jax.random.key(0))
 
 
-def _fresh(parts: Parts, init: Array, train: Array) -> TrainState:
+def _fresh(parts: Parts, init: Array, train: Array, given: Mapping[str, Array] = MappingProxyType({})) -> TrainState:
     params, objective = parts.init(init)
+    params = jax.tree_util.tree_map_with_path(lambda path, x: jnp.asarray(given.get(leaf_name(path), x), x.dtype), params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=train,

@@ -8,7 +8,7 @@
 ``batch`` has leaves (A, m, ...): A microbatches of the m examples that this device holds of each.  Randomness is keyed by (key of the run,
 step, global index of the example), so that neither A nor the number of devices changes what is drawn: the update is that of the whole
 batch, up to the order of sums.  What an objective carries untrained is averaged over microbatches and devices, leaf by leaf (whole numbers,
-which all of them must agree on, are taken as they are).
+which all of them must agree on, are taken as they are).  With ``nonfinite = "skip"`` an update that is not finite changes the step alone.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ import optax
 
 from score_lab.build import refuse
 from score_lab.objectives.base import Context
+from score_lab.training.groups import hold
+from score_lab.training.levels import binned, levels_of
 from score_lab.training.parts import Parts
 from score_lab.training.profiles import exponent, rate
+from score_lab.training.schedule_free import evaluated
+from score_lab.training.skip import keep_finite, updates_made
 from score_lab.training.state import TrainState
 from score_lab.types import Array, PyTree
 
-__all__ = ["averages", "make_step"]
+__all__ = ["averages", "loss_of", "make_step"]
 
 
-def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Callable:
+def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, whole: Callable | None = None) -> Callable:
     """The update for ``parts``.
 
     Args:
       axis: name of the mapped device axis over which gradients are summed; None for a step that is not mapped.
       unroll: unrolls the loop over microbatches (convolutions on CPU need it).
+      whole: what parameters that are shared out go through before the loss reads them, and their gradient on the way back (mesh.py).
 
-    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate`` and the objective's
-    own.
+    Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate``, the objective's
+    own, ``update_norm`` where it is asked for, ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
     """
-    gradient = _gradient(parts, unroll)
+    gradient, skip = _gradient(parts, unroll, whole), parts.options.nonfinite == "skip"
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         devices = 1 if axis is None else jax.lax.axis_size(axis)
@@ -48,13 +53,18 @@ def make_step(parts: Parts, axis: str | None = None, unroll: bool = False) -> Ca
         if axis is not None:
             grads, metrics = jax.lax.psum((grads, metrics), axis)
             objective = jax.tree.map(lambda x: jax.lax.pmean(x, axis) if _averaged(x) else x, objective)
-        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": parts.schedule(state.step)}
+        made = updates_made(state) if skip else state.step
+        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": parts.schedule(made)}
 
         updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
+        if parts.options.update_norm:
+            metrics["update_norm"] = optax.tree.norm(updates)
         params = optax.apply_updates(state.params, updates)
         options = parts.options
-        ema = averages(state.ema, params, state.step, options.ema, options.ema_warmup, tuple(map(exponent, options.profiles)))
-        return TrainState(step=state.step + 1, key=state.key, params=params, ema=ema, opt_state=opt_state, objective=objective), metrics
+        gammas = tuple(map(exponent, options.profiles))
+        ema = averages(state.ema, evaluated(opt_state, params), state.step, options.ema, options.ema_warmup, gammas)
+        after = TrainState(step=state.step + 1, key=state.key, params=params, ema=ema, opt_state=opt_state, objective=objective)
+        return keep_finite(after, state, metrics) if skip else (after, metrics)
 
     return step
 
@@ -72,19 +82,31 @@ def averages(
     return tuple(one(average, r) for average, r in zip(ema, rates, strict=True))
 
 
-def _gradient(parts: Parts, unroll: bool) -> Callable:
+def loss_of(parts: Parts, params: PyTree, state: TrainState, batch: PyTree) -> tuple[Array, dict[str, Array], PyTree, Context]:
+    """``(loss (batch,), metrics, state of the objective, what it was handed)`` of the examples ``batch`` in the update after ``state``."""
+    params = hold(parts.config["optimizer"], params)
+    ctx = _context(parts, params, state)
+    batch = parts.augmented(ctx.key, batch)
+    loss, metrics, objective = parts.objective.loss(ctx, params["objective"], state.objective, batch)
+    size = batch["index"].shape[0]
+    if loss.shape != (size,):
+        refuse("objective.loss(...)[0].shape", loss.shape, f"({size},): one number per example of the batch")
+    return loss, metrics, objective, ctx
+
+
+def _gradient(parts: Parts, unroll: bool, whole: Callable | None) -> Callable:
     """``(state, batch, devices) -> (grads, metrics, objective state)``: this device's share of the mean over the global batch."""
 
-    def loss_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
-        ctx = _context(parts, params, state)
-        loss, metrics, objective = parts.objective.loss(ctx, params["objective"], state.objective, micro)
-        size = micro["index"].shape[0]
-        if loss.shape != (size,):
-            refuse("objective.loss(...)[0].shape", loss.shape, f"({size},): one number per example of the batch")
-        metrics = metrics | {"loss": loss}
-        return jnp.sum(loss) / parts.batch_size, ({k: jnp.mean(v) / shares for k, v in metrics.items()}, objective)
+    def share_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
+        params = params if whole is None else whole(params)
+        loss, metrics, objective, ctx = loss_of(parts, params, state, micro)
+        metrics = {k: jnp.mean(v) / shares for k, v in (metrics | {"loss": loss}).items()}
+        levels = levels_of(parts.objective, ctx, micro["index"]) if parts.options.loss_edges else None
+        if levels is not None:
+            metrics |= binned(jax.lax.stop_gradient(loss), jax.lax.stop_gradient(levels), parts.options.loss_edges)
+        return jnp.sum(loss) / parts.batch_size, (metrics, objective)
 
-    grad_of = jax.grad(loss_of, has_aux=True)
+    grad_of = jax.grad(share_of, has_aux=True)
 
     def gradient(state: TrainState, batch: PyTree, devices: int) -> tuple[PyTree, dict[str, Array], PyTree]:
         count = batch["index"].shape[0]

@@ -22,15 +22,17 @@ from score_lab.training.record import read_workdir
 
 __all__ = ["check_workdir", "record_of"]
 
-HARMLESS = ("config.training.log_every", "config.training.keep", "config.training.prefetch")
-OTHERS = ("config.sampling", "config.preview")
+FREE = ("log_every", "keep", "prefetch", "devices", "nonfinite", "spike_", "disk_full", "mfu", "profile", "update_norm")
+HARMLESS = tuple(f"config.training.{name}" for name in FREE)
+OTHERS = ("config.sampling", "config.preview", "config.parallel")
 """What may differ between the runs that make one workdir: it decides nothing of what is trained."""
 
 
 def record_of(parts: Parts, versions: Mapping[str, str]) -> dict[str, Any]:
-    """What ``config.json`` holds."""
+    """What ``config.json`` holds; ``init_from`` of a run that started from another workdir (finetune.py)."""
     data = {"shape": list(parts.spec.shape), "num_classes": parts.spec.num_classes, "fingerprint": parts.spec.fingerprint}
-    return {"config": parts.config, "data": data, "sigma_data": parts.sigma_data, "versions": dict(versions)}
+    record = {"config": parts.config, "data": data, "sigma_data": parts.sigma_data, "versions": dict(versions)}
+    return record if parts.origin is None else record | {"init_from": dict(parts.origin)}
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

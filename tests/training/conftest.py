@@ -17,7 +17,7 @@ CONFIG = {
     "optimizer": {"name": "adam", "learning_rate": 1e-2, "schedule": "cosine", "warmup": 5, "clip": 1.0},
     "training": {
         "steps": 20, "accumulate": 2, "ema": (0.9, 0.99), "log_every": 10, "eval_every": 10, "checkpoint_every": 10,
-        "eval_levels": 2, "keep": 2,
+        "eval_levels": 2, "keep": 2, "update_norm": True,
     },
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from score_lab.build import ConfigError
 from score_lab.data import batches
 from score_lab.paths.base import normals
-from score_lab.training import NonFiniteLoss, load, train
+from score_lab.training import NonFiniteLoss, PipelineFailed, load, train
 from score_lab.training.feed import Feed, open_source
 from score_lab.training.metrics import mean_of, progress_line, read_metrics
 from score_lab.training.parallel import layout_of
@@ -23,7 +23,7 @@ def test_metrics_are_lines_and_events(trained):
     lines = read_metrics(workdir)
     assert [line["step"] for line in lines] == [10, 20]
     for line in lines:
-        assert {"loss", "grad_norm", "learning_rate", "eps_loss", "eval/loss", "eval/loss at -8.0", "eval/loss at +8.0"} <= set(line)
+        assert {"loss", "grad_norm", "update_norm", "learning_rate", "eps_loss", "eval/loss", "eval/loss at -8.0"} <= set(line)
         np.testing.assert_allclose(line["eval/loss"], 0.5 * (line["eval/loss at -8.0"] + line["eval/loss at +8.0"]))
     assert run.metrics["loss"] == lines[-1]["loss"] and run.step == 20 and run.stopped is None
     events = b"".join(file.read_bytes() for file in (workdir / "events").iterdir())
@@ -114,7 +114,8 @@ def test_the_feed_hands_over_what_was_read_and_where_it_was(config):
     def broken(key, x0):
         raise OSError("disk")
 
-    with Feed(batches(source, "train", 16), layout, [1], 0, broken, key, ahead=1) as feed, pytest.raises(OSError, match="disk"):
+    said = "^the data pipeline failed before step 4: OSError: disk; the same command goes on"
+    with Feed(batches(source, "train", 16), layout, [1], 3, broken, key, ahead=1) as feed, pytest.raises(PipelineFailed, match=said):
         list(feed)
     with Feed(batches(source, "train", 16), layout, [1] * 50, 0, None, key, ahead=1) as feed:
         next(iter(feed))

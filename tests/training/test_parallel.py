@@ -8,7 +8,7 @@ import pytest
 
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
-from score_lab.training.parallel import Layout, in_flight, layout_of, make_dispatch, steps_per_dispatch
+from score_lab.training.parallel import Layout, in_flight, layout_of, steps_per_dispatch
 from score_lab.training.parts import build_parts
 from score_lab.training.state import abstract_state
 
@@ -85,10 +85,11 @@ def test_convolutions_are_in_no_loop_on_cpu(config, several):
     assert count == (1 if several == "auto" else 3)
     row = {"x0": np.zeros((16, 4, 4, 1), np.float32), "index": np.arange(16, dtype=np.int32)}
     batches = layout_of(16, 2).place([row] * count)
-    total, inside = convolutions(jax.make_jaxpr(make_dispatch(parts))(abstract_state(parts), batches).jaxpr)
+    total, inside = convolutions(jax.make_jaxpr(layout_of(16, 2).dispatch(parts))(abstract_state(parts), batches).jaxpr)
     assert total > 0 and inside == 0
     without = dataclasses.replace(parts, network=_Plain(parts.network))
-    assert convolutions(jax.make_jaxpr(make_dispatch(without))(abstract_state(parts), batches).jaxpr)[1] > 0  # the walk would see them
+    program = jax.make_jaxpr(layout_of(16, 2).dispatch(without))(abstract_state(parts), batches)
+    assert convolutions(program.jaxpr)[1] > 0  # the walk would see them
 
 
 @dataclasses.dataclass(frozen=True)

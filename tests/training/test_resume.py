@@ -99,8 +99,11 @@ def test_sigkill_of_the_launcher(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
-    """Two processes of two devices each write the run that one process of four writes, and go on from each other's checkpoints."""
+@pytest.mark.parametrize("mesh", [(), ("fsdp=1",), ("fsdp=2", "min_size=8"), ("fsdp=4", "min_size=8")], ids=" ".join)
+def test_two_processes_are_one(tmp_path, mesh):
+    """Two processes of two devices each write the run that one process of four writes, by pmap or on a mesh (of four: parameters shared
+    out across the processes); they go on from their own checkpoints to the bit, and one process goes on from theirs by pmap.
+    """
     command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.network.width=16"]
     command += ["--config.data.batch_size=64", "--config.optimizer.warmup=5"]
     command += [f"--config.training.{word}" for word in ("steps=60", "log_every=20", "checkpoint_every=20", "keep=9")]
@@ -114,7 +117,8 @@ def test_two_processes_are_one(tmp_path):
         return subprocess.Popen([*command, f"--workdir={workdir}", *words], env=environment, stdout=subprocess.DEVNULL)
 
     def together(workdir):
-        processes = [start(workdir, 2, f"--distributed=localhost:{port},2,{index}") for index in range(2)]
+        words = [f"--config.parallel.{word}" for word in mesh]
+        processes = [start(workdir, 2, f"--distributed=localhost:{port},2,{index}", *words) for index in range(2)]
         try:
             assert [process.wait(300) for process in processes] == [0, 0]
         finally:
@@ -129,5 +133,49 @@ def test_two_processes_are_one(tmp_path):
         shutil.rmtree(two / "checkpoints" / str(step))
     together(two)
     assert bits(load(two).denoiser.params) == whole
+    shutil.rmtree(two / "checkpoints" / "60")
+    assert start(two, 4).wait(300) == 0
+    for x, y in zip(*(jax.tree.leaves(load(workdir).denoiser.params) for workdir in (one, two)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
     for a, b in zip(lines(one), lines(two), strict=True):
         np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(), ("fsdp=4", "min_size=8")], ids=" ".join)
+def test_when_one_of_two_processes_is_killed_the_other_ends_and_both_go_on(tmp_path, mesh):
+    """kill -9 of either: the other ends within the heartbeat, in one line of ours or in JAX's words, with no traceback; what the same
+    commands then make is to the bit what they would have made.
+    """
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.network.width=16"]
+    command += ["--config.data.batch_size=64", "--config.optimizer.warmup=5", *(f"--config.parallel.{word}" for word in mesh)]
+    command += [f"--config.training.{word}" for word in ("steps=600", "log_every=20", "checkpoint_every=20", "eval_every=0")]
+    environment = network_guard.environment(XLA_FLAGS="--xla_force_host_platform_device_count=2", no_proxy="localhost,127.0.0.1")
+
+    def start(workdir):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        words = [[*command, f"--workdir={workdir}", f"--distributed=localhost:{port},2,{index}"] for index in range(2)]
+        return [subprocess.Popen(w, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for w in words]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert [p.wait(300) for p in start(whole)] == [0, 0]
+    for victim, step in ((1, 100), (0, 300)):
+        processes = start(broken)
+        try:
+            deadline = time.time() + 200
+            while not any(int(s.name) >= step for s in (broken / "checkpoints").glob("*") if s.name.isdigit()) and time.time() < deadline:
+                assert all(p.poll() is None for p in processes)
+                time.sleep(0.02)
+            processes[victim].kill()
+            other = processes[1 - victim]
+            said = other.communicate(timeout=90)[1]
+            assert other.returncode != 0 and "Traceback" not in said, said
+            assert "a process of this run has gone" in said or "another task died" in said or "coordinator" in said.lower(), said
+        finally:
+            for process in processes:
+                process.kill()
+    assert [p.wait(300) for p in start(broken)] == [0, 0]
+    assert bits(load(broken, ema=None).denoiser.params) == bits(load(whole, ema=None).denoiser.params)
+    assert lines(broken) == lines(whole)

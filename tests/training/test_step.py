@@ -10,7 +10,7 @@ import pytest
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
 from score_lab.objectives import Context
-from score_lab.training.parallel import layout_of, make_dispatch
+from score_lab.training.parallel import layout_of
 from score_lab.training.parts import build_parts
 from score_lab.training.state import init_state
 from score_lab.training.step import averages, make_step
@@ -74,11 +74,11 @@ def test_one_device_is_four(config, batch):
     rounding.
     """
     parts = build_parts(config(), SPEC, 0.7)
-    dispatch = make_dispatch(parts)
     ends = []
     for devices, accumulate in ((1, 1), (4, 2)):
         layout = layout_of(16, accumulate, devices)
-        state, metrics = dispatch(jax.device_put(nonzero(init_state(parts, 0)), layout.replicated), layout.place([batch, batch]))
+        state = jax.device_put(nonzero(init_state(parts, 0)), layout.replicated)
+        state, metrics = layout.dispatch(parts)(state, layout.place([batch, batch]))
         assert len(state.params["network"]["inward"]["bias"].devices()) == devices
         ends.append(jax.device_get((state.params, state.ema, metrics)))
     close(*ends, rtol=2e-4, atol=2e-6)
@@ -124,7 +124,7 @@ def test_what_an_objective_brings_is_trained_carried_and_reported(config, batch)
     """On four devices and two microbatches: its gradient, its state and its metrics are those of the whole batch."""
     parts = dataclasses.replace(build_parts(sgd(config), SPEC, 0.7), objective=Counting())
     layout = layout_of(16, 2)
-    state, metrics = make_dispatch(parts)(jax.device_put(init_state(parts, 0), layout.replicated), layout.place([batch]))
+    state, metrics = layout.dispatch(parts)(jax.device_put(init_state(parts, 0), layout.replicated), layout.place([batch]))
     mean = float(np.mean(batch["x0"][:, 0]))
     np.testing.assert_allclose(state.params["objective"]["scale"], 1.0 - mean, rtol=1e-5)
     np.testing.assert_allclose(state.objective["mean"], 0.5 * mean, rtol=1e-5)

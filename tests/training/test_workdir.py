@@ -11,10 +11,11 @@ import pytest
 
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
-from score_lab.training import load, loop, train
+from score_lab.training import load, train
 from score_lab.training.checkpoint import BEST, Checkpoints
 from score_lab.training.metrics import read_metrics
 from score_lab.training.options import plain
+from score_lab.training.parallel import Layout
 from score_lab.training.parts import build_parts
 from score_lab.training.prepare import prepare
 
@@ -192,8 +193,8 @@ def test_what_may_differ(config, trained, tmp_path):
 )
 def test_refused_before_anything_is_made(config, tmp_path, changes, message, monkeypatch):
     """One line; no workdir; nothing compiled."""
-    monkeypatch.setattr(loop, "init_state", None)
-    monkeypatch.setattr(loop, "make_dispatch", None)
+    monkeypatch.setattr(Layout, "fresh", None)
+    monkeypatch.setattr(Layout, "dispatch", None)
     with pytest.raises(ConfigError, match=message) as caught:
         train(config(**changes), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()

@@ -1,0 +1,54 @@
+"""A data pipeline that raises or loses a process ends the run in one line, and does not keep it waiting."""
+
+import os
+import time
+
+import pytest
+
+from score_lab.training import PipelineFailed, load, train
+from score_lab.training import feed as feeds
+
+
+def dying(config, how, **pipeline):
+    data = {"target": "training.poisoned:Dying", "num_train": 160, "num_test": 40, "batch_size": 16, "how": how, "parent": os.getpid()}
+    return config(data=data | pipeline, denoiser={"sigma_data": 0.7}, training__eval_every=0, training__checkpoint_every=1)
+
+
+def test_a_record_that_cannot_be_read(config, tmp_path):
+    """The line says what, before which step; what was done until then is saved where a checkpoint was due."""
+    said = r"^the data pipeline failed before step \d+: ValueError: record 5 cannot be decoded"
+    with pytest.raises(PipelineFailed, match=said) as caught:
+        train(dying(config, "raise"), tmp_path)
+    step = int(str(caught.value).split("step ")[1].split(":")[0])
+    assert 1 <= step <= 10 and "the same command goes on from the newest checkpoint" in str(caught.value)
+    if step > 1:
+        assert load(tmp_path).step == step - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "exit"])
+def test_a_worker_that_dies(config, tmp_path, monkeypatch, how):
+    """By a signal, of which Grain tells, and with status 0, of which it does not: then the run notices by itself."""
+    monkeypatch.setattr(feeds, "GRACE", 3.0)
+    begun = time.monotonic()
+    with pytest.raises(PipelineFailed, match=r"^the data pipeline failed before step \d+: "):
+        train(dying(config, how, num_workers=1, prefetch=1), tmp_path)
+    assert time.monotonic() - begun < 300
+
+
+def test_a_process_that_is_gone_is_noticed(monkeypatch):
+    """Without one: the processes that are seen, and a queue in which nothing comes."""
+    import queue
+
+    feed = object.__new__(feeds.Feed)
+    feed._queue, feed._workers = queue.Queue(), set()
+    seen = iter([{7, 8}] + [{8}] * 100)
+    monkeypatch.setattr(feeds, "_workers", lambda: next(seen))
+    monkeypatch.setattr(feeds, "LOOK", 0.01)
+    monkeypatch.setattr(feeds, "GRACE", 0.05)
+    with pytest.raises(PipelineFailed, match="^the data pipeline failed before step 13: its process 7 is gone"):
+        feed._next(12)
+    monkeypatch.setattr(feeds, "_workers", lambda: {8})
+    feed._workers, feed._queue = {8}, queue.Queue()
+    feed._queue.put("a batch")
+    assert feed._next(12) == "a batch"
