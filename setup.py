@@ -27,10 +27,13 @@ EXTRAS = {
     "cuda12": ["jax[cuda12]>=0.10"],
     "cuda13": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
-    "dev": ["pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.14", "import-linter>=2.11", "beartype>=0.22", "hypothesis>=6.140"],
+    "dev": [
+        "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.14", "import-linter>=2.11", "beartype>=0.22", "hypothesis>=6.140", "submitit>=1.5",
+    ],  # fmt: skip
     # What the benchmarks run beside ours; flow_matching made fixtures.  k-diffusion comes with `pip install --no-deps k-diffusion`: one
     # of its requirements asks for numpy < 2, and its samplers need nothing that is not listed here.
     "peers": ["torch>=2.13", "diffusers>=0.42.1", "azula>=0.11.1", "torchdiffeq>=0.2.5", "torchsde>=0.2.6", "flow_matching>=1.0.10"],
+    "sweep": ["submitit>=1.5"],
     "zarr": ["zarr>=3"],
 }
 

@@ -48,7 +48,7 @@ def test_every_requirement_is_imported_somewhere():
 
 
 def test_every_import_is_declared():
-    declared = set(requirements()) | set(requirements("peers")) | set(requirements("zarr")) | {"jaxlib"}
+    declared = set(requirements()).union({"jaxlib"}, *(requirements(extra) for extra in ("peers", "sweep", "zarr")))
     assert not {root: names for root, names in providers().items() if not names & declared}
 
 
