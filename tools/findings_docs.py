@@ -7,8 +7,8 @@
 
 findings: between ``<!-- NAME -->`` and ``<!-- end NAME -->`` of docs/findings.md a row for every sampler, N and measure, from table.csv
 (values) and outcomes.csv (words); docs/findings.png from the shares of outcomes.csv.  corrections: the corrections.md of each folder, one
-after the other, under the headings of SECTIONS; one that no folder is given for stays as it is there.  What one could not make and another
-did is said to be there.  No number is made here.
+after the other, under the headings of SECTIONS; one that no folder is given for stays as it is there, or is its command alone.  What one
+could not make and another did is said to be there.  No number is made here.
 """
 
 import json
@@ -212,11 +212,11 @@ def pointed(text: str, made: dict[str, list[str]], here: str) -> str:
     return REFUSED.sub(word, text)
 
 
-def sections(page: str) -> dict[str, str]:
-    """What docs/corrections.md says under each heading of SECTIONS."""
-    parts = re.split(r"^## (.*)$", page, flags=re.MULTILINE)
-    by_title = dict(zip(parts[1::2], parts[2::2], strict=True))
-    return {name: by_title[title] for name, (title, _, _) in SECTIONS.items()}
+def sections(page: Path) -> dict[str, str]:
+    """What ``page`` says under each heading of SECTIONS; the command, and that it was not run, where it does not have that yet."""
+    parts = re.split(r"^## (.*)$", page.read_text(), flags=re.MULTILINE) if page.exists() else []
+    there = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {name: there.get(title, f"{words} Not run yet.\n\n```bash\n{lines}\n```") for name, (title, words, lines) in SECTIONS.items()}
 
 
 def main() -> None:
@@ -225,7 +225,7 @@ def main() -> None:
     folders = {name: Path(folder) for name, _, folder in (word.partition("=") for word in words)}
     docs = ROOT / "docs"
     if what == "corrections" and folders and set(folders) <= set(SECTIONS):
-        before = sections((docs / "corrections.md").read_text())
+        before = sections(docs / "corrections.md")
         texts = {name: (folders[name] / "corrections.md").read_text() if name in folders else before[name] for name in SECTIONS}
         parts, made = [HEAD.replace("{unmade}", unmade(texts))], places(texts)
         for name, (title, words, lines) in SECTIONS.items():

@@ -59,7 +59,7 @@ def short(config, **changes):
     return config(training__eval_every=0, training__checkpoint_every=5, **{f"training__{k}": v for k, v in changes.items()})
 
 
-@pytest.mark.parametrize("what", ["seal", "write"])
+@pytest.mark.parametrize("what", [pytest.param("seal", marks=pytest.mark.slow), "write"])
 def test_it_stops_in_one_line_and_keeps_what_was_saved(config, no_space_for, tmp_path, what):
     """Half-written files are removed, the run before is whole, and with space the same command ends where it would have."""
     no_space_for(what, 10)

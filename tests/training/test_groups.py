@@ -72,6 +72,7 @@ def test_without_groups_the_state_is_that_of_before():
             assert names == [f"{first}.count", *(f"{first}.{moment}.{leaf}" for moment in ("mu", "nu") for leaf in leaves)]
 
 
+@pytest.mark.slow
 def test_a_frozen_run_goes_on_and_its_frozen_leaves_are_those_of_the_start(config, tmp_path):
     """10 steps and then 20 are 20, on four devices; the gradient's norm is of what is trained; averages of frozen leaves stay too."""
     settings = {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "freeze": ["network.inward.*"]}

@@ -48,6 +48,7 @@ def test_the_updates_are_those_of_pmap(config, trained, tmp_path, parallel):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_of_a_mesh_is_one_device_of_pmap_to_the_bit(config, tmp_path):
     """Nothing is summed between devices there."""
     runs = [

@@ -125,6 +125,7 @@ def test_replay_names_the_record(config, skipped):
         replay(workdir, 21)
 
 
+@pytest.mark.slow
 def test_replay_of_a_finite_update_is_the_update(trained):
     """Its loss and its gradient norm are those that the line of that run averaged, and there is nothing to find."""
     workdir, _ = trained

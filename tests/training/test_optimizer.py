@@ -160,6 +160,7 @@ def test_schedule_free_is_evaluated_at_its_average(config, batch, name, more):
         jax.tree.map(np.testing.assert_array_equal, first["inward"], init_state(parts, 0).params["network"]["inward"])
 
 
+@pytest.mark.slow
 def test_a_schedule_free_run_loads_its_average(config, tmp_path):
     """Through train and load, stopped and resumed: ``load`` gives Optax's eval params of the state, and the held-out loss is of these."""
     settings = {"name": "schedule_free_adamw", "learning_rate": 1e-2, "clip": 1.0}

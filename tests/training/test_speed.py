@@ -123,6 +123,7 @@ def test_a_trace_under_way_ends_with_the_run(monkeypatch, tmp_path):
     assert ended == [True]
 
 
+@pytest.mark.slow
 def test_options_are_checked_and_may_differ_between_runs_of_a_workdir(tmp_path, config):
     with pytest.raises(ConfigError, match="profile: -1 is refused"):
         TrainingOptions(steps=1, profile=-1).check()

@@ -122,6 +122,7 @@ def test_spikes_are_those_of_the_definition():
     assert pieces == whole and Spikes(20, 0.0).found(steps) == {}
 
 
+@pytest.mark.slow
 def test_a_spike_is_a_line_and_a_count(config, tmp_path, monkeypatch, capsys):
     """Of the step whose data are fifty times as large."""
     from score_lab.training import feed, train
