@@ -73,10 +73,10 @@ def main() -> int:
     if twice:
         refuse("--grid", values.grid, f"fields that the command line does not set: {twice[0]}")
     cells = cells_of(grid, shared, output)
-    executor = executor_of(values, output / "jobs")
     if output.exists() and not output.is_dir():
         refuse("--output", str(output), "a directory, or a name that is free: this is a file")
     steps = checked(cells)
+    executor = executor_of(values, output / "jobs")
     with Lock(output):
         sweep = Sweep(values, executor, cells, steps, output)
         try:
@@ -110,10 +110,15 @@ def _shared(words: Sequence[str]) -> list[str]:
 
 def executor_of(values: flags.FlagValues, folder: Path) -> Any:
     """submitit's executor of the cluster; ConfigError where submitit is not installed, or Slurm is not there."""
+    before = os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"  # it would configure the logging of this process, and close the handlers that are there
     try:
         import submitit
     except ImportError:
         refuse("--cluster", values.cluster, "submitit, which is not installed: pip install 'score-lab[sweep]'")
+    finally:
+        os.environ.pop("SUBMITIT_LOG_LEVEL")
+        os.environ.update({} if before is None else {"SUBMITIT_LOG_LEVEL": before})
     if values.cluster == "debug":
         return submitit.DebugExecutor(folder)
     if values.cluster == "local":

@@ -18,6 +18,7 @@ import pytest
 from experiments import launcher, sweep
 from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
 from score_lab.training.lock import Lock
+from score_lab.training.seals import seal
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY = ["--config=configs/toy.py:moons", *"""--config.data.num_train=100 --config.data.num_test=40 --config.data.batch_size=16
@@ -35,7 +36,11 @@ def said(monkeypatch, capsys, *words):
 
 def finish(workdir, steps=20, at=None):
     """The files of a run that has come to ``at`` of ``steps``."""
-    (workdir / "checkpoints" / str(at or steps)).mkdir(parents=True)
+    checkpoint = workdir / "checkpoints" / str(at or steps)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "arrays").write_text("1234")
+    (workdir / "seals").mkdir()
+    seal(checkpoint, workdir / "seals" / f"{checkpoint.name}.json")
     record = {"config": {"training": {"steps": steps}}, "data": {}, "sigma_data": 1.0, "versions": {}}
     (workdir / "config.json").write_text(json.dumps(record))
     lines = [{"step": 10, "loss": 0.5, "eval/loss": 0.25}, {"step": 20, "loss": 0.125, "eval/loss": 0.75}]
