@@ -1,12 +1,17 @@
 """A run that kills itself with SIGKILL at a point that is named:  python -m training.killed WORKDIR CONFIG.json POINT NUMBER
 
-    commit N    before Orbax gives the N-th checkpoint of this process its name        item N   before it gives that checkpoint's arrays theirs
-    files N     as soon as the N-th checkpoint has a file with something in it         seal N   after its name, before its seal is begun
-    sealed N    its seal is written, and has no name yet                               first 0  in the first step after a restore
-    start S     S seconds after ``train`` was called: libraries, restore, compilation  loop S   S seconds after its second dispatch
-    none 0      never
+    commit N   before Orbax gives the N-th checkpoint of this process its name
+    item N     before it gives that checkpoint's arrays theirs
+    files N    as soon as the N-th checkpoint has a file with something in it
+    seal N     the N-th checkpoint has its name, and its seal is not begun
+    sealed N   its seal is written, and has no name yet
+    first 0    in the first step after a restore
+    start S    S seconds after the libraries were there: in the restore, the compilation, a step or a save
+    loop S     S seconds after the second dispatch
+    none 0     never
 
-A time is cut short after MOST dispatches, so that no run ends before it is killed on a fast machine.  What is wrapped is what the run itself calls: ``os.rename``, ``os.replace``, ``seals.seal`` and ``Layout.dispatch``.
+A time is cut short after MOST dispatches, so that no run ends before it is killed on a fast machine.  What is wrapped is what the run
+itself calls: ``os.rename``, ``os.replace``, ``seals.seal`` and ``Layout.dispatch``.
 """
 
 import json
@@ -20,7 +25,7 @@ from pathlib import Path
 from score_lab.training import checkpoint, train
 from score_lab.training.parallel import Layout
 
-MOST = 10
+MOST = 4
 RENAMES = {"commit": str.isdigit, "item": "state".__eq__}
 
 

@@ -37,7 +37,7 @@ def run(workdir, config, cache, point="none", number=0):
     file = workdir.with_suffix(".json")
     file.write_text(json.dumps(plain(config)))
     command = [sys.executable, "-m", "training.killed", str(workdir), str(file), point, str(number)]
-    done = subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(cache), capture_output=True, text=True, timeout=900)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -100,11 +100,23 @@ TIMED = [("start", 4.0)] * 4 + [("loop", 0.2)] * 4
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("point", ["item", "files", "seal", "sealed"])
+def test_killed_within_and_after_a_commit(trained, config, tmp_path, point):
+    """Each of the other points alone, at the first checkpoint of the run; what has no seal gets it when the run goes on."""
+    broken = tmp_path / "broken"
+    assert run(broken, config(), jax.config.jax_compilation_cache_dir, point, 1)[0] == -signal.SIGKILL
+    assert (broken / "checkpoints" / "10").exists() == (point in ("seal", "sealed"))
+    assert not (broken / "seals" / "10.json").exists()
+    train(config(), broken)
+    same(broken, trained[0], config())
+
+
+@pytest.mark.slow
 def test_killed_twenty_times(config, tmp_path):
-    """One run of 120 dispatches with dropout, labels dropped, two averages, a profile with snapshots, two microbatches, and an objective
+    """One run of 40 dispatches with dropout, labels dropped, two averages, a profile with snapshots, two microbatches, and an objective
     with a parameter and a state of its own; twelve kills at injected points and eight at random moments, in an order drawn once.
     """
-    long = config(training__steps=1200, training__checkpoint_every=10, training__log_every=20, training__eval_every=50)
+    long = config(training__steps=400, training__checkpoint_every=10, training__log_every=20, training__eval_every=50)
     long["training"] |= {"profiles": [0.1], "snapshot_every": 50}
     long["objective"]["target"] = "training.remembering:Remembering"
     rng = random.Random(0)
@@ -119,7 +131,7 @@ def test_killed_twenty_times(config, tmp_path):
         status, said = run(broken, long, cache, point, number)
         reached.append((point, number, max((int(e.name) for e in (broken / "checkpoints").glob("*") if e.name.isdigit()), default=0)))
         assert status == -signal.SIGKILL, (reached, said)
-    assert len(reached) == 20 and reached[0][2] == 0 < reached[-1][2] < 1200, reached
+    assert len(reached) == 20 and reached[0][2] == 0 < reached[-1][2] < 400, reached
     assert run(broken, long, cache)[0] == 0
     same(broken, whole, long)
 
@@ -128,7 +140,7 @@ def test_killed_twenty_times(config, tmp_path):
 def test_sigterm_at_a_random_moment(tmp_path):
     """Exit status 143, a checkpoint of the very step that it was in, and the same bits when it goes on."""
     command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.data.batch_size=64"]
-    command += [f"--config.training.{word}" for word in ("steps=4000", "accumulate=2", "checkpoint_every=200")]
+    command += [f"--config.training.{word}" for word in ("steps=2000", "accumulate=2", "checkpoint_every=200")]
     command += [f"--config.network.{word}" for word in ("width=16", "dropout=0.1")]
 
     def start(workdir):
@@ -145,7 +157,7 @@ def test_sigterm_at_a_random_moment(tmp_path):
     process.terminate()
     said = process.communicate(timeout=300)[0]
     step = int(re.search(r"stopped by SIGTERM at step (\d+), which is saved: the same command goes on from there", said)[1])
-    assert process.returncode == 128 + signal.SIGTERM == 143 and 400 <= step < 4000
+    assert process.returncode == 128 + signal.SIGTERM == 143 and 400 <= step < 2000
     with Checkpoints(broken) as checkpoints:
         assert checkpoints.steps[-1] == step and checkpoints.damage(step) is None and (broken / "seals" / f"{step}.json").exists()
     process = start(broken)
