@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments.overrides import PARTS, named
+from experiments.overrides import NESTED, PARTS, named
 from score_lab.build import ConfigError, build, find, makes, nearest, refuse
 from score_lab.samplers.chunks import bytes_of
 from score_lab.samplers.loop import check_run
@@ -73,6 +73,8 @@ def section_of(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in section.items():
         if name not in known:
             refuse(f"config.sampling.{name}", value, f"{', '.join(known)}{nearest(name, known)}")
+        if name in PARTS and isinstance(value, (bool, int, float) if name == "guidance" else (bool, int, float, list, tuple)):
+            refuse(f"config.sampling.{name}", value, "a section {'target': NAME, **fields}, or NAME alone")
     return section | {part: named(section[part], f"config.sampling.{part}") for part in PARTS if isinstance(section.get(part), str)}
 
 
@@ -105,7 +107,15 @@ def _built(part: str, spec: Mapping[str, Any], **context: Any) -> Any:
     """``build`` of one part; ConfigError for the name of one of another kind, with the flag of that kind."""
     room, needs = KINDS[part]
     _check_kind(part, spec.get("target") if isinstance(spec, Mapping) else None)
+    for name in NESTED:
+        if isinstance(spec, Mapping) and name in spec and _no_part(spec[name]):
+            refuse(f"sampling.{part}.{name}", spec[name], "a section {'target': NAME, **fields}")
     return build(spec, room, f"sampling.{part}", needs=needs, **context)
+
+
+def _no_part(value: Any) -> bool:
+    """Whether ``value`` is neither the specification of a part nor an object that may be one."""
+    return value is None or isinstance(value, (bool, int, float, str, list, tuple)) or isinstance(value, Mapping) and "target" not in value
 
 
 def _check_kind(part: str, name: Any) -> None:

@@ -74,8 +74,8 @@ class DiT(FlaxNetwork):
             refuse("width", self.width, "multiples of 4 (the position embedding has two sines and two cosines per frequency)")
         if self.width % self.heads:
             refuse("heads", self.heads, f"a divisor of width {self.width}: {divisors(self.width)}")
-        if self.mlp_ratio * self.width < 1:
-            refuse("mlp_ratio", self.mlp_ratio, f"a positive number of at least 1 / width = {1 / self.width:.3g}")
+        if not 1 <= self.mlp_ratio * self.width < float("inf"):
+            refuse("mlp_ratio", self.mlp_ratio, f"a finite number of at least 1 / width = {1 / self.width:.3g}")
         check_attention(self)
         check_shared(self)
 

@@ -123,6 +123,11 @@ class Checkpoints(Arrays):
         readable = _figures_can_be_read(directory)
         return damage(directory, self._seals / f"{step}.json") or (None if readable else "its held-out loss cannot be read")
 
+    def seal_again(self, step: int) -> None:
+        """Seals ``step``, which was just read, where the run was killed before it could: else the best checkpoint may stay without."""
+        if jax.process_index() == 0 and not (self._seals / f"{step}.json").exists():
+            seal(self.directory / str(step), self._seals / f"{step}.json")
+
     def put_aside(self, steps: Iterable[int]) -> None:
         """Renames the checkpoints of ``steps`` to ``STEP.damaged``, so that a run may write these steps again."""
         several = jax.process_count() > 1

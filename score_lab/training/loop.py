@@ -181,9 +181,10 @@ def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
         state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
         return state, {"step": 0, "position": None, "pending": []}
     like = plan.layout.like(abstract_state(plan.parts))
-    _, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
+    newest, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
     if damaged:
         checkpoints.put_aside(damaged)
+    checkpoints.seal_again(newest)
     if plan.lead:
         for step, why in damaged.items():
             say(f"{plan.workdir}: checkpoint {step} is damaged ({why}): passed over, and kept as checkpoints/{step}.damaged")

@@ -26,6 +26,8 @@ NEEDED = ("data", "path", "target", "network", "objective", "optimizer", "traini
 KNOWN = (*NEEDED, "seed", "denoiser", "coupling", "augment", "parallel", "init_from", "sampling", "preview")
 PIPELINE = ("batch_size", "shuffle", "num_threads", "num_workers", "prefetch")
 """The keys of ``config.data`` that belong to the pipeline; the others are fields of the source."""
+PARTS = ("path", "target", "network", "objective", "coupling", "augment")
+"""The sections that ``build`` makes a part of, which may be one word."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,13 +189,18 @@ def plain(config: Any, field: str = "config") -> Any:
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a section that nobody reads, or one that is needed and missing."""
+    """Raises ConfigError for a section that nobody reads, one that is needed and missing, and a value that is no section."""
     for name, value in config.items():
         if name not in KNOWN:
             refuse(f"config.{name}", value, f"the sections {', '.join(KNOWN)}{nearest(name, KNOWN)}")
     for name in NEEDED:
         if config.get(name) is None:
             refuse(f"config.{name}", None, f"a section: a run needs {', '.join(NEEDED)}")
+    for name, value in config.items():
+        if name in PARTS and (isinstance(value, (bool, int, float, list, tuple)) or value == ""):
+            refuse(f"config.{name}", value, "a section {'target': NAME, **fields}, or NAME alone")
+        if name not in (*PARTS, "seed") and not (value is None or isinstance(value, Mapping)):
+            refuse(f"config.{name}", value, "a section {field: value, ...}")
 
 
 def options_of(config: Mapping[str, Any]) -> tuple[TrainingOptions, DenoiserOptions]:
@@ -211,12 +218,19 @@ def _options(cls: type, config: Mapping[str, Any], name: str) -> Any:
 
 
 def data_options(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``config.data`` as (the spec of the source, what the pipeline is told); ConfigError for a batch size that is none."""
+    """``config.data`` as (the spec of the source, what the pipeline is told); ConfigError for what the pipeline cannot be told."""
     spec = dict(config["data"])
     pipeline = {name: spec.pop(name) for name in PIPELINE if name in spec}
     size = pipeline.get("batch_size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         refuse("config.data.batch_size", size, "an int of at least 1: the examples of one update, over all devices and processes")
+    if not isinstance(pipeline.get("shuffle"), bool | None):
+        refuse("config.data.shuffle", pipeline["shuffle"], "True, False, or None for True in training")
+    for name, least, none in (("num_threads", 0, True), ("num_workers", 0, False), ("prefetch", 1, False)):
+        value = pipeline.get(name, least)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not whole and not (value is None and none):
+            refuse(f"config.data.{name}", value, f"an int of at least {least}{', or None for what suits the data' if none else ''}")
     return spec, pipeline
 
 

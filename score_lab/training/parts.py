@@ -112,7 +112,8 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
     objective = build(config["objective"], "score_lab.objectives", "config.objective", needs=("init", "loss"))
     augment = _augment(config, spec)
     network = _network(config, spec, objective, augment)
-    coupling = build(config["coupling"], "score_lab.objectives", "config.coupling", needs=("__call__",)) if config.get("coupling") else None
+    coupled = config.get("coupling") is not None
+    coupling = build(config["coupling"], "score_lab.objectives", "config.coupling", needs=("__call__",)) if coupled else None
     optimizer, schedule = make_optimizer(config["optimizer"], options.steps)
     parts = Parts(
         config=config,
@@ -155,7 +156,7 @@ def _augment(config: Mapping[str, Any], spec: DataSpec) -> Any:
         return None
     augment = build(config["augment"], "score_lab.objectives", "config.augment", needs=("size", "check_shape", "__call__"))
     augment.check_shape(spec.shape)
-    if config.get("coupling"):
+    if config.get("coupling") is not None:
         refuse("config.augment", type(augment).__name__, "None where config.coupling pairs examples with noise, before they are augmented")
     return augment
 
