@@ -1,11 +1,12 @@
 """Compiles a training step for a mesh that is not there, and says what each device would hold and exchange; nothing is run.
 
     python tools/compile_scaling.py                                  # DiT-XL/2 on ImageNet-512's latents, 256 devices
-    python tools/compile_scaling.py --devices 16 --fsdp 16 --size B --side 32 --batch 64
+    python tools/compile_scaling.py --devices 16 --fsdp 16 --size B --side 32 --batch 64 --remat full
 
 As many CPU devices as asked for are forced on this machine, and XLA partitions the step for them: bytes of parameters, optimizer and
 averages on a device, of everything that the program needs there, and the collectives of a step with the bytes that each moves.  On a CPU
-XLA makes an all-reduce and a slice of what is a reduce-scatter on accelerators, and its temporaries are those of its own schedule.
+XLA makes an all-reduce and a slice of what is a reduce-scatter on accelerators, and its temporaries are those of its own schedule.  With
+`--remat` it is kept from dropping the barriers that hold the second forward pass back until it is needed, as on accelerators.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--patch", type=int, default=2)
     parser.add_argument("--side", type=int, default=64, help="of the latents: 64 for 512 pixels")
     parser.add_argument("--batch", type=int, default=1024, help="examples of an update, over all devices")
+    parser.add_argument("--remat", help="what the backward pass computes again: full, or a policy of jax.checkpoint_policies by name")
     return parser.parse_args()
 
 
@@ -38,7 +40,7 @@ def config_of(args: argparse.Namespace, fsdp: int) -> dict:
     """Linear flow, velocity, AdamW in float32, two averages, the network in bfloat16."""
     from score_lab.networks.dit import SIZES
 
-    network = {"target": "DiT", "patch": args.patch, "num_classes": 1000, "dtype": "bfloat16", **SIZES[args.size]}
+    network = {"target": "DiT", "patch": args.patch, "num_classes": 1000, "dtype": "bfloat16", "remat": args.remat, **SIZES[args.size]}
     return {
         "data": {"target": "Toy", "batch_size": args.batch}, "path": {"target": "LinearFlow"}, "target": {"target": "Velocity"},
         "network": network, "denoiser": {"sigma_data": 0.5},
@@ -87,7 +89,8 @@ def compiled(args: argparse.Namespace, fsdp: int) -> None:
     batch = {k: jax.ShapeDtypeStruct((1, 1, args.batch, *m), t, sharding=layout.sharding) for k, (m, t) in rows.items()}
     batch["cond"] = {"label": batch.pop("label")}
     start = time.perf_counter()
-    program = layout.dispatch(parts).lower(state, batch).compile(compiler_options={"xla_backend_optimization_level": 0})
+    options = {"xla_backend_optimization_level": 0} | ({"xla_disable_hlo_passes": "cse_barrier_expander"} if args.remat else {})
+    program = layout.dispatch(parts).lower(state, batch).compile(compiler_options=options)
     took, memory = time.perf_counter() - start, program.memory_analysis()
 
     numbers = sum(x.size for x in jax.tree.leaves(state.params))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,9 +21,12 @@ from flax import nnx
 from score_lab.build import refuse
 from score_lab.types import Array, Cond, Key, PyTree
 
-__all__ = ["FlaxNetwork", "check_integer", "check_shared", "count_parameters", "divisors", "image_shape"]
+__all__ = ["FlaxNetwork", "check_integer", "check_shared", "count_parameters", "divisors", "image_shape", "rematerialised"]
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+REMAT = ("full", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable", "nothing_saveable")
+"""What ``remat`` may be besides None: every block whole, or those of JAX's policies that take no argument of their own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class FlaxNetwork:
       learned_variance: adds a zero-initialised second head, returned as ``(y, {"variance": same shape as x})``.
       augment_dim: numbers of an augmentation's label, ``cond["augment"]`` (batch, augment_dim); 0 where it is told none.
       max_frequency: the highest frequency of the level's features, in radians per unit of level (embedding.py).
+      remat: what the backward pass computes again instead of keeping it: None nothing, "full" all inside every block, or what the policy of
+        this name in ``jax.checkpoint_policies`` does not keep.  Less memory, more arithmetic; parameters and results are the same.
     """
 
     num_classes: int = 0
@@ -47,6 +53,7 @@ class FlaxNetwork:
     learned_variance: bool = False
     max_frequency: float = 16.0
     augment_dim: int = 0
+    remat: str | None = None
 
     @property
     def uses_convolution(self) -> bool:
@@ -169,6 +176,21 @@ def check_shared(network: FlaxNetwork) -> None:
         refuse("dtype", network.dtype, f"None (follow x and the parameters) or one of {', '.join(DTYPES)}", DTYPES)
     if not 0.1 <= network.max_frequency <= 1e4:
         refuse("max_frequency", network.max_frequency, "0.1 to 10000 radians per unit of level")
+    if network.remat is not None and network.remat not in REMAT:
+        refuse("remat", network.remat, f"None (keep everything) or one of {', '.join(REMAT)}", REMAT)
+
+
+def rematerialised(block: nnx.Module, remat: str | None) -> Callable:
+    """``block`` as a function whose backward pass computes again what the policy ``remat`` does not keep; None is ``block`` itself.
+
+    Chen et al. 2016: of a block under "full" only what goes in is kept.  The function is a pure one of the block's parameters and of its
+    arguments, all arrays (keys of dropout among them) or None, so that what is computed again is what was computed.
+    """
+    if remat is None:
+        return block
+    graph, state = nnx.split(block)
+    policy = None if remat == "full" else getattr(jax.checkpoint_policies, remat)
+    return functools.partial(jax.checkpoint(lambda state, *inputs: nnx.merge(graph, state)(*inputs), policy=policy), state)
 
 
 def image_shape(network: FlaxNetwork, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from score_lab.build import refuse
-from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape
+from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape, rematerialised
 from score_lab.networks.embedding import Conditioning
 from score_lab.networks.initializers import glorot, zeros
 from score_lab.networks.layers import Linear, attend, check_attention, dropout, layer_norm, modulate
@@ -118,7 +118,7 @@ class _Block(nnx.Module):
 
 class _DiT(nnx.Module):
     def __init__(self, network: DiT, channels: int, rngs: nnx.Rngs):
-        width, depth, self.patch = network.width, network.depth, network.patch
+        width, depth, self.patch, self.remat = network.width, network.depth, network.patch, network.remat
         self.conditioning = Conditioning(network, width, rngs)
         self.inward = Linear(self.patch**2 * channels, width, kernel_init=glorot, rngs=rngs)
         self.modulation = Linear(width, (6 * depth + 2) * width, kernel_init=zeros, rngs=rngs)
@@ -142,7 +142,7 @@ class _DiT(nnx.Module):
         c = self.conditioning(level, level_s, label, augment)
         modulation = jnp.split(self.modulation(jax.nn.silu(c))[:, None, :], 6 * len(self.blocks) + 2, axis=-1)
         for k, block in enumerate(self.blocks):
-            h = block(h, modulation[6 * k : 6 * k + 6], key)
+            h = rematerialised(block, self.remat)(h, modulation[6 * k : 6 * k + 6], key)
         out = self.outward(modulate(layer_norm(h), *modulation[-2:]))
         out = out.reshape(batch, rows, columns, p, p, -1).transpose(0, 1, 3, 2, 4, 5)
         return out.reshape(batch, height, width, -1)

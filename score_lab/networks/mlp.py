@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from score_lab.build import refuse
-from score_lab.networks.base import FlaxNetwork, check_integer, check_shared
+from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, rematerialised
 from score_lab.networks.embedding import Conditioning
 from score_lab.networks.initializers import glorot, zeros
 from score_lab.networks.layers import dropout, layer_norm, modulate
@@ -64,7 +64,7 @@ class _Block(nnx.Module):
 
 class _MLP(nnx.Module):
     def __init__(self, network: MLP, size: int, rngs: nnx.Rngs):
-        width, depth = network.width, network.depth
+        width, depth, self.remat = network.width, network.depth, network.remat
         self.conditioning = Conditioning(network, width, rngs)
         self.inward = nnx.Linear(size, width, kernel_init=glorot, rngs=rngs)
         self.modulation = nnx.Linear(width, 2 * depth * width, kernel_init=glorot, rngs=rngs)
@@ -84,5 +84,5 @@ class _MLP(nnx.Module):
         h = self.inward(x) + c
         modulations = self.modulation(jax.nn.silu(c)).reshape(x.shape[0], len(self.blocks), 2, -1)
         for k, block in enumerate(self.blocks):
-            h = block(h, modulations[:, k, 0], modulations[:, k, 1], key)
+            h = rematerialised(block, self.remat)(h, modulations[:, k, 0], modulations[:, k, 1], key)
         return self.outward(jax.nn.silu(h))

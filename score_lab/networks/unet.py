@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from score_lab.build import refuse
-from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape
+from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, image_shape, rematerialised
 from score_lab.networks.embedding import Conditioning
 from score_lab.networks.initializers import zeros
 from score_lab.networks.layers import GroupNorm, check_attention
@@ -116,6 +116,7 @@ class _UNet(nnx.Module):
     def __init__(self, network: UNet, shape: tuple[int, ...], rngs: nnx.Rngs):
         levels = len(network.multipliers)
         channels = [network.width * m for m in network.multipliers]
+        self.remat = network.remat
         self.conditioning = Conditioning(network, 4 * network.width, rngs)
         self.inward = conv(shape[-1], network.width, rngs)
         counter = iter(range(10**6))  # a residual block's place in the network: what its dropout is keyed by
@@ -162,10 +163,11 @@ class _UNet(nnx.Module):
         h = self.inward(x)
         kept = [h]
         for block in self.down:
-            h = block(h, c, key)
+            h = rematerialised(block, self.remat)(h, c, key)
             kept.append(h)
         for block in self.middle:
-            h = block(h, c, key)
+            h = rematerialised(block, self.remat)(h, c, key)
         for block in self.up:
-            h = block(h if block.way == "up" else jnp.concatenate([h, kept.pop()], axis=-1), c, key)
+            inward = h if block.way == "up" else jnp.concatenate([h, kept.pop()], axis=-1)
+            h = rematerialised(block, self.remat)(inward, c, key)
         return self.outward(jax.nn.silu(self.norm(h)))

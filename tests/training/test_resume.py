@@ -71,6 +71,28 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
     assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(whole, ema=1).denoiser.params)
 
 
+def test_a_learned_weighting_goes_on_to_the_bit_and_its_loss_stays_comparable(config, tmp_path):
+    """20 steps == 10, Ctrl-C, 10; u has moved, and the first update's unweighted loss is the loss of the run without."""
+    own = config(training__log_every=1, training__eval_every=0)
+    own["objective"] = {"target": "LearnedWeighting", "objective": own["objective"]}
+
+    def probe(denoiser, step):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken = train(own, whole)
+    stopped = train(own, broken, [(10, probe)])
+    assert (stopped.stopped, stopped.step) == ("SIGINT", 10)
+    resumed = train(own, broken)
+    assert bits(resumed.state) == bits(unbroken.state) and lines(broken) == lines(whole)
+    assert np.all(np.asarray(resumed.state.params["objective"]["u"]) != 0)
+    assert "u" not in load(whole).denoiser.params
+    first, last = lines(whole)[0], lines(whole)[-1]
+    assert first["loss"] == first["unweighted_loss"] and last["loss"] != last["unweighted_loss"]
+
+
 @pytest.mark.slow
 def test_sigkill_of_the_launcher(tmp_path):
     """The same with a process that is really killed, through the launcher."""
