@@ -71,6 +71,7 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
     assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(whole, ema=1).denoiser.params)
 
 
+@pytest.mark.slow
 def test_a_learned_weighting_goes_on_to_the_bit_and_its_loss_stays_comparable(config, tmp_path):
     """20 steps == 10, Ctrl-C, 10; u has moved, and the first update's unweighted loss is the loss of the run without."""
     own = config(training__log_every=1, training__eval_every=0)
