@@ -10,6 +10,7 @@ then removes what is half-written and raises, and the checkpoints from before st
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -61,12 +62,15 @@ class Checkpoints(Arrays):
         return self.manager.best_step()
 
     def save(self, step: int, state: PyTree, host: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Saves in the background; ``state`` may be donated as soon as this returns.  Raises what the save before has met (``settle``)."""
+        """Saves in the background; ``state`` may be donated, and ``host`` changed, as soon as this returns.
+
+        Raises what the save before has met (``settle``).
+        """
         figures = {BEST: float(metrics[BEST])} if BEST in metrics else None
         self.settle()
         self.saving = step
         try:
-            self.write(step, state, figures, host=self._ocp.args.JsonSave(dict(host)))
+            self.write(step, state, figures, host=self._ocp.args.JsonSave(copy.deepcopy(dict(host))))
         except Exception:
             self._remove_half_written()
             raise

@@ -64,7 +64,7 @@ def outcome(workdir, config):
     if parts.options.profiles:
         like = abstract_state(parts).ema[len(parts.options.ema) :]
         with Snapshots(workdir) as stored:
-            snapshots = {s: bits(stored.part(like, s)) for s in stored.steps}
+            snapshots = {s: bits(stored.part({"profiles": like}, s)) for s in stored.steps}
     lines = [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(workdir)]
     sealed = sorted(int(file.stem) for file in (workdir / "seals").iterdir())
     return {"state": bits(state), "host": host, "lines": lines, "snapshots": snapshots, "kept": kept, "best": best, "sealed": sealed}

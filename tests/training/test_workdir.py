@@ -64,6 +64,18 @@ def test_best_is_of_all_checkpoints_however_rare_the_evaluation(config, tmp_path
     assert sorted(losses) == [10, 20] and load(tmp_path, step="best").step == min(losses, key=losses.get)
 
 
+def test_a_checkpoint_is_of_the_moment_in_which_it_was_saved(trained, tmp_path, monkeypatch):
+    """What the host hands over may change at once, as the figures since the last line do: Orbax is handed what nobody changes."""
+    workdir, run = trained
+    host = json.loads((workdir / "checkpoints" / "20" / "host" / "metadata").read_text()) | {"pending": [{"loss": 1.0}]}
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        handed, save = [], checkpoints._ocp.args.JsonSave
+        monkeypatch.setattr(checkpoints._ocp.args, "JsonSave", lambda item: handed.append(item) or save(item))
+        checkpoints.save(10, run.state, host, {})
+        host["pending"].append({"loss": 2.0})
+    assert [item["pending"] for item in handed] == [[{"loss": 1.0}]]
+
+
 def test_the_best_stays_however_old_it_is(trained, tmp_path):
     """keep = 1, and the first is the best: it and the newest are there, and loaded as such; what is neither is gone, with its seal."""
     workdir, run = trained
