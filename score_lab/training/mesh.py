@@ -79,10 +79,10 @@ class Meshed(Layout):
         return cls(layout.batch_size, layout.accumulate, layout.devices, layout.processes, layout.process, mesh, options)
 
     def check(self, parts: Parts) -> None:
-        """Refuses a rule that does not fit an array, or that matches none."""
-        leaves = named(abstract_state(parts).params)
-        for name, x in leaves.items():
-            shared_axis(name, x.shape, self.options)
+        """Refuses a rule that does not fit an array (of the optimizer and the averages too), or that matches no parameter."""
+        state = abstract_state(parts)
+        self.shardings(state)
+        leaves = named(state.params)
         for pattern, axis in self.options.rules:
             if not any(matches((pattern, f"*.{pattern}"), name) for name in leaves):
                 refuse("config.parallel.rules", (pattern, axis), f"a pattern that some parameter matches{nearest(pattern, list(leaves))}")

@@ -154,6 +154,15 @@ def test_a_mesh_that_does_not_fit_is_refused(config, tmp_path, parallel, message
     assert not (tmp_path / "run").exists()
 
 
+def test_a_rule_that_the_optimizer_cannot_follow_is_refused_before_anything_is_made(config):
+    """Adafactor keeps rows and columns of a matrix, which have one axis."""
+    factored = {"name": "adafactor", "learning_rate": 1e-3, "min_dim_size_to_factor": 8}
+    parts = build_parts(config(network__width=64, network__depth=2, optimizer=factored), SPEC, 0.7)
+    layout = Meshed.of(layout_of(16, 2), ParallelOptions(fsdp=4, rules=(("*first.kernel", 1),)))
+    with pytest.raises(ConfigError, match=r"config.parallel.rules: \('\*first.kernel', 1\).*opt_state.*of shape"):
+        layout.check(parts)
+
+
 def test_names_are_those_of_checkpoints(config):
     """What a rule is matched with."""
     parts, layout = wide(config, fsdp=4)
