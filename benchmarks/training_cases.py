@@ -82,9 +82,11 @@ CASES = {"mlp": (MLP2, (2,)), "dit8": (DIT8, (8, 8, 1)), "dit32": (DIT32, (32, 3
 def case_of(name: str, network: Any, shape: tuple, batch: int) -> Case:
     """``network`` trained as the digits are, but with one average and no dropout of labels."""
     config = plain(get_config("flow"))
-    config["data"]["batch_size"] = batch
+    data = {"target": "benchmarks.training_cases:Invented", "shape": tuple(shape), "classes": network.num_classes}
+    config["data"] = data | {"batch_size": batch}
     config["network"] = {"target": f"score_lab.networks:{type(network).__name__}", **dataclasses.asdict(network)}
     config["objective"]["label_dropout"] = 0.0
+    config["denoiser"]["sigma_data"] = SIGMA_DATA
     config["training"] |= {"ema": [DECAY], "deterministic": False}
     source = Invented(tuple(shape), network.num_classes)
     return Case(name, source, build_parts(config, source.spec, SIGMA_DATA))

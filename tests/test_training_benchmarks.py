@@ -50,7 +50,6 @@ def test_a_row_for_each_network(monkeypatch):
     assert len(told) == 2 and told[1].startswith("train step, dit8, batch 8") and "<= 1.05" in told[1]
 
 
-@pytest.mark.slow
 def test_checkpoints_and_log_lines(monkeypatch):
     """Both rows; a checkpoint of every pair was made."""
     told = rows(train_extras, Options(pairs=2, batch=8), monkeypatch)
