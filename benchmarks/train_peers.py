@@ -1,8 +1,8 @@
 """Our training beside torch's, eager and compiled, of the same networks with the same losses, interleaved in one process.
 
 Ratio: seconds of ours over those of torch; below 1 we are ahead, and the bound is on the faster of torch's two ways.  mlp and the DiTs
-train on one CPU device, the U-Nets on one and on two of the same cores, as they are best trained on a CPU (docs/performance.md): the bound,
-0.6 of torch's speed, is on two.  (The ``peers`` extra.)
+train on one CPU device, the U-Nets on one and on two of the same cores; their bound is 0.6 of torch's speed, since oneDNN's convolutions
+are faster than XLA's.  (The ``peers`` extra.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from score_lab.training.memory import keep_buffers
 CPU_DEVICES = 2
 DEVICES = {"mlp": (1,), "dit8": (1,), "dit32": (1,), "unet8": (1, 2), "unet32": (1, 2)}
 """On how many devices ours train."""
-BOUNDS = {("dit8", 1): 1.0, ("dit32", 1): 1.0, ("unet8", 2): 1 / 0.6, ("unet32", 2): 1 / 0.6}
+BOUNDS = {"dit8": 1.0, "dit32": 1.0, "unet8": 1 / 0.6, "unet32": 1 / 0.6}
 KINDS = ("eager", "compile")
 PAUSE = 0.005
 """Seconds before each timed run: torch's idle threads spin for about one millisecond after their work."""
@@ -53,6 +53,6 @@ def measure(options: Options) -> Iterator[str]:
         for count in DEVICES[name]:
             for kind in KINDS:
                 a, b = (float(np.median(times[which])) for which in (count, kind))
-                bound = BOUNDS.get((name, count)) if kind == fastest else None
+                bound = BOUNDS.get(name) if kind == fastest else None
                 label = f"{name} on {count} device{'s' * (count > 1)}, ours / torch {kind}"
                 yield line(Ratio(label, a, b, *interval(times[count] / times[kind]), options.pairs, bound), 1e3 / steps)
