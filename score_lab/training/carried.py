@@ -25,10 +25,10 @@ from score_lab.training.state import abstract_state
 __all__ = ["carried", "check_fits"]
 
 CAUSES = {
-    "params": ("network", "objective", "augment", "data"), "objective": ("objective",), "opt_state": ("optimizer",),
-    "ema": ("training.ema",),
+    "params": ("network", "objective", "augment", "data"), "objective": ("objective",), "ema": ("training.ema",),
+    "opt_state": ("optimizer.freeze", "optimizer.groups", "optimizer.clip", "optimizer"),
 }  # fmt: skip
-"""The sections that decide about the leaves of each part of a state, in the order in which differences are told."""
+"""What decides about the leaves of each part of a state, the likeliest first; differences are told in this order of parts."""
 
 
 def carried(host: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def check_fits(workdir: Path, parts: Parts, changes: Sequence[Change]) -> int | 
         name, saved, wanted = min(differences, key=lambda found: order.index(_part(found[0])))
         causes = [f"config.{section}" for section in CAUSES[_part(name)]]
         change = next((c for cause in causes for c in changes if c.field.startswith(cause)), changes[0])
-        fact = f"{name} has {saved} in checkpoint {step}, and {wanted} with it"
+        fact = f"{name} has {saved} in checkpoint {step}, and {wanted} now"
         if _part(name) == "ema":
             fact = f"checkpoint {step} holds another number of averages"
         advice = "no --allow makes that fit, and a new run can start from the parameters: config.init_from (docs/training.md)"

@@ -164,13 +164,14 @@ def record_at(record: Mapping[str, Any], count: int) -> dict[str, Any]:
 def _free(field: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if any(_under(field, f"config.{name}") for name in (*SECTIONS, *(f"training.{name}" for name in FREE))):
         return True
-    return field == "config.training.steps" and _longer(old["training"]["steps"], new)
+    return field == "config.training.steps" and _longer(old, new)
 
 
-def _longer(steps: int, config: Mapping[str, Any]) -> bool:
-    """Whether a run may go on to more steps: its learning rate must not depend on their number."""
-    more = config["training"].get("steps")
-    return isinstance(more, int) and more > steps and config["optimizer"].get("schedule", "constant") in ("constant", "inverse_sqrt")
+def _longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a run may go on to more steps: neither learning rate may depend on their number."""
+    before, steps = (config["training"].get("steps") for config in (old, new))
+    still = all(config["optimizer"].get("schedule", "constant") in ("constant", "inverse_sqrt") for config in (old, new))
+    return isinstance(steps, int) and steps > before and still
 
 
 def _short(value: Any) -> str:

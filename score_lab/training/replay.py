@@ -139,9 +139,9 @@ def _before(workdir: Path, record: dict[str, Any], step: int, common: int) -> tu
         plan = plan_at(done)
         host = carried(host, plan.parts)
         state, batch, position = _made(plan, state, host, last, last == step)
-        begun = host["start"]
-        host |= {"step": last, "position": position, "record": record_of(plan.parts, {})}
-    return saved, plan, begun, state, jax.tree.map(jnp.asarray, plan.layout.rows(batch))
+        start = host["start"]
+        host = {"step": last, "position": position, "start": dataclasses.asdict(start), "record": record_of(plan.parts, {})}
+    return saved, plan, start, state, jax.tree.map(jnp.asarray, plan.layout.rows(batch))
 
 
 def _made(plan: Plan, state: TrainState, host: dict[str, Any], last: int, stop: bool) -> tuple[TrainState, PyTree, Any]:
