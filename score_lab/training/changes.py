@@ -45,7 +45,7 @@ NEVER = {
     "config.target": (None, MEANING),
     "config.denoiser.sigma_data": ("data", MEANING),
     "config.optimizer.name": (None, MEMORY),
-    "config.optimizer.base_optimizer.name": (None, MEMORY),
+    "config.optimizer.base_optimizer.name": ("sgd", MEMORY),
     "config.training.profiles": ([], "averages and snapshots that are stored are of the old widths"),
     "config.init_from": (None, "a run begins once"),
 }
@@ -124,7 +124,8 @@ def check_allowed(workdir: Path, changes: Sequence[Change], names: Sequence[str]
     if not missing:
         return
     hint = ",".join(change.name for change in missing)
-    raise ConfigError(f"{begun(workdir, missing[0], changes)}, another workdir, or to change it on the way: --allow {hint}")
+    told = f"{begun(workdir, missing[0], changes)}, another workdir, or to change it on the way (experiments.train)"
+    raise ConfigError(f"{told}: --allow {hint}")
 
 
 def begun(workdir: Path, first: Change, changes: Sequence[Change]) -> str:
@@ -185,8 +186,11 @@ def _under(field: str, name: str) -> bool:
 
 
 def _at(config: Mapping[str, Any], field: str) -> Any:
+    """What ``config`` has there, ABSENT for nothing; what a word names is its ``name`` (``base_optimizer``)."""
     node: Any = config
     for part in field.split(".")[1:]:
+        if part == "name" and isinstance(node, str):
+            return node
         if not isinstance(node, Mapping) or part not in node:
             return ABSENT
         node = node[part]

@@ -158,7 +158,8 @@ class Reports:
             f"{what}{row}: stopped; the checkpoints in {workdir} are from before; "
             f"see why: {again}; "
             f"try a lower config.optimizer.learning_rate, a longer config.optimizer.warmup, config.optimizer.clip=1.0, or "
-            f"config.network.dtype=float32, in another workdir; or leave such updates out here: config.training.nonfinite=skip"
+            f"config.network.dtype=float32, in another workdir, or what --allow lets change in this one; "
+            f"or leave such updates out here: config.training.nonfinite=skip"
         )
 
     def _time(self, step: int) -> dict[str, float]:

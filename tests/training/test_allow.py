@@ -17,7 +17,8 @@ from experiments.replay import lines
 from score_lab.build import ConfigError
 from score_lab.data import Toy, batches
 from score_lab.training import load, train
-from score_lab.training.changes import record_at
+from score_lab.training.carried import carried
+from score_lab.training.changes import check_never, record_at
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Start
 from score_lab.training.mesh import Meshed
@@ -151,6 +152,30 @@ def test_a_checkpoint_that_is_damaged_is_no_way_around_the_record(config, copy, 
     assert int(np.asarray(state.step).max()) == 10 and {entry["step"] for entry in read_workdir(copy)["allowed"]} == {10}
 
 
+def test_figures_begin_anew_and_a_position_stays_while_it_counts_the_same(config, copy):
+    """Of a host's part of a checkpoint with figures since the last line: kept under the same configuration, dropped under another."""
+    host = {"step": 20, "position": {"next_index": 20}, "pending": [{"loss": 1.0}], "watch": {"in_a_row": 3}, "record": read_workdir(copy)}
+    for changes, pending, position, start in (
+        ({"training__keep": 9}, [{"loss": 1.0}], {"next_index": 20}, Start()),
+        ({"optimizer__learning_rate": 1e-3, "data__num_train": 150}, [], {"next_index": 20}, Start()),
+        ({"data__batch_size": 32}, [], None, Start(20, 320)),
+        ({"data__num_workers": 2}, [], None, Start(20, 320)),
+    ):
+        after = carried(host, prepare(plain(config(**changes)), None).parts)
+        assert (after["pending"], after["position"], after["start"]) == (pending, position, start)
+        assert bool(after["watch"]) == bool(pending)
+    again = carried(after | {"step": 30, "start": {"batch": 20, "example": 320}}, prepare(plain(config(data__batch_size=8)), None).parts)
+    assert again["start"] == Start(30, 480)
+
+
+def test_the_base_of_an_optimizer_never_changes_however_it_is_written(config, tmp_path):
+    """In one word or as a section, and what it takes may."""
+    record = {"config": plain(config(optimizer__base_optimizer="adamw"))}
+    check_never(tmp_path, record, plain(config(optimizer__base_optimizer={"name": "adamw", "weight_decay": 0.1})), [])
+    with pytest.raises(ConfigError, match=r"config.optimizer.base_optimizer.name: 'lion' is refused; allowed: 'adamw'.* another one$"):
+        check_never(tmp_path, record, plain(config(optimizer__base_optimizer={"name": "lion"})), [])
+
+
 def sgd(config, **changes):
     """Eight steps, a line and a checkpoint of each two; an update is the learning rate times the gradient."""
     quick = {"steps": 8, "ema": (0.9,), "log_every": 1, "eval_every": 0, "checkpoint_every": 2, "keep": 9, "accumulate": 1}
@@ -207,28 +232,43 @@ def test_a_changed_run_that_is_stopped_is_the_one_that_was_not(config, halted, t
     assert [(host["position"], host["start"]) for host in hosts] == [({"next_index": 4}, {"batch": 4, "example": 64})] * 2
 
 
-def test_replay_makes_each_update_under_the_configuration_of_its_time(halted, tmp_path):
-    """Of step 4, before the change; of step 8, from checkpoint 2 across the change; and of what was written down of step 6 before the run
-    went back to 4 and changed: the losses are those of the lines."""
-    _, old, new = halted
+def changed_since_2(new, tmp_path):
+    """``new`` without its checkpoints after 2, so that what is replayed crosses the change at 4."""
     shutil.copytree(new, tmp_path / "run")
     for step in (4, 6, 8):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
-    of = {name: {line["step"]: line["loss"] for line in read_metrics(workdir)} for name, workdir in (("old", old), ("new", new))}
-    before, across = replay(tmp_path / "run", 4), replay(tmp_path / "run", 8)
-    assert (before.start, before.loss) == (2, pytest.approx(of["new"][4], rel=1e-5)) and len(before.losses) == 16
-    assert (across.start, across.loss) == (2, pytest.approx(of["new"][8], rel=1e-5)) and len(across.losses) == 24
-    assert [entry["field"] for entry in before.since] == ["config.data.batch_size", "config.optimizer.learning_rate"] and not across.since
-    assert "under config.optimizer.learning_rate 0.1 (0.025 since step 4)" in lines(before, None)
-    told = tmp_path / "run" / "nonfinite" / "6.json"
-    told.parent.mkdir()
-    told.write_text(json.dumps({"step": 6, "changes": 0, "figures": {"loss": 0.0, "grad_norm": 0.0}}))
-    then = replay(tmp_path / "run", 6)
-    assert then.loss == pytest.approx(of["old"][6], rel=1e-5) and of["old"][6] != pytest.approx(of["new"][6], rel=1e-5)
-    assert len(then.since) == 2 and then.examples["position"] == list(range(80, 96))
-    told.unlink()
-    now = replay(tmp_path / "run", 6)
-    assert now.loss == pytest.approx(of["new"][6], rel=1e-5) and now.examples["position"] == list(range(88, 112))
+    return tmp_path / "run"
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in read_metrics(workdir)}
+
+
+def test_replay_makes_each_update_under_the_configuration_of_its_time(halted, tmp_path):
+    """Of step 8, from checkpoint 2 across the change; and of what was written down of step 6 before the run went back to 4 and changed: the
+    losses are those of the lines."""
+    _, old, new = halted
+    workdir = changed_since_2(new, tmp_path)
+    across = replay(workdir, 8)
+    assert (across.start, across.loss) == (2, pytest.approx(losses(new)[8], rel=1e-5)) and len(across.losses) == 24 and not across.since
+    (workdir / "nonfinite").mkdir()
+    (workdir / "nonfinite" / "6.json").write_text(json.dumps({"step": 6, "changes": 0, "figures": {"loss": 0.0, "grad_norm": 0.0}}))
+    then = replay(workdir, 6)
+    assert then.loss == pytest.approx(losses(old)[6], rel=1e-5) and losses(old)[6] != pytest.approx(losses(new)[6], rel=1e-5)
+    assert [entry["field"] for entry in then.since] == ["config.data.batch_size", "config.optimizer.learning_rate"]
+    assert then.examples["position"] == list(range(80, 96))
+    assert "under config.optimizer.learning_rate 0.1 (0.025 since step 4)" in lines(then, None)
+
+
+@pytest.mark.slow
+def test_replay_of_steps_that_nothing_was_written_down_of(halted, tmp_path):
+    """Step 4, the last before the change, and step 6, which is of the run that has changed."""
+    _, _, new = halted
+    workdir = changed_since_2(new, tmp_path)
+    before, after = replay(workdir, 4), replay(workdir, 6)
+    assert (before.start, before.loss) == (2, pytest.approx(losses(new)[4], rel=1e-5)) and len(before.losses) == 16
+    assert len(before.since) == 2 and not after.since
+    assert after.loss == pytest.approx(losses(new)[6], rel=1e-5) and after.examples["position"] == list(range(88, 112))
 
 
 REFUSED = [
