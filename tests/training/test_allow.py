@@ -5,9 +5,12 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import network_guard
 import numpy as np
 import pytest
 
@@ -29,6 +32,8 @@ from score_lab.training.prepare import prepare
 from score_lab.training.record import read_workdir
 from score_lab.training.replay import replay
 from score_lab.training.state import abstract_state
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 class Begun(Exception):
@@ -130,6 +135,23 @@ def test_killed_between_the_record_and_a_checkpoint(config, copy, trained, monke
     assert load(copy).config == plain(changed)
     with pytest.raises(ConfigError, match=r"config.data.batch_size: 16 is refused; allowed: 24, with .*--allow data.batch_size$"):
         train(config(training__steps=30, optimizer__learning_rate=1e-3), copy)
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_first_step_after_a_change(config, copy, trained, tmp_path):
+    """Of a process, whose lock and files nobody tidies up: the same command without --allow makes what it would have made."""
+    changed, whole = config(training__steps=30, optimizer__learning_rate=1e-3), tmp_path / "whole"
+    shutil.copytree(trained[0], whole)
+    (tmp_path / "config.json").write_text(json.dumps(changed))
+    words = [sys.executable, "-m", "training.killed", str(copy), str(tmp_path / "config.json"), "first", "0", "optimizer,training"]
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = network_guard.environment(XLA_FLAGS=flags, PYTHONPATH=os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+    assert subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, timeout=300).returncode == -signal.SIGKILL
+    assert read_workdir(copy)["config"] == plain(changed) and not (copy / "checkpoints" / "30").exists()
+    train(changed, copy)
+    train(changed, whole, allow=["optimizer,training"])
+    assert bits(load(copy, ema=None).params) == bits(load(whole, ema=None).params)
+    assert read_workdir(copy)["allowed"] == read_workdir(whole)["allowed"]
 
 
 def test_a_larger_batch_reads_on_where_the_last_one_ended(config, copy, monkeypatch, capsys):
