@@ -52,7 +52,7 @@ class Run:
     best_step: int | None
     loss: float | None
     age: float
-    allowed: list[dict[str, Any]]
+    allowed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def find_runs(directories: Sequence[str | Path]) -> list[Path]:
