@@ -69,7 +69,7 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
     Args:
       config: a ConfigDict or dict (options.py).
       workdir: made if need be.
-      callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
+      callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``; bytes among them are a PNG for TensorBoard.
       checks: called with the parts before anything is compiled or written; they may raise ConfigError.
 
     From then on the process keeps the buffers that it frees (memory.py).

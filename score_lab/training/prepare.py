@@ -26,7 +26,8 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """What ``config.training.deterministic`` adds to XLA_FLAGS; XLA reads it once, when JAX starts."""
 
 Callback = tuple[int, Callable]
-"""``(every, fn(denoiser, step) -> dict of metrics or None)``, called also after the last step, with the first average's denoiser."""
+"""``(every, fn(denoiser, step) -> dict of metrics or None)``, called also after the last step, with the first average's denoiser.  A value
+that is bytes is a PNG, which TensorBoard shows under its name."""
 
 
 @dataclasses.dataclass(frozen=True)
