@@ -19,7 +19,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.training.arrays import Arrays
 from score_lab.training.disk import remove_half_written
-from score_lab.training.profiles import coefficients, exponent
+from score_lab.training.profiles import RESIDUAL, coefficients, exponent
 from score_lab.types import PyTree
 
 __all__ = ["PostHoc", "Snapshots", "post_hoc"]
@@ -69,6 +69,14 @@ class PostHoc:
     step: int
     residual: float
     snapshots: int
+
+    def line(self, sigma_rel: float) -> str:
+        """What is to be said of it wherever it is used."""
+        said = f"ema {sigma_rel:g}: put together from the snapshots up to step {self.step}, residual of its profile {self.residual:.1e}"
+        if self.residual <= RESIDUAL:
+            return said
+        few = f"{self.snapshots} snapshot{'s' if self.snapshots > 1 else ''}"
+        return f"{said}, above {RESIDUAL:g}: of {few}; more of them (config.training.snapshot_every), or a width between, leave less"
 
 
 def post_hoc(workdir: Path, widths: Sequence[float], like: Sequence[PyTree], sigma_rel: float, step: int) -> PostHoc:
