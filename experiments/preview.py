@@ -24,10 +24,10 @@ from score_lab.build import build, refuse
 
 __all__ = ["PreviewOptions", "film", "preview"]
 
-FRAMES = 100
+FRAMES = 60
 """The most pictures in the film, evenly chosen, the first and the last always: what a film costs does not grow with the run."""
 SECONDS = 12.0
-"""The film's length, if its pictures are many enough to need a tenth of a second each."""
+"""What the film takes at most, before its last picture; each is shown for half a second at most."""
 DECIDES = ("seed", "path", "target", "network", "denoiser")
 """The sections of a configuration that say, beside ``sampling``, what samples a preview shows."""
 
@@ -137,19 +137,24 @@ def film(folder: Path, step: int, made_by: str) -> Path | None:
     """
     from PIL import Image
 
-    def same(file: Path) -> bool:
-        with Image.open(file) as image:
-            return image.info.get("made_by") == made_by
+    def made(file: Path) -> bool:
+        number = file.stem.removeprefix("step_")
+        return number.isdigit() and int(number) <= step and opened(file, lambda image: image.info.get("made_by") == made_by) is True
 
-    stills = [file for file in sorted(folder.glob("step_*.png")) if int(file.stem.removeprefix("step_")) <= step and same(file)]
-    if len(stills) < 2:
-        return None
+    def opened(file: Path, read: Callable[[Any], Any]) -> Any:
+        try:
+            with Image.open(file) as image:
+                return read(image)
+        except (OSError, SyntaxError):  # a picture that is torn is left out
+            return None
+
+    stills = [file for file in sorted(folder.glob("step_*.png")) if made(file)]
     chosen = np.unique(np.round(np.linspace(0, len(stills) - 1, min(FRAMES, len(stills)))).astype(int))
-    frames = []
-    for k in chosen:
-        with Image.open(stills[k]) as image:
-            frames.append(image.convert("RGB").quantize(64, dither=Image.Dither.NONE))
-    each = int(min(max(1000 * SECONDS / len(frames), 100), 500))
+    frames = [opened(stills[k], lambda image: image.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)) for k in chosen]
+    frames = [frame for frame in frames if frame is not None]
+    if len(frames) < 2:
+        return None
+    each = int(min(1000 * SECONDS / len(frames), 500))
     unfinished, done = folder / ".film.gif", folder / "film.gif"
     try:
         times = [each] * (len(frames) - 1) + [2000]

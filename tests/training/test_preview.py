@@ -106,13 +106,17 @@ def still(file, grey, made_by="these"):
 
 
 def test_a_film_is_of_the_same_samples_up_to_its_step_and_does_not_grow_without_end(tmp_path, monkeypatch):
-    """Those of another preview, and those that a killed run has made beyond the step, stay out; the first and the last are in it."""
+    """Those of another preview, those that a killed run has made beyond the step, and what is no whole picture stay out; the first and the
+    last are in it."""
     monkeypatch.setattr(previews, "FRAMES", 5)
     for step in range(1, 13):
         still(tmp_path / f"step_{step:08d}.png", 20 * step)
     still(tmp_path / "step_00000007.png", 255, "others")
+    (tmp_path / "step_00000002b.png").write_bytes((tmp_path / "step_00000002.png").read_bytes())
+    (tmp_path / "step_00000008.png").write_bytes((tmp_path / "step_00000008.png").read_bytes()[:70])
+    (tmp_path / "step_00000009.png").write_bytes(b"")
     assert film(tmp_path, 1, "these") is None and film(tmp_path, 12, "others") is None and not (tmp_path / "film.gif").exists()
-    for step, shown in ((3, [1, 2, 3]), (12, [1, 3, 6, 10, 12])):
+    for step, shown in ((3, [1, 2, 3]), (12, [1, 3, 5, 11, 12])):
         with Image.open(film(tmp_path, step, "these")) as images:
             greys = []
             for k in range(images.n_frames):
