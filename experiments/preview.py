@@ -92,11 +92,11 @@ def samples_of(
     cond = labels_of(getattr(denoiser.network, "num_classes", 0), n, None)
     denoiser, sampler, grid = build_sampling(section, denoiser)
     options, devices, processes = options_of(section), jax.local_devices()[:most], jax.process_count()
-    together = getattr(sampler, "together", False)  # one step size for all of them: every process makes all
+    together = getattr(sampler, "together", False)  # one step size for all of them: every process makes all, on one device
     share = n if together else -(-n // processes)
     first = 0 if together else share * jax.process_index()
     rows = np.minimum(np.arange(first, first + share, dtype=np.int32), n - 1)
-    chunk = options.chunk
+    devices, chunk = (devices[:1], n) if together else (devices, options.chunk)
     if not isinstance(chunk, str):
         chunk = -(-min(chunk, share) // len(devices)) * len(devices)
     own = sample_chunked(

@@ -66,6 +66,16 @@ def test_any_number_of_processes_and_devices_makes_the_same_samples(parts, monke
     np.testing.assert_allclose(samples_of(denoiser, section, (2,), 7)[0], direct, rtol=1e-5, atol=1e-6)
 
 
+def test_samples_of_one_common_step_size_are_made_by_every_process(parts, monkeypatch):
+    """On one device and in one piece, whatever ``sampling.chunk`` says: one more or less of them would change the others."""
+    own = {"sampling": {**SAMPLING, "sampler": {"target": "DPMAdaptive", "together": True}, "chunk": 4}}
+    denoiser, section = parts.denoiser(init_state(parts, 0).params), section_of(own)
+    label = np.array([0, 1, 0, 1, 0, 1, 0], np.int32)
+    direct = sample(*build_sampling(section, denoiser), (7, 2), jax.random.key(0), cond={"label": label})
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    np.testing.assert_array_equal(samples_of(denoiser, section, (2,), 7)[0], direct.x)
+
+
 def test_a_run_that_was_killed_has_the_pictures_and_the_film_of_one_that_was_not(config, tmp_path):
     """A picture every five steps, killed behind the third and before its checkpoint: the same bytes; TensorBoard has these pictures."""
     pytest.importorskip("matplotlib")
