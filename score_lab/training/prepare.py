@@ -128,7 +128,7 @@ def _cadences(parts: Parts, others: list[int]) -> tuple[int, int]:
     if every != "auto":
         return steps_per_dispatch(parts, [*others, every] if every else others), every
     several = steps_per_dispatch(parts, others)
-    every = max(1, options.steps // snapshots_needed(options.profiles))
+    every = max(1, options.steps // snapshots_needed(tuple(options.profiles)))
     if every < several and options.steps_per_dispatch == "auto":
         several = steps_per_dispatch(parts, [*others, every])
     return several, max(several, every // several * several)

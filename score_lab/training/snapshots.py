@@ -82,7 +82,7 @@ class PostHoc:
 def post_hoc(workdir: Path, widths: Sequence[float], like: Sequence[PyTree], sigma_rel: float, step: int) -> PostHoc:
     """The average of width ``sigma_rel`` that ends at the newest snapshot not after ``step``.
 
-    Every snapshot is read once, one at a time, and summed in float64.
+    Every stored average is read once, one at a time, and summed in float64.
 
     Args:
       widths: those that were tracked; ``sigma_rel`` lies between the least and the largest.
