@@ -143,12 +143,13 @@ def main() -> None:
     from experiments.sampling import check_sampling, section_of
     from score_lab.report import save_roofline
     from score_lab.training import load
-    from score_lab.training.options import plain
+    from score_lab.training.options import check_sections, plain
     from score_lab.training.prepare import DETERMINISTIC, prepare
     from score_lab.training.record import read_workdir
 
     config = read_workdir(values.workdir)["config"] if values.workdir else plain(values.config)
-    if (config.get("training") or {}).get("deterministic"):
+    check_sections(config)
+    if config["training"].get("deterministic"):
         set_xla_flag(DETERMINISTIC)  # as the run had it
     plan = prepare(config, None)
     loaded = load(values.workdir) if values.workdir else None

@@ -64,8 +64,10 @@ def main() -> int:
     from experiments.gallery import Gallery, check_labelled
     from experiments.sampling import check_sampling
     from score_lab.training import train
+    from score_lab.training.options import check_sections, plain
     from score_lab.training.prepare import DETERMINISTIC
 
+    check_sections(plain(config))
     if config.training.get("deterministic"):
         set_xla_flag(DETERMINISTIC)
     say("training", config)

@@ -54,14 +54,15 @@ def main() -> int:
 
     from experiments.sampling import check_sampling
     from score_lab.training import train
-    from score_lab.training.options import plain
+    from score_lab.training.options import check_sections, plain
     from score_lab.training.prepare import DETERMINISTIC
 
-    training = values.config.get("training") or {}
+    check_sections(plain(values.config))
+    training = values.config.training
     if training.get("deterministic"):
         set_xla_flag(DETERMINISTIC)
     join(values.distributed)
-    if values.profile is not None and training:
+    if values.profile is not None:
         with values.config.unlocked():
             values.config.training.profile = values.profile
     if values.memory:

@@ -6,11 +6,13 @@ Each must be refused before anything is compiled or written, in one line that na
 import copy
 import importlib
 import inspect
+import os
 import random
 import re
 import resource
 import subprocess
 import sys
+import time
 import types
 import typing
 from pathlib import Path
@@ -18,9 +20,10 @@ from pathlib import Path
 import network_guard
 import pytest
 
-from experiments.sampling import SamplingOptions, check_sampling
-from score_lab.build import ConfigError
+from experiments import launcher, train
+from experiments.sampling import SamplingOptions
 from score_lab.paths import GaussianPath
+from score_lab.training import loop
 from score_lab.training.finetune import InitFrom
 from score_lab.training.names import named
 from score_lab.training.options import DenoiserOptions, ParallelOptions, TrainingOptions, plain
@@ -203,11 +206,57 @@ def cases():
     return [case for rule, many in MANY.items() for case in rng.sample(pools[rule], many)]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Where the digits are built, and paths that are verified once each: a third of a second, and many cases share one."""
+    verified, verify = set(), GaussianPath.check
+
+    def once(path):
+        if (known := (type(path), repr(path))) not in verified:
+            verify(path)
+            verified.add(known)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.getbasetemp() / "config_data"))
+        patch.setattr(GaussianPath, "check", once)
+        yield
+
+
+class Begun(Exception):
+    """Nothing was refused: the run would have begun."""
+
+
 @pytest.fixture
-def data(tmp_path_factory, monkeypatch):
-    """Where the digits are built, and paths that are not verified at every turn: a third of a second each, and not what is asked here."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.getbasetemp() / "config_data"))
-    monkeypatch.setattr(GaussianPath, "check", lambda path: None)
+def launched(data, tmp_path, monkeypatch, capsys):
+    """``launched(config, name)``: the command ``experiments.train`` on a file of ``config``, in this process, from a folder that holds
+    nothing but such files; its exit status, what it says on stderr and the seconds that it takes."""
+
+    def begun():
+        raise Begun
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+    monkeypatch.setattr(loop, "keep_buffers", begun)  # the first that a run does when nothing is wrong
+
+    def launch(config, name="bad"):
+        write_config(tmp_path / f"{name}.py", config)
+        monkeypatch.setattr(sys, "argv", ["train", f"--config={tmp_path / name}.py", f"--workdir={tmp_path / 'new'}"])
+        capsys.readouterr()
+        before = time.perf_counter()
+        with pytest.raises(SystemExit) as left:
+            launcher.launch(train.main)
+        took = time.perf_counter() - before
+        said = capsys.readouterr()
+        assert not said.out, said.out
+        return left.value.code, said.err, took
+
+    return launch
+
+
+def write_config(file, config):
+    """As a configuration file that anyone could have written."""
+    file.write_text(f"from ml_collections import ConfigDict\nnan, inf = float('nan'), float('inf')\n\n\ndef get_config():\n"
+                    f"    return ConfigDict({config!r}, convert_dict=True)\n")  # fmt: skip
 
 
 def check_line(said, path, value):
@@ -225,22 +274,38 @@ def inner(value):
     return [v for x in value for v in inner(x)] if isinstance(value, (list, tuple)) else [value]
 
 
-def test_two_hundred_bad_configurations_are_one_line_each(data, tmp_path):
+def check_refused(status, said, path, value):
+    """Exit status 2, and one line on stderr."""
+    assert status == 2, (status, said)
+    assert said.startswith("error: ") and said.endswith("\n") and said.count("\n") == 1 and "Traceback" not in said, said
+    check_line(said.rstrip("\n"), path, value)
+
+
+SECONDS = 5.0
+
+
+def test_two_hundred_bad_configurations_are_one_line_each(launched, tmp_path):
+    """Through the launcher: exit status 2, one line on stderr, under five seconds, and nothing written."""
     drawn, wrong = cases(), []
     assert len(drawn) == 200
-    for rule, start, path, value, config in drawn:
+    for number, (rule, start, path, value, config) in enumerate(drawn):
         try:
-            check_sampling(prepare(plain(config), tmp_path / "new").parts)
+            status, said, took = launched(config, f"bad_{number}")
+            check_refused(status, said, path, value)
+            assert took < SECONDS
+        except Begun:
             wrong.append((rule, start, path, value, "was not refused"))
-        except ConfigError as error:
-            try:
-                check_line(str(error), path, value)
-            except AssertionError as what:
-                wrong.append((rule, start, path, value, str(what)))
         except Exception as error:  # noqa: BLE001 - a traceback for whoever wrote this configuration
             wrong.append((rule, start, path, value, repr(error)))
     assert not wrong, "\n".join(map(str, wrong))
-    assert not (tmp_path / "new").exists()
+    assert {entry.name for entry in tmp_path.iterdir()} - {"__pycache__"} == {f"bad_{number}.py" for number in range(200)}
+
+
+@pytest.mark.parametrize("start", ["toy:moons", "digits:flow"])
+def test_the_good_configuration_is_not_refused(start, launched):
+    """So the test above can fail."""
+    with pytest.raises(Begun):
+        launched(starts()[start])
 
 
 COMMANDS = 5
@@ -252,14 +317,11 @@ def test_the_same_from_the_shell(number, data, tmp_path):
     """Exit status 2, one line on stderr, less than five seconds of the processor, and nothing written."""
     _, start, path, value, config = random.Random(1).sample(cases(), COMMANDS)[number]
     file, new = tmp_path / "bad.py", tmp_path / "new"
-    file.write_text(f"from ml_collections import ConfigDict\nnan, inf = float('nan'), float('inf')\n\n\ndef get_config():\n"
-                    f"    return ConfigDict({config!r}, convert_dict=True)\n")  # fmt: skip
+    write_config(file, config)
     words = [sys.executable, "-m", "experiments.train", f"--config={file}", f"--workdir={new}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(words, env=network_guard.environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
-    check_line(done.stderr.rstrip("\n"), path, value)
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 5.0
+    check_refused(done.returncode, done.stderr, path, value)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < SECONDS
     assert not new.exists() and sorted(entry.name for entry in tmp_path.iterdir()) == ["bad.py"]

@@ -125,12 +125,15 @@ def test_evaluate_writes_its_table(workdir, capsys):
     assert float(row["energy"]) > 0 and "energy" in said and json.loads((workdir / "evaluation.json").read_text())
 
 
-def test_evaluate_of_averages_of_several_widths(workdir, capsys):
+def test_averages_of_several_widths(workdir, capsys, tmp_path):
     """A row for each, tracked or put together from the snapshots, which the table says; a width outside is refused before anything."""
     assert run("evaluate", f"--workdir={workdir}", "--n=64", "--sampler=DDIM", "--steps=4", "--ema=0.05,0.07,none") == 0
     said = capsys.readouterr().out
     assert [row["ema"] for row in csv.DictReader((workdir / "evaluation.csv").open())] == ["0.05", "0.07", "none"]
     assert "ema 0.07: put together from the snapshots up to step 20, residual of its profile" in said and "ema 0.05:" not in said
+    assert run("sample", f"--workdir={workdir}", "--n=6", f"--output={tmp_path}", "--ema=0.07") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ema ")]
+    assert len(told) == 1 and "above 0.001: of 2 snapshots; more of them" in told[0]
     before = (workdir / "evaluation.csv").read_bytes()
     assert run("evaluate", f"--workdir={workdir}", "--n=64", "--ema=0.05,0.2") == 2
     assert "ema: 0.2 is refused; allowed: a position below 4, one of the decays (0.9, 0.5), a width from" in capsys.readouterr().err

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from experiments import launcher
+from score_lab.training.options import NEEDED
 from score_lab.training.parallel import Layout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,8 @@ def places(tmp_path_factory):
     np.savez(home / "keyless.npz", weights=np.zeros(3))
     (home / "images.py").write_text(IMAGES.replace("PATH", str(home / "images.npz")))
     (home / "broken.py").write_text("def get_config():\n    return 1 / 0\n")
+    numbers = "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict(dict.fromkeys({names}, 3))\n"
+    (home / "numbers.py").write_text(numbers.format(names=NEEDED))
     (home / "a_file").write_text("not a directory")
     (home / "pictures").mkdir()
     save_run(home / "run")
@@ -226,6 +229,8 @@ WORDS = [
     ("train", "--config=configs/toy.py:moon --workdir=NEW", "'moon'", "did you mean 'moons'?"),
     ("train", "--config=configs/cifar10.py:edmm --workdir=NEW", "'edmm'", "did you mean 'edm'?"),
     ("train", "--config=HOME/broken.py --workdir=NEW", "ZeroDivisionError", "broken.py, line 2"),
+    *[(name, f"--config=HOME/numbers.py --{flag}=NEW", "config.data: 3", "a section")
+      for name, flag in (("train", "workdir"), ("digits", "workdir"), ("bounds", "output"))],
     ("train", "--config=configs/toy.py:moons", "--workdir: None", "--workdir=DIRECTORY"),
     ("train", "--workdir=NEW", "--config: None", "--config=FILE:VARIANT"),
     ("train", "--config=configs/toi.py:moons --workdir=NEW", "--config: 'configs/toi.py:moons'", "did you mean 'configs/toy.py'?"),

@@ -42,8 +42,8 @@ def tile(images: np.ndarray, gap: int | None = None) -> np.ndarray:
 
 
 def _grid(images: np.ndarray, labels: np.ndarray | None, columns: int) -> tuple[np.ndarray, list[str]]:
-    """(rows, columns, h, w, 3) with the first ``columns`` samples of every class, blanks where there are fewer, and the names of the rows.
-    """
+    """(rows, columns, h, w, 3) with the first ``columns`` samples of every class (fewer columns where no class has so many), blanks where
+    there are fewer, and the names of the rows."""
     rgb = to_rgb(images)
     if labels is None:
         count = max(1, min(columns, len(rgb) // columns))
@@ -53,7 +53,7 @@ def _grid(images: np.ndarray, labels: np.ndarray | None, columns: int) -> tuple[
             refuse("picture.labels", len(labels), f"one label for each of {len(rgb)} images")
         classes = np.unique(labels)
         chosen, names = [np.flatnonzero(labels == c)[:columns] for c in classes], [str(c) for c in classes]
-    grid = np.ones((len(chosen), columns, *rgb.shape[1:]))
+    grid = np.ones((len(chosen), max(map(len, chosen)), *rgb.shape[1:]))
     for i, row in enumerate(chosen):
         grid[i, : len(row)] = rgb[list(row)]
     return grid, names

@@ -20,6 +20,10 @@ Histogram = tuple[Sequence[float], Sequence[float]]
 """The upper edge of every bin, ascending, and what is in it."""
 
 
+CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+"""Of a PNG, by its colour type: grey, RGB, a palette of RGB, grey and alpha, RGB and alpha."""
+
+
 class Events:
     """A new event file in ``directory``; of earlier ones TensorBoard hides what came after ``step`` (0: nothing is hidden).
 
@@ -35,8 +39,10 @@ class Events:
         if step:
             self._add(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def write(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
-        """One event with a point of every curve."""
+    def write(
+        self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram], images: Mapping[str, bytes] | None = None
+    ) -> None:
+        """One event with a point of every curve, and ``images``, each a PNG."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -45,6 +51,10 @@ class Events:
             first, second = _moments(limits, counts)
             bins = {"min": limits[0], "max": limits[-1], "bucket_limit": limits, "bucket": counts}
             values.append(Summary.Value(tag=name, histo={**bins, "num": sum(counts), "sum": first, "sum_squares": second}))
+        for name, png in (images or {}).items():
+            width, height = struct.unpack(">II", png[16:24])  # of its first chunk, IHDR
+            picture = Summary.Image(height=height, width=width, colorspace=CHANNELS[png[25]], encoded_image_string=png)
+            values.append(Summary.Value(tag=name, image=picture))
         self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def _add(self, event: Any) -> None:

@@ -1,6 +1,7 @@
 """``experiments.train --memory``: what a run would hold on each device, from its compiled step, before anything runs or is written.
 
     total(b) = state + batches + temporaries,      what XLA planned for the dispatch that the run would make, b examples on a device
+    batches  = prefetch in the queue + 1 placed behind it + 1 taken and held back + in_flight that run or wait on the device
 
 The largest batch that fits comes from two compilations, at the configured batch and at twice that, and a line through both: temporaries
 grow in proportion to the batch, as far as XLA makes the same program of it.  Not in it: what previews and evaluation need, and the copy
@@ -18,12 +19,13 @@ import jax
 
 from score_lab.build import refuse
 from score_lab.cost import Memory, memory_of
+from score_lab.training.parallel import in_flight
 from score_lab.training.prepare import Plan
 from score_lab.training.speed import abstract_batch
 from score_lab.training.state import abstract_state
 from score_lab.types import PyTree
 
-__all__ = ["Fit", "device_memory", "fit_of", "largest_batch"]
+__all__ = ["Fit", "device_memory", "fit_of", "held_at_once", "largest_batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +82,26 @@ def fit_of(plan: Plan) -> Fit:
     state = layout.like(abstract_state(plan.parts))
     memory, doubled = (_compiled(plan, state, layout.shapes(batch, plan.several, factor), factor) for factor in (1, 2))
     devices, each = len(layout.devices), bytes_of(layout.share(batch)) * plan.several
-    held = each * (plan.options.prefetch + 1)
+    held = held_at_once(plan.options.prefetch, in_flight(layout))
     parts = {
         "parameters": bytes_of(state.params),
         "optimizer": bytes_of(state.opt_state),
         f"averages ({len(state.ema)})": bytes_of(state.ema),
         "the objective's state": bytes_of(state.objective),
-        f"batches ({plan.options.prefetch + 1} dispatches of {plan.several} steps)": held,
+        f"batches ({held} dispatches of {plan.several} steps)": each * held,
     }
     parts = {name: count for name, count in parts.items() if count}
     has, shared = device_memory(layout.devices)
-    extra = each * plan.options.prefetch  # the others that wait beside the one in the program
+    extra = each * (held - 1)  # the others beside the one in the program
     memory, doubled = (dataclasses.replace(m, arguments=m.arguments + k * extra) for m, k in ((memory, 1), (doubled, 2)))
     grain = devices * layout.processes * layout.accumulate
     return Fit(parts, memory, doubled, plan.parts.batch_size, grain, devices * layout.processes, has, shared)
+
+
+def held_at_once(prefetch: int, flying: int) -> int:
+    """The most dispatches whose batches lie on the devices at one moment: in the queue of feed.py, behind it the one that found it full,
+    the one that the loop holds back (``Reports.throttle``), and those that it has handed to the devices."""
+    return prefetch + 2 + flying
 
 
 def largest_batch(batch: int, at_batch: int, at_double: int, available: int, grain: int) -> int | None:

@@ -77,7 +77,7 @@ def train(
     Args:
       config: a ConfigDict or dict (options.py).
       workdir: made if need be.
-      callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
+      callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``; bytes among them are a PNG for TensorBoard.
       checks: called with the parts before anything is compiled or written; they may raise ConfigError.
       allow: keys and sections of the configuration, "optimizer" or "data.batch_size,data.num_train", in which it may differ from the one
         that the run in ``workdir`` had so far (changes.py).

@@ -35,15 +35,18 @@ class Metrics:
         self._lines = Appended(self.path)
         self._events = Events(workdir / "events", step)
 
-    def write(self, step: int, values: Mapping[str, float], histograms: Mapping[str, Any] | None = None) -> None:
-        """One line and one event, with a point per curve; at once, so that nothing is lost with the process.
+    def write(
+        self, step: int, values: Mapping[str, float], histograms: Mapping[str, Any] | None = None, images: Mapping[str, bytes] | None = None
+    ) -> None:
+        """One line (none without ``values``) and one event, with a point per curve and the PNGs ``images``; at once, so that nothing is
+        lost with the process.
 
         Raises OSError where there is no space: what did not fit is written with the next line, and no line is torn.
         """
         try:
-            self._lines.write((json.dumps({"step": step, **values}) + "\n").encode())
+            self._lines.write((json.dumps({"step": step, **values}) + "\n").encode() if values else b"")
         finally:
-            self._events.write(step, values, histograms or {})
+            self._events.write(step, values, histograms or {}, images)
 
     def __enter__(self) -> Metrics:
         return self

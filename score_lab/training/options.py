@@ -40,8 +40,8 @@ class TrainingOptions:
       ema: decays of the parameter averages kept, any number; the first is the one that is evaluated and loaded by default.
       ema_warmup: average with ``min(decay, (1 + k) / (10 + k))`` at step k, so that the initial parameters are forgotten early.
       profiles: widths sigma_rel, in (0, 0.2887], of power-function averages kept beside them (EDM2; profiles.py), for example (0.05, 0.1).
-      snapshot_every: steps between snapshots of these, from which an average of any width between is put together afterwards; 0 is at
-        the end alone.
+      snapshot_every: steps between snapshots of these, from which an average of any width between is put together afterwards; "auto": as
+        many as leave a thousandth of its profile at most (profiles.py), 0: one at the end alone.
       log_every, eval_every, checkpoint_every: steps between them; 0 is never (a checkpoint is always made at the end).  Unless
         ``eval_every`` is 0, the held-out loss is also computed where a checkpoint is made on time, so that "best" is of all of them.
       eval_examples, eval_levels: held-out examples and log-SNR levels of an evaluation.
@@ -67,7 +67,7 @@ class TrainingOptions:
     ema: tuple = (0.999,)
     ema_warmup: bool = True
     profiles: tuple = ()
-    snapshot_every: int = 0
+    snapshot_every: int | str = "auto"
     log_every: int = 50
     eval_every: int = 500
     eval_examples: int = 1024
@@ -93,10 +93,9 @@ class TrainingOptions:
         for name in ("steps", "accumulate", "log_every", "eval_examples", "eval_levels", "keep", "prefetch"):
             if getattr(self, name) < 1:
                 refuse(name, getattr(self, name), "an int of at least 1")
-        for name in ("eval_every", "checkpoint_every", "snapshot_every"):
+        for name in ("eval_every", "checkpoint_every"):
             if getattr(self, name) < 0:
-                never = "at the end alone" if name == "snapshot_every" else "never"
-                refuse(name, getattr(self, name), f"an int of at least 1, or 0 for {never}")
+                refuse(name, getattr(self, name), "an int of at least 1, or 0 for never")
         if self.profile < 0:
             refuse("profile", self.profile, "an int of at least 1, the steps to trace, or 0 for none")
         if self.devices is not None and self.devices < 1:
@@ -107,8 +106,11 @@ class TrainingOptions:
         for sigma_rel in self.profiles:
             if not (isinstance(sigma_rel, float) and 0.0 < sigma_rel <= WIDEST and sigma_rel not in self.ema):
                 refuse("profiles", self.profiles, f"widths above 0 and at most {WIDEST:.4f}, none of them in ema: (0.05, 0.1)")
-        if self.snapshot_every and not self.profiles:
-            refuse("snapshot_every", self.snapshot_every, "0 where there are no profiles, which snapshots are of")
+        every = self.snapshot_every
+        if every != "auto" and not (isinstance(every, int) and every >= 0):
+            refuse("snapshot_every", every, "'auto', an int of at least 1, or 0 for one at the end alone", ("auto",))
+        if every not in ("auto", 0) and not self.profiles:
+            refuse("snapshot_every", every, "0 or 'auto' where there are no profiles, which snapshots are of")
         self._check_watching()
         several = self.steps_per_dispatch
         if several != "auto" and not (isinstance(several, int) and several >= 1):

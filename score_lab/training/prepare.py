@@ -20,6 +20,7 @@ from score_lab.training.mesh import Meshed
 from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of, parallel_of
 from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
 from score_lab.training.parts import Parts, build_parts, measure_sigma_data
+from score_lab.training.profiles import snapshots_needed
 from score_lab.training.workdir import record_in
 
 __all__ = ["DETERMINISTIC", "Callback", "Plan", "prepare"]
@@ -28,7 +29,8 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """What ``config.training.deterministic`` adds to XLA_FLAGS; XLA reads it once, when JAX starts."""
 
 Callback = tuple[int, Callable]
-"""``(every, fn(denoiser, step) -> dict of metrics or None)``, called also after the last step, with the first average's denoiser."""
+"""``(every, fn(denoiser, step) -> dict of metrics or None)``, called also after the last step, with the first average's denoiser.  A value
+that is bytes is a PNG, which TensorBoard shows under its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Plan:
     Attributes:
       parts, source, layout: what is trained, on what, where.
       several: steps in a dispatch.
+      snapshot_every: steps between snapshots of the profiles, 0 for one at the end alone.
       record: what the workdir says of the run that it holds, None if it is new.
       seed: of everything that is random in the run.
       changes: of the configuration since that record, all of them allowed.
@@ -47,6 +50,7 @@ class Plan:
     source: Any
     layout: Layout
     several: int
+    snapshot_every: int
     workdir: Path | None
     record: dict[str, Any] | None
     callbacks: tuple[Callback, ...]
@@ -74,7 +78,7 @@ class Plan:
 
     def snapshots(self, step: int) -> bool:
         """Whether the profiles are stored after ``step``: when it is due, and at the end."""
-        return bool(self.options.profiles) and (self.due(self.options.snapshot_every, step) or step == self.options.steps)
+        return bool(self.options.profiles) and (self.due(self.snapshot_every, step) or step == self.options.steps)
 
     def counts(self, step: int) -> list[int]:
         """Steps of every dispatch from ``step`` to the end: ``several`` at its multiples, single ones elsewhere."""
@@ -138,9 +142,23 @@ def prepare(
     layout.check(parts)
     if options.disk_full == "go_on" and layout.processes > 1:
         refuse("config.training.disk_full", "go_on", "'stop' where there are several processes, which write a checkpoint together")
-    cadences = [options.log_every, options.eval_every, options.checkpoint_every, options.snapshot_every, *(every for every, _ in callbacks)]
-    several = steps_per_dispatch(parts, [every for every in cadences if every])
-    return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed, tuple(changes))
+    cadences = [options.log_every, options.eval_every, options.checkpoint_every, *(every for every, _ in callbacks)]
+    several, snapshot_every = _cadences(parts, [every for every in cadences if every])
+    return Plan(parts, source, layout, several, snapshot_every, workdir, record, tuple(callbacks), seed, tuple(changes))
+
+
+def _cadences(parts: Parts, others: list[int]) -> tuple[int, int]:
+    """Steps in a dispatch, and between snapshots.  Asked for as "auto", these are as many as the profiles need, in whole dispatches, which
+    are shorter only where the run is too short for that."""
+    options = parts.options
+    every = options.snapshot_every if options.profiles else 0
+    if every != "auto":
+        return steps_per_dispatch(parts, [*others, every] if every else others), every
+    several = steps_per_dispatch(parts, others)
+    every = max(1, options.steps // snapshots_needed(tuple(options.profiles)))
+    if every < several and options.steps_per_dispatch == "auto":
+        several = steps_per_dispatch(parts, [*others, every])
+    return several, max(several, every // several * several)
 
 
 def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) -> float:

@@ -9,10 +9,13 @@ step: the average over steps is the profile, exactly.  A profile q that was not 
 
     || q - sum_i c_i p_i ||^2  =  <q, q> - 2 c.<p, q> + c.<p, p> c,
     <p_i, p_j> = (gamma_i + 1)(gamma_j + 1) / (gamma_i + gamma_j + 1) (r / t_i)^gamma_i (r / t_j)^gamma_j r / (t_i t_j),  r = min(t_i, t_j)
+
+How much of q is left, its residual, depends on the widths and on where in the run the snapshots lie, not on how long the run is.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -21,7 +24,12 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.types import Array
 
-__all__ = ["WIDEST", "coefficients", "exponent", "rate", "width"]
+__all__ = ["RESIDUAL", "WIDEST", "coefficients", "exponent", "rate", "residual_of", "snapshots_needed", "width"]
+
+RESIDUAL = 1e-3
+"""What may be left of a profile that was not tracked."""
+MOST = 512
+"""Snapshots, beyond which ``snapshots_needed`` does not go: two widths a factor of ten apart want a third between them."""
 
 WIDEST = 12**-0.5
 """The width of gamma = 0, the plain mean over all steps."""
@@ -54,14 +62,48 @@ def coefficients(stored: Sequence[tuple[float, int]], gamma: float, t: int) -> t
 
     Least squares in float64 on the profiles, each over its own norm.
     """
+    c, left = _fitted(stored, [gamma], t)
+    return c[:, 0], float(left[0])
+
+
+def _fitted(stored: Sequence[tuple[float, int]], gammas: Sequence[float], t: float) -> tuple[np.ndarray, np.ndarray]:
+    """``coefficients`` of several profiles, (stored, profiles) and (profiles,)."""
     g, steps = np.array(stored, np.float64).T
-    gram = _inner(g[:, None], steps[:, None], g[None], steps[None])
-    with_q = _inner(g, steps, gamma, float(t))
-    norms, norm = np.sqrt(np.diag(gram)), float(np.sqrt(_inner(gamma, float(t), gamma, float(t))))
-    cosines, aims = gram / np.outer(norms, norms), with_q / (norms * norm)
+    q = np.array(gammas, np.float64)
+    gram, with_q = _inner(g[:, None], steps[:, None], g[None], steps[None]), _inner(g[:, None], steps[:, None], q[None], float(t))
+    norms, norm = np.sqrt(np.diag(gram)), np.sqrt(_inner(q, float(t), q, float(t)))
+    cosines, aims = gram / np.outer(norms, norms), with_q / np.outer(norms, norm)
     c = np.linalg.lstsq(cosines, aims, rcond=1e-14)[0]
-    rest = 1.0 - 2.0 * c @ aims + c @ cosines @ c
-    return c * norm / norms, float(np.sqrt(max(rest, 0.0)))
+    rest = 1.0 - 2.0 * np.sum(c * aims, axis=0) + np.sum(c * (cosines @ c), axis=0)
+    return c * norm / norms[:, None], np.sqrt(np.maximum(rest, 0.0))
+
+
+def residual_of(widths: Sequence[float], steps: Sequence[int]) -> float:
+    """The largest residual of a profile whose width lies between two of the ``widths`` tracked, at the last of the snapshots ``steps``."""
+    tracked = sorted(set(widths))
+    between = [low + k / 8 * (high - low) for low, high in zip(tracked, tracked[1:], strict=False) for k in range(1, 8)]
+    if not between:
+        return 0.0
+    stored = [(exponent(w), s) for s in steps for w in tracked]
+    return float(_fitted(stored, [exponent(w) for w in between], steps[-1])[1].max())
+
+
+@functools.cache
+def snapshots_needed(widths: tuple[float, ...], residual: float = RESIDUAL) -> int:
+    """The least number of snapshots, evenly spaced over a run, that leave at most ``residual`` of every profile between the tracked
+    ``widths``; at most MOST.  (0.05, 0.1) need 32, (0.05, 0.07, 0.1) need 6."""
+
+    def enough(count: int) -> bool:
+        return residual_of(widths, [1024 * k for k in range(1, count + 1)]) <= residual
+
+    high = 1
+    while high < MOST and not enough(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def _inner(a, s, b, t):

@@ -85,6 +85,7 @@ class Reports:
         plan, options = self.plan, self.plan.options
         values: dict[str, float] = {}
         pictures: dict[str, Any] = {}
+        images: dict[str, bytes] = {}
         if plan.due(options.log_every, step):
             values, pictures = self._means(self.drain())
             self._steps = []
@@ -96,9 +97,11 @@ class Reports:
             if plan.due(every, step):
                 self.drain()
                 with self.disk.writing(f"what {getattr(function, '__name__', 'a callback')} makes of step {step}"):
-                    values |= function(denoiser_of(plan.parts, plan.layout, state), step) or {}
-        if values:
-            self._write(step, values, pictures)
+                    made = function(denoiser_of(plan.parts, plan.layout, state), step) or {}
+                    images |= {name: value for name, value in made.items() if isinstance(value, bytes)}
+                    values |= {name: value for name, value in made.items() if not isinstance(value, bytes)}
+        if values or images:
+            self._write(step, values, pictures, images)
 
     def drain(self) -> list[dict[str, Any]]:
         """The figures of every step since the last line, fetched and looked at.  Raises NonFiniteLoss."""
@@ -172,14 +175,15 @@ class Reports:
             figures |= self._speed.figures(figures["images_per_second"]) if self._speed else {}
         return figures
 
-    def _write(self, step: int, values: dict[str, float], pictures: Mapping[str, Any]) -> None:
+    def _write(self, step: int, values: dict[str, float], pictures: Mapping[str, Any], images: Mapping[str, bytes]) -> None:
         """The values as a line of each kind; what held-out loss and callbacks took is not counted as training."""
         self.last |= values
         if self.metrics is not None:
             rate = self.last.get("images_per_second", 0.0)
             left = (self.plan.options.steps - step) * self.plan.parts.batch_size / rate if rate else math.inf
             with self.disk.writing(f"the line of step {step} in metrics.jsonl and events"):
-                self.metrics.write(step, values, pictures)
-            say(progress_line(step, self.plan.options.steps, values | {"images_per_second": rate}, left))
+                self.metrics.write(step, values, pictures, images)
+            if values:
+                say(progress_line(step, self.plan.options.steps, values | {"images_per_second": rate}, left))
         if "seconds" in values:
             self._clock = (time.perf_counter(), step)

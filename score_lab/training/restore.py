@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,8 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
 
     Args:
       ema: which average: its position in ``config.training.ema`` (an int), its decay or the width of its power-function profile (a
-        float), or None for the parameters themselves.  A width between those that were tracked is put together from the snapshots.
+        float), or None for the parameters themselves.  A width between those that were tracked is put together from the snapshots, which a
+        line on stderr says, with the residual of its profile.
       step: of the checkpoint; None is the newest, "best" the one with the lowest held-out loss.
 
     Raises ConfigError for a directory that is no workdir or holds no such checkpoint or average, for a part of its configuration that
@@ -81,6 +83,7 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
     if between:
         found = post_hoc(workdir, parts.options.profiles, like.ema[len(parts.options.ema) :], ema, step)
         params, step, residual = found.params, found.step, found.residual
+        print(found.line(ema), file=sys.stderr, flush=True)
     parts = parts.with_range(params)
     used = ema if between else None if position is None else kept[position]
     return Loaded(parts.denoiser(params), record["config"], step, used, spec, parts, record["versions"], params, residual)

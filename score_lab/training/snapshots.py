@@ -19,7 +19,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.training.arrays import Arrays
 from score_lab.training.disk import remove_half_written
-from score_lab.training.profiles import coefficients, exponent
+from score_lab.training.profiles import RESIDUAL, coefficients, exponent
 from score_lab.types import PyTree
 
 __all__ = ["PostHoc", "Snapshots", "post_hoc"]
@@ -70,11 +70,19 @@ class PostHoc:
     residual: float
     snapshots: int
 
+    def line(self, sigma_rel: float) -> str:
+        """What is to be said of it wherever it is used."""
+        said = f"ema {sigma_rel:g}: put together from the snapshots up to step {self.step}, residual of its profile {self.residual:.1e}"
+        if self.residual <= RESIDUAL:
+            return said
+        few = f"{self.snapshots} snapshot{'s' if self.snapshots > 1 else ''}"
+        return f"{said}, above {RESIDUAL:g}: of {few}; more of them (config.training.snapshot_every), or a width between, leave less"
+
 
 def post_hoc(workdir: Path, widths: Sequence[float], like: Sequence[PyTree], sigma_rel: float, step: int) -> PostHoc:
     """The average of width ``sigma_rel`` that ends at the newest snapshot not after ``step``.
 
-    Every snapshot is read once, one at a time, and summed in float64.
+    Every stored average is read once, one at a time, and summed in float64.
 
     Args:
       widths: those that were tracked; ``sigma_rel`` lies between the least and the largest.

@@ -13,7 +13,8 @@ from score_lab.paths.base import normals
 from score_lab.training import NonFiniteLoss, PipelineFailed, load, train
 from score_lab.training.feed import Feed, open_source
 from score_lab.training.metrics import mean_of, progress_line, read_metrics
-from score_lab.training.parallel import layout_of
+from score_lab.training.parallel import Layout, layout_of
+from score_lab.training.reports import Reports
 from score_lab.training.state import keys_of
 
 
@@ -144,3 +145,34 @@ def test_a_checkpoint_says_what_it_is(trained):
     record = json.loads((workdir / "config.json").read_text())
     assert host["step"] == 20 and host["position"] and host["record"]["config"] == record["config"]
     assert host["record"]["versions"]["jax"] == jax.__version__ and record["data"]["shape"] == [2]
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_between_two_lines_the_host_waits_for_nothing_that_is_new(config, tmp_path, monkeypatch, spoilt):
+    """On one device, slow beside the host: a dispatch is asked for while the last one is under way, so nothing has looked at what that one
+    makes, figures or state, by whatever means.  In a loop that looks at each loss every dispatch is done before the next.
+    """
+    last, done, make, add = [], [], Layout.dispatch, Reports.add
+
+    @jax.jit
+    def late(number, tree):
+        spent = 0.0 * jax.lax.fori_loop(0, 100, lambda _, x: jnp.sin(x), jnp.full(50_000, number))[0]
+        return jax.tree.map(lambda x: x + spent if x.dtype == jnp.float32 else x, tree)  # of the same value, and a while later
+
+    def slow(dispatch):
+        def slowed(state, batches):
+            done.extend(figures["loss"].is_ready() for figures in last[-1:])
+            state, figures = late(float(len(done)), dispatch(state, batches))
+            last.append(figures)
+            return state, figures
+
+        return slowed
+
+    monkeypatch.setattr(Layout, "dispatch", lambda layout, parts: slow(make(layout, parts)))
+    if spoilt:
+        monkeypatch.setattr(Reports, "add", lambda self, figures, step: (add(self, figures, step), np.asarray(figures["loss"]))[0])
+    options = {"steps": 24, "log_every": 12, "eval_every": 0, "checkpoint_every": 0, "steps_per_dispatch": 1, "devices": 1}
+    train(config(**{f"training__{name}": value for name, value in options.items()}), tmp_path)
+    assert len(done) == 23 and done[0] and done[11]  # the first, which was compiled, and that of the line
+    busy = [not ready for k, ready in enumerate(done) if k not in (0, 11)]
+    assert sum(busy) == 0 if spoilt else sum(busy) >= 15, done  # of 21: another process may have had the processor

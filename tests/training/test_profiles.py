@@ -8,7 +8,8 @@ from scipy import integrate
 
 from score_lab.build import ConfigError
 from score_lab.training import load, train
-from score_lab.training.profiles import WIDEST, coefficients, exponent, rate, width
+from score_lab.training.prepare import prepare
+from score_lab.training.profiles import RESIDUAL, WIDEST, coefficients, exponent, rate, residual_of, snapshots_needed, width
 from score_lab.training.snapshots import post_hoc
 from score_lab.training.state import abstract_state
 from score_lab.training.step import averages
@@ -61,6 +62,95 @@ def test_the_least_squares_is_that_of_the_profiles(every):
         assert residual <= (1e-3 if every == 20 else 1e-2)
 
 
+@pytest.mark.parametrize(("widths", "needed"), [((0.05, 0.10), 32), ((0.05, 0.07, 0.10), 6), ((0.10,), 1), ((0.05, 0.20), 49)])
+def test_so_many_snapshots_leave_a_thousandth(widths, needed):
+    """And one less leaves more; how long the run is does not matter."""
+    assert snapshots_needed(widths) == needed
+    for length in (100, 30_000):
+        left = [residual_of(widths, [length * k for k in range(1, count + 1)]) for count in (needed, max(needed - 1, 1))]
+        assert left[0] <= RESIDUAL and (needed == 1 or left[1] > RESIDUAL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "several", "every"),
+    [({"steps": 3200}, 10, 100), ({"steps": 1234}, 10, 30), ({"steps": 320}, 10, 10), ({"steps": 64}, 2, 2), ({"steps": 20}, 1, 1),
+     ({"steps": 64, "steps_per_dispatch": 10}, 10, 10), ({"steps": 3200, "snapshot_every": 0}, 10, 0),
+     ({"steps": 3200, "snapshot_every": 25}, 5, 25), ({"steps": 3200, "profiles": ()}, 10, 0)],
+)  # fmt: skip
+def test_by_default_there_are_as_many_as_are_needed(config, changes, several, every):
+    """In whole dispatches; only a run of too few steps has shorter ones, unless they are asked for."""
+    plan = prepare(config(**{f"training__{name}": value for name, value in ({"profiles": (0.05, 0.10)} | changes).items()}), None)
+    assert (plan.several, plan.snapshot_every) == (several, every)
+    if every and not {"snapshot_every", "steps_per_dispatch"} & set(changes) and changes["steps"] >= 64:
+        assert residual_of((0.05, 0.10), [step for step in range(1, changes["steps"] + 1) if plan.snapshots(step)]) <= RESIDUAL
+
+
+def flat(params):
+    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(params)])
+
+
+STEPS = 64
+
+
+@pytest.fixture(scope="module")
+def recorded(config, tmp_path_factory):
+    """A workdir of two profiles and the snapshots of the default, and the parameters after every step, in float64."""
+    home, trajectory = tmp_path_factory.mktemp("recorded"), []
+    options = {"steps": STEPS, "ema": (0.0,), "profiles": (0.05, 0.10), "log_every": STEPS, "eval_every": 0, "checkpoint_every": 0}
+    options |= {"devices": 1, "accumulate": 1}
+    record = (1, lambda denoiser, step: trajectory.append(flat(denoiser.params)))
+    train(config(**{f"training__{name}": value for name, value in options.items()}), home, [record])
+    return home, np.stack(trajectory)
+
+
+def test_averages_of_a_run_against_those_of_its_parameters(recorded, capsys):
+    """In float64 from the parameters of every step: tracked widths to 1e-5, also put together from the snapshots; a width between with at
+    most what the residual of its profile allows, by Cauchy and Schwarz, which is a thousandth; it is said wherever it is loaded.
+    """
+    home, trajectory = recorded
+    assert sorted(int(entry.name) for entry in (home / "snapshots").iterdir()) == list(range(2, STEPS + 1, 2))
+    direct = {w: weights(exponent(w), STEPS, STEPS) @ trajectory for w in (0.05, 0.07, 0.10)}
+
+    def far(a, b):
+        return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+    tracked = load(home, ema=0.10)
+    assert tracked.residual is None and tracked.ema == 0.10 and capsys.readouterr().err == ""
+    assert far(flat(tracked.denoiser.params), direct[0.10]) < 1e-5
+    found = post_hoc(home, (0.05, 0.10), abstract_state(tracked.parts).ema[1:], 0.05, STEPS)
+    assert far(flat(found.params["network"]), direct[0.05]) < 1e-5 and found.residual < 1e-6 and found.snapshots == 32
+    between = load(home, ema=0.07)
+    said = f"ema 0.07: put together from the snapshots up to step {STEPS}, residual of its profile {between.residual:.1e}\n"
+    assert 1e-4 < between.residual <= RESIDUAL and capsys.readouterr().err == said and between.step == STEPS
+    gamma, made = exponent(0.07), flat(between.denoiser.params)
+    size = (gamma + 1) / np.sqrt((2 * gamma + 1) * STEPS)  # of the profile
+    allowed = between.residual * size * np.linalg.norm(trajectory, axis=0)
+    assert np.all(np.abs(made - direct[0.07]) <= allowed + 1e-5 * np.abs(direct[0.07]) + 1e-7)
+    assert 20 * far(made, direct[0.07]) < min(far(direct[w], direct[0.07]) for w in (0.05, 0.10))  # it is none of the others
+
+
+def test_too_few_snapshots_are_told(recorded):
+    """From what lies up to an earlier step."""
+    home, _ = recorded
+    like = abstract_state(load(home).parts).ema[1:]
+    few = post_hoc(home, (0.05, 0.10), like, 0.07, 8)
+    assert few.snapshots == 4 and few.residual > 1e-2
+    told = f"residual of its profile {few.residual:.1e}, above 0.001: of 4 snapshots; more of them (config.training.snapshot_every), or "
+    assert few.line(0.07).endswith(told + "a width between, leave less")
+
+
+@pytest.mark.parametrize(
+    ("ema", "message"),
+    [
+        (0.12, r"ema: 0.12 is refused; allowed: a position below 3, one of the decays \(0.0,\), a width from 0.05 to 0.1"),
+        (0.02, "ema: 0.02 is refused"),
+    ],
+)
+def test_a_length_outside_what_was_tracked_is_refused(recorded, ema, message):
+    with pytest.raises(ConfigError, match=message):
+        load(recorded[0], ema=ema)
+
+
 STORED = {"training__steps": 60, "training__ema": (0.9,), "training__snapshot_every": 10, "training__profiles": (0.05, 0.08, 0.10)}
 
 
@@ -70,23 +160,6 @@ def run(config, tmp_path_factory):
     home = tmp_path_factory.mktemp("profiles")
     train(config(**STORED), home)
     return home
-
-
-@pytest.mark.slow
-def test_averages_that_were_tracked_are_put_together_again(run):
-    """From all snapshots, 0.05 and (a hair beside) 0.08 are what training tracked, to 1e-5."""
-    tracked = load(run, ema=0.08)
-    assert tracked.residual is None and tracked.ema == 0.08
-    again = load(run, ema=0.0800001)
-    assert again.residual < 1e-5 and again.step == 60
-    for a, b in zip(jax.tree.leaves(again.denoiser.params), jax.tree.leaves(tracked.denoiser.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    like = abstract_state(tracked.parts).ema[1:]
-    found = post_hoc(run, (0.05, 0.08, 0.10), like, 0.05, 60)
-    exact = load(run, ema=0.05)
-    for a, b in zip(jax.tree.leaves(found.params["network"]), jax.tree.leaves(exact.denoiser.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert found.snapshots == 6 and found.residual < 1e-6
 
 
 @pytest.mark.slow
@@ -109,25 +182,13 @@ def test_snapshots_after_a_kill_are_those_of_the_run_that_was_not(run, config, t
             np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("ema", "message"),
-    [
-        (0.12, r"ema: 0.12 is refused; allowed: a position below 4, one of the decays \(0.9,\), a width from 0.05 to 0.1"),
-        (0.02, "ema: 0.02 is refused"),
-    ],
-)
-def test_a_length_outside_what_was_tracked_is_refused(run, ema, message):
-    with pytest.raises(ConfigError, match=message):
-        load(run, ema=ema)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"training__profiles": (0.3,)}, r"profiles: \(0.3,\) is refused; allowed: widths above 0 and at most 0.2887"),
         ({"training__profiles": (0.9,)}, "profiles"),
-        ({"training__snapshot_every": 10}, "snapshot_every: 10 is refused; allowed: 0 where there are no profiles"),
+        ({"training__snapshot_every": 10}, "snapshot_every: 10 is refused; allowed: 0 or 'auto' where there are no profiles"),
+        ({"training__snapshot_every": "atuo", "training__profiles": (0.1,)}, "snapshot_every: 'atuo' is refused.*did you mean 'auto'"),
         ({"training__snapshot_every": -1, "training__profiles": (0.1,)}, "snapshot_every: -1 is refused"),
     ],
 )

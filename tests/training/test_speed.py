@@ -1,6 +1,8 @@
 """What the log says of operations, MFU and bytes; the trace of some steps; what a run would hold: on a network of a few hundred weights."""
 
 import dataclasses
+import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,13 @@ from experiments import launcher
 from experiments import train as train_command
 from score_lab.build import ConfigError
 from score_lab.cost import Memory, Peaks
-from score_lab.training import loop, tracing, train
+from score_lab.training import fits, loop, tracing, train
+from score_lab.training.feed import Feed
 from score_lab.training.fits import Fit, bytes_of, fit_of, largest_batch
 from score_lab.training.metrics import read_metrics
 from score_lab.training.options import TrainingOptions
 from score_lab.training.prepare import prepare
+from score_lab.training.reports import Reports
 from score_lab.training.speed import Speed, StepCost, abstract_batch, cost_of_step, speed_of
 from score_lab.training.state import abstract_state
 
@@ -144,6 +148,47 @@ def test_the_state_is_counted_and_the_total_is_xlas(plan):
     assert fit.devices == 4 and fit.grain == 8 and fit.fits and fit.largest % 8 == 0
     lines = fit.lines("cpu")
     assert "on each of 4 x cpu, batch 16" in lines[0] and "shared by 4 devices" in lines[-2] and "compiled at 16 and 32" in lines[-1]
+
+
+@pytest.mark.parametrize(("prefetch", "devices", "flying"), [(1, 1, 3), (3, 1, 3), (2, 4, 1)])
+def test_batches_are_counted_as_they_lie(monkeypatch, config, prefetch, devices, flying):
+    """In closed form, x0, label and index of every example of a dispatch's steps; and as a feed and a loop that nothing leaves make them:
+    placed are those of the queue, one behind it, and every one that was taken, the last of which is held back.
+    """
+    plan = prepare(loop.plain(ConfigDict(config(training__prefetch=prefetch, training__devices=devices))), None)
+    monkeypatch.setattr(fits, "_compiled", lambda plan, state, batch, factor: Memory(1000 * factor, 0, 0, 0))
+    fit = fit_of(plan)
+    ((name, held),) = [item for item in fit.parts.items() if item[0].startswith("batches")]
+    example = sum(x.dtype.itemsize * math.prod(x.shape[4:]) for x in jax.tree.leaves(abstract_batch(plan)))
+    count = prefetch + 2 + flying
+    assert name == f"batches ({count} dispatches of {plan.several} steps)" and held == count * plan.several * 16 // devices * example
+    more = (count - 1) * held // count  # one of them is an argument of the program
+    assert (fit.memory.total, fit.doubled.total) == (1000 + more, 2000 + 2 * more)
+
+    placed, taken = [], []
+    monkeypatch.setattr(type(plan.layout), "place", lambda layout, rows: placed.append(rows))
+    monkeypatch.setattr(jax, "block_until_ready", lambda figures: held_back())
+    stream = type("Stream", (), {"__next__": lambda self: {}, "get_state": lambda self: {}})()
+    reports = Reports(plan, None, None, None, {"step": 0, "pending": []})
+    reports._clock = (0.0, 0)
+
+    class Full(Exception):
+        pass
+
+    def held_back():
+        raise Full  # no dispatch ever ends here
+
+    with Feed(stream, plan.layout, [1] * 50, 0, None, jax.random.key(0), prefetch) as feed:
+        with pytest.raises(Full):
+            for batches in feed:
+                taken.append(batches)
+                reports.throttle()
+                reports.add({}, len(taken))
+        until = time.monotonic() + 20
+        while len(placed) < count and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert len(taken) == flying + 1 and len(placed) == count
 
 
 def test_the_largest_batch_is_where_the_line_meets_the_memory():
