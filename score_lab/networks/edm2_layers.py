@@ -6,7 +6,7 @@
     mp_silu(x)     = silu(x) / 0.596,  0.596 = sqrt(E[silu(z)^2]), z ~ N(0, 1)                                          (eq. 81)
     mp_sum(a, b)   = ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2)                                                          (eq. 88)
     mp_cat(a, b)   = sqrt((Na + Nb) / ((1 - t)^2 + t^2)) [(1 - t)/sqrt(Na) a, t/sqrt(Nb) b],  Na, Nb channels           (eq. 103)
-    features(l)_j  = sqrt(2) cos(w_j l + p_j),  w_j normal, p_j uniform                                                 (eq. 75)
+    features(l)_j  = sqrt(2) cos(w_j l + p_j),  w_j normal, p_j evenly spread                                           (eq. 75)
     pixel_norm(x)  = x / (M[x] + 1e-4) over the channels of a pixel
 
 A kernel has its outputs on the last axis.  No output depends on the length of w_o, so the gradient is orthogonal to w_o and only adds to
@@ -28,7 +28,10 @@ from flax import nnx
 
 from score_lab.types import Array, Float
 
-__all__ = ["MPConv", "MPLinear", "fan_in_unit", "fourier", "mp_cat", "mp_silu", "mp_sum", "pixel_norm", "unit_magnitude", "unit_normal"]
+__all__ = [
+    "MPConv", "MPLinear", "fan_in_unit", "fourier", "frequencies_and_phases", "mp_cat", "mp_silu", "mp_sum", "pixel_norm",
+    "unit_magnitude", "unit_normal",
+]  # fmt: skip
 
 SILU = 0.596
 """The published three digits of sqrt(E[silu(z)^2])."""
@@ -84,19 +87,19 @@ def pixel_norm(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes channel
 
 
 @functools.cache
-def _frequencies(count: int, max_frequency: float) -> tuple[np.ndarray, np.ndarray]:
-    """``w``, ``p`` (count,), float64: the quantiles of a normal law scaled so that the highest is ``max_frequency``, each with a phase of
-    the golden ratio's sequence, which fills [0, 2 pi) evenly.  The paper draws both; these are the same in every run.
+def frequencies_and_phases(count: int, max_frequency: float) -> tuple[np.ndarray, np.ndarray]:
+    """``w``, ``p`` (count,), float64: the quantiles of |N(0, 1)| scaled so that the highest is ``max_frequency``, each twice, with the
+    phases 0 and -pi/2.  The paper draws both at random; these span the same functions, alike in every run and with M = 1 at every level.
     """
-    quantiles = np.array([NormalDist().inv_cdf((j + 0.5) / count) for j in range(count)])
-    phases = 2.0 * np.pi * ((np.arange(count) * (math.sqrt(5.0) - 1.0) / 2.0) % 1.0)
-    return quantiles * (max_frequency / max(quantiles[-1], 1e-9)), phases
+    pairs = -(-count // 2)
+    quantiles = np.array([NormalDist().inv_cdf(0.5 + (j + 0.5) / (2 * pairs)) for j in range(pairs)])
+    return np.repeat(quantiles * (max_frequency / quantiles[-1]), 2)[:count], np.tile([0.0, -0.5 * np.pi], pairs)[:count]
 
 
 def fourier(level: Float[Array, " batch"], count: int, max_frequency: float) -> Float[Array, "batch features"]:
     """sqrt(2) cos(w_j l + p_j), (batch, count), in float32 or higher."""
     level = _wide(level)
-    frequencies, phases = (jnp.asarray(x, level.dtype)[None, :] for x in _frequencies(count, max_frequency))
+    frequencies, phases = (jnp.asarray(x, level.dtype)[None, :] for x in frequencies_and_phases(count, max_frequency))
     return math.sqrt(2.0) * jnp.cos(level[:, None] * frequencies + phases)
 
 
