@@ -38,7 +38,7 @@ ROOMS = {
     "coupling": "objectives", "sampler": "samplers", "grid": "samplers", "variable": "samplers",
 }  # fmt: skip
 PIPELINE = {"batch_size": int, "shuffle": bool | None, "num_threads": int | None, "num_workers": int, "prefetch": int}
-OPTIMIZER = {"learning_rate": float, "schedule": str, "warmup": int, "final": float, "clip": float | None}
+OPTIMIZER = {"learning_rate": float, "schedule": str, "warmup": int, "final": float, "clip": float | None, "decay_after": int | None}
 GIVEN = ("augment_dim", "two_time")
 """Fields that are handed to a part: whether they may be written depends on others."""
 

@@ -12,7 +12,7 @@ from score_lab.training.parts import build_parts
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line for block in (BLOCKS[1], *BLOCKS[4:7]) for line in block.strip().splitlines() if "my_package" not in line]
+LINES = [line for block in (BLOCKS[1], *BLOCKS[4:8]) for line in block.strip().splitlines() if "my_package" not in line]
 
 
 def built(text):
