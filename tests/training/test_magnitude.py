@@ -59,7 +59,7 @@ def test_magnitude_is_1_after_each_of_20_steps_whatever_makes_them(settings):
     optimizer, _ = make_optimizer({"learning_rate": 0.1} | settings, 20, PATTERNS)
     for params, _ in run(optimizer):
         for name in "ab":
-            np.testing.assert_allclose(magnitudes(params["network"][name]["kernel"]), 1.0, rtol=3e-7)
+            np.testing.assert_allclose(magnitudes(params["network"][name]["kernel"]), 1.0, rtol=1e-6)
 
 
 def test_one_step_is_the_update_and_then_the_division():
@@ -79,7 +79,7 @@ def test_frozen_leaves_keep_their_bits_and_their_magnitude():
     optimizer, _ = make_optimizer({"name": "adamw", "learning_rate": 0.1, "freeze": ["network.b.*"]}, 20, PATTERNS)
     params, _ = run(optimizer)[-1]
     np.testing.assert_array_equal(params["network"]["b"]["kernel"], PARAMS["network"]["b"]["kernel"])
-    np.testing.assert_allclose(magnitudes(params["network"]["a"]["kernel"]), 1.0, rtol=3e-7)
+    np.testing.assert_allclose(magnitudes(params["network"]["a"]["kernel"]), 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -147,7 +147,7 @@ def test_magnitude_is_1_after_each_of_20_steps_of_a_run(whole):
     """Dropout, two microbatches, four devices; the average of decay 0.9 is not held, and is shorter."""
     seen, made = whole
     assert [step for step, *_ in seen] == list(range(1, 21)) and seen[0][1] == 7
-    assert max(worst for *_, worst in seen) < 3e-7
+    assert max(worst for *_, worst in seen) < 1e-6
     assert np.max(magnitudes(made.state.ema[1]["network"]["blocks"]["0"]["first"]["kernel"])) < 0.999
 
 
@@ -173,7 +173,7 @@ def test_an_update_that_is_left_out_moves_nothing(config, tmp_path):
         turning(config, data=data, denoiser={"sigma_data": 0.7}, training__nonfinite="skip", training__log_every=20),
         tmp_path / "run", watching(seen),
     )  # fmt: skip
-    assert made.metrics["skipped"] > 0 and len(seen) == 20 and max(worst for *_, worst in seen) < 3e-7
+    assert made.metrics["skipped"] > 0 and len(seen) == 20 and max(worst for *_, worst in seen) < 1e-6
 
 
 # ---- EDM2 itself --------------------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_edm2_is_held_shared_out_and_resumed(config, pictures, tmp_path):
     """20 steps on four devices; on a mesh of four; stopped at 10."""
     seen = []
     plain = train(edm2(config, pictures), tmp_path / "plain", watching(seen))
-    assert len(seen) == 20 and seen[0][1] > 20 and max(worst for *_, worst in seen) < 3e-7
+    assert len(seen) == 20 and seen[0][1] > 20 and max(worst for *_, worst in seen) < 1e-6
     shared = train(edm2(config, pictures, parallel={"fsdp": 4, "min_size": 8}), tmp_path / "shared")
     pairs = numbers(shared.state.params), numbers(plain.state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), *pairs)
