@@ -35,7 +35,7 @@ PUBLISHED = {
     ("cifar10", "ddpm"): 35.7e6,  # Ho et al. 2020, appendix B
     ("cifar10", "edm"): 55.7e6,  # Karras et al. 2022, table 7 (DDPM++)
     ("imagenet64", "adm"): 296e6,  # Dhariwal & Nichol 2021, table 4
-    ("imagenet64", "edm2"): 280e6,  # Karras et al. 2024, table 6: EDM2-S
+    ("imagenet64", "edm2"): 280e6,  # Karras et al. 2024: EDM2-S
     ("imagenet64", "dit"): 130e6,  # Peebles & Xie 2023, table 1: DiT-B
 }
 """Parameters of the networks that these configurations are named after."""

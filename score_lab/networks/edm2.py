@@ -27,7 +27,7 @@ from score_lab.types import Array, Float, Int, PyTree
 __all__ = ["EDM2"]
 
 WIDTHS = {"XXS": 64, "XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XXL": 448}
-"""Channels of the first level of the paper's models (its table 6; XXS is the release's)."""
+"""Channels of the first level of the paper's models (XXS is in the release alone)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class EDM2(FlaxNetwork):
       label_balance: t of the label's mp_sum with the level's embedding.
       skip_balance: t of mp_cat, with what was kept on the way down as b.
       clip: the greatest absolute value of a block's output.
-      max_frequency: as in every network; 2.2 is the greatest of 192 draws of 2 pi N(0, 1) per unit of EDM's ln(sigma) / 4 = -log_snr / 8.
+      max_frequency: as in every network; at 2.2 they are 192 quantiles of 2 pi N(0, 1) per unit of EDM's ln(sigma) / 4 = -log_snr / 8.
     """
 
     width: int = 128

@@ -6,7 +6,7 @@
     mp_silu(x)     = silu(x) / 0.596,  0.596 = sqrt(E[silu(z)^2]), z ~ N(0, 1)                                          (eq. 81)
     mp_sum(a, b)   = ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2)                                                          (eq. 88)
     mp_cat(a, b)   = sqrt((Na + Nb) / ((1 - t)^2 + t^2)) [(1 - t)/sqrt(Na) a, t/sqrt(Nb) b],  Na, Nb channels           (eq. 103)
-    features(l)_j  = sqrt(2) cos(w_j l + p_j),  w_j normal, p_j evenly spread                                           (eq. 75)
+    features(l)_j  = sqrt(2) cos(w_j l + p_j),  w_j of a normal law, p_j 0 or -pi/2                                     (eq. 75)
     pixel_norm(x)  = x / (M[x] + 1e-4) over the channels of a pixel
 
 A kernel has its outputs on the last axis.  No output depends on the length of w_o, so the gradient is orthogonal to w_o and only adds to

@@ -210,7 +210,7 @@ LARGE = [pytest.param(*size, marks=pytest.mark.slow) for size in (("M", 498), ("
 
 @pytest.mark.parametrize(("name", "millions"), [("XS", 125), ("S", 280), *LARGE])
 def test_named_sizes_are_the_papers(name, millions):
-    """Karras et al. 2024, table 6: ImageNet-512 latents, 64 x 64 x 4, 1000 classes."""
+    """Parameters in millions as Karras et al. 2024 give them: ImageNet-512 latents, 64 x 64 x 4, 1000 classes."""
     network = EDM2.named(name, num_classes=1000)
     shapes = jax.eval_shape(lambda k: network.init(k, (64, 64, 4)), jax.random.key(0))
     assert round(count_parameters(shapes) / 1e6) == millions
