@@ -173,7 +173,7 @@ def combinations(rng):
         yield bad("warm-up", start, ("optimizer", "warmup"), steps + rng.randrange(100))
         yield bad("average", start, ("training", "ema"), [rng.choice((1.0, -0.5, 1.0 + rng.random()))])
         yield bad("width", start, ("training", "profiles"), [rng.choice((0.0, -0.1, 0.289 + rng.random()))])
-        yield bad("snapshots of nothing", start, ("training", "snapshot_every"), rng.randrange(1, 99))
+        yield bad("snapshots of nothing", start, ("training", "snapshot_every"), rng.randrange(1, 99), training__profiles=[])
         yield bad("classes", start, ("network", "num_classes"), rng.randrange(11, 99))
         yield bad("edges", start, ("training", "loss_edges"), [rng.uniform(1, 2), rng.uniform(-2, 1)])
         yield bad("no workdir", start, ("init_from",), {"workdir": f"runs/none_{rng.randrange(99)}"})
