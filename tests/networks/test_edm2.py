@@ -198,8 +198,8 @@ def activations(network, shape, batch=4, key=None):
 
 
 def test_activations_have_magnitude_1_at_every_block():
-    """At initialisation, without a norm on the way up; and so has c.  What is missing is zero padding's, and attention's: it averages pixels
-    that here are uncorrelated to nearly nothing, which leaves 0.7 / sqrt(0.3^2 + 0.7^2) = 0.92 of the sum.  So without attention less is.
+    """At initialisation, without a norm on the way up; and so has c.  What is missing is zero padding's, and attention's: pixels that are
+    uncorrelated are averaged to nearly nothing, which leaves 0.7 / sqrt(0.3^2 + 0.7^2) = 0.92 of the sum.  The first two have none.
     """
     network = EDM2(width=32, multipliers=(1, 2), blocks=2, attention_at=(8,), head_width=32, num_classes=3)
     seen = activations(network, (16, 16, 3))
