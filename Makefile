@@ -60,7 +60,7 @@ bench: $(stamp)  ## the framework against bare JAX, side by side
 	@$(python) -m benchmarks $(ARGS)
 
 bench-train: $(stamp)  ## training beside bare JAX and torch, checkpoints, log lines: half an hour (a part: ARGS="--networks dit8")
-	@$(python) -m benchmarks --only train_step,train_extras,train_peers $(ARGS)
+	@$(python) -m benchmarks --only train_step,train_extras,train_devices,train_peers $(ARGS)
 
 bench-gpu: $(stamp)  ## one table on an accelerator: DiT-B/2, DiT-XL/2, U-Net against its measured peak (without one: ARGS=--toy)
 	@$(python) -m benchmarks --only gpu $(ARGS)

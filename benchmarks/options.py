@@ -10,7 +10,7 @@ from score_lab.samplers import CATALOGUE
 
 __all__ = ["NETWORKS", "Options"]
 
-NETWORKS = ("mlp", "dit8", "dit32", "unet8")
+NETWORKS = ("mlp", "dit8", "dit32", "unet8", "unet32")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What training is timed on: networks, invented data of their shape, the framework's loop and a bare JAX step of the same network.
 
     mlp     points (2,), 6 residual blocks of 256 units                 unet8   8 x 8 x 1, 48, 48 and 96 channels, 1 block a level, 2.1 M
-    dit8    8 x 8 x 1, patches of 2, width 192, 4 blocks, 2.8 M         dit32   32 x 32 x 3 in patches of 4, else the same
+    dit8    8 x 8 x 1, patches of 2, width 192, 4 blocks, 2.8 M         unet32  32 x 32 x 3, else the same
+    dit32   32 x 32 x 3 in patches of 4, else the same
 
 Bare: uniform t, one draw of noise, the flow's mean square error on the raw output, clipping, Adam, one EMA, ``jit`` with donation; ten
 steps in a ``lax.scan``, but for convolutions on a CPU, whose weight gradients are some forty times slower inside one.  Framework: what
@@ -24,7 +25,8 @@ from configs.digits import get_config
 from score_lab.data import ArrayRecords, DataSpec, Source
 from score_lab.networks import DiT, UNet
 from score_lab.training.feed import Feed, train_stream
-from score_lab.training.options import plain
+from score_lab.training.mesh import Meshed
+from score_lab.training.options import ParallelOptions, plain
 from score_lab.training.parallel import in_flight, layout_of, slow_in_scan
 from score_lab.training.parts import Parts, build_parts
 from score_lab.training.state import keys_of
@@ -33,7 +35,7 @@ __all__ = ["CASES", "DECAY", "SIGMA_DATA", "Case", "Framework", "Invented", "bar
 
 DECAY, SIGMA_DATA, STEPS = 0.999, 0.75, 10
 DIT32 = DiT(patch=4, width=192, depth=4, heads=6, num_classes=10)
-UNET8 = UNet(width=48, multipliers=(1, 1, 2), blocks=1, attention_at=(), num_classes=10)
+UNET = UNet(width=48, multipliers=(1, 1, 2), blocks=1, attention_at=(), num_classes=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +78,38 @@ class Case:
         return 1 if slow_in_scan(self.network) else STEPS
 
 
-CASES = {"mlp": (MLP2, (2,)), "dit8": (DIT8, (8, 8, 1)), "dit32": (DIT32, (32, 32, 3)), "unet8": (UNET8, (8, 8, 1))}
+CASES = {
+    "mlp": (MLP2, (2,)),
+    "dit8": (DIT8, (8, 8, 1)),
+    "dit32": (DIT32, (32, 32, 3)),
+    "unet8": (UNET, (8, 8, 1)),
+    "unet32": (UNET, (32, 32, 3)),
+}
 
 
 def case_of(name: str, network: Any, shape: tuple, batch: int) -> Case:
     """``network`` trained as the digits are, but with one average and no dropout of labels."""
     config = plain(get_config("flow"))
-    config["data"]["batch_size"] = batch
+    data = {"target": "benchmarks.training_cases:Invented", "shape": tuple(shape), "classes": network.num_classes}
+    config["data"] = data | {"batch_size": batch}
     config["network"] = {"target": f"score_lab.networks:{type(network).__name__}", **dataclasses.asdict(network)}
     config["objective"]["label_dropout"] = 0.0
+    config["denoiser"]["sigma_data"] = SIGMA_DATA
     config["training"] |= {"ema": [DECAY], "deterministic": False}
     source = Invented(tuple(shape), network.num_classes)
     return Case(name, source, build_parts(config, source.spec, SIGMA_DATA))
 
 
 class Framework:
-    """The training loop without what it reports: ``run(steps)`` trains on, and returns when the devices are done."""
+    """The training loop without what it reports: ``run(steps)`` trains on, and returns when the devices are done.
 
-    def __init__(self, case: Case):
-        self.case, self.layout = case, layout_of(case.parts.batch_size)
+    On ``devices`` by ``jax.pmap``, or by the mesh of ``parallel``.
+    """
+
+    def __init__(self, case: Case, devices: int = 1, parallel: ParallelOptions | None = None):
+        self.case, self.layout = case, layout_of(case.parts.batch_size, devices=devices)
+        if parallel is not None:
+            self.layout = Meshed.of(self.layout, parallel)
         self.dispatch = self.layout.dispatch(case.parts)
         self.state = self.layout.fresh(case.parts, 0)
         self.stream = train_stream(case.parts, case.source, self.layout, 0)

@@ -2,7 +2,8 @@
 
     python -m experiments.replay --workdir runs/x --step 213
 
-STEP is what the line and WORKDIR/nonfinite/STEP.json name, or any step of the run.  Nothing is written.
+STEP is what the line and WORKDIR/nonfinite/STEP.json name, or any step of the run.  Where the configuration was changed on the way, the
+update is made under that of its time.  Nothing is written.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def lines(found: Replay, told: dict | None) -> list[str]:
     lines = [said, f"loss {found.loss:.6g}   grad_norm {found.grad_norm:.6g}"]
     if told is not None:
         lines += [f"the run wrote down loss {told['figures']['loss']}, grad_norm {told['figures']['grad_norm']}"]
+    lines += [f"under {_then(entry)}" for entry in found.since]
     lines += [f"  || gradient of {name} || = {norm:.6g}" for name, norm in found.norms.items()]
     lines += [f"parameters that are not finite before it: {_listed(found.parameters)}"] if found.parameters else []
     lines += [f"gradients that are not finite: {_listed(found.gradients)}"] if found.gradients else []
@@ -47,6 +49,12 @@ def first(found: Replay) -> str:
     if found.gradients:
         return f"the gradient of {found.gradients[0]}, though that of every example alone is finite: a sum that overflows"
     return "nothing: this update is finite"
+
+
+def _then(entry: dict) -> str:
+    """The value that a field had in the update, where the run has changed it since."""
+    now = f"{entry['new']!r} since step {entry['step']}" if "new" in entry else f"gone since step {entry['step']}"
+    return f"{entry['field']} {entry['old']!r} ({now})" if "old" in entry else f"no {entry['field']} ({now})"
 
 
 def _start(step: int) -> str:

@@ -5,6 +5,7 @@
     python -m experiments.runs --compare runs/a runs/b
 
 A run is running (another process holds it), finished, stopped, or damaged; --check reads every byte of the newest checkpoints for that.
+A run whose configuration was changed on the way (experiments.train --allow) says what and when.
 """
 
 from __future__ import annotations
@@ -37,7 +38,15 @@ def row(run: Run) -> tuple[str, ...]:
     best = "-" if run.best is None else f"{run.best:.4f} at {run.best_step}"
     steps = "?" if run.steps is None else run.steps
     loss = "-" if run.loss is None else f"{run.loss:.4f}"
-    return run.workdir, run.state, f"{run.step}/{steps}", best, loss, since(run.age), run.why
+    return run.workdir, run.state, f"{run.step}/{steps}", best, loss, since(run.age), run.why or changes(run)
+
+
+def changes(run: Run) -> str:
+    """``changed at 200: optimizer.learning_rate, data.batch_size; at 300: ...`` of a run whose configuration was changed on the way."""
+    steps = sorted({entry["step"] for entry in run.allowed})
+    fields = {step: [e["field"].removeprefix("config.") for e in run.allowed if e["step"] == step] for step in steps}
+    told = "; ".join(f"at {step}: {', '.join(fields[step])}" for step in steps)
+    return f"changed {told}" if told else ""
 
 
 def since(seconds: float) -> str:

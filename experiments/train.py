@@ -6,6 +6,11 @@
 writes nothing.  ``--profile=20`` traces 20 steps into WORKDIR/profile and names the slowest parts; ``--config.training.mfu=True`` logs
 FLOP/s and MFU against the devices' measured peak.
 
+A workdir goes on with the configuration that it was begun with: a command with another one is refused, in a line that names what differs.
+``--allow optimizer.learning_rate,data.batch_size`` (or a section, ``--allow optimizer``) lets these change on the way, from the newest
+checkpoint on; config.json keeps what was changed and when.  The same command may be given again.  docs/training.md says what may change
+freely, so, and never.
+
 Ctrl-C saves and stops; the same command goes on from there, bit by bit.  The workdir says by itself what it is: config.json, checkpoints/,
 metrics.jsonl, events/ (tensorboard --logdir), and ``score_lab.load("runs/x").denoiser`` is the result in one line.
 """
@@ -16,7 +21,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
@@ -34,6 +39,8 @@ def define(values: flags.FlagValues) -> None:
     about = "say what the run would hold on each device, and what fits; nothing is run or written"
     flags.DEFINE_bool("memory", False, about, flag_values=values)
     flags.DEFINE_integer("profile", None, "steps to trace into WORKDIR/profile (config.training.profile)", flag_values=values)
+    about = "keys of the configuration, or sections, that may differ from what the run had so far: optimizer.learning_rate,data"
+    flags.DEFINE_multi_string("allow", [], about, flag_values=values)
     about = "one of several processes: auto where the cluster says which, else HOST:PORT,COUNT,INDEX (of process 0, of all, of this one)"
     flags.DEFINE_string("distributed", None, about, flag_values=values)
 
@@ -58,13 +65,14 @@ def main() -> int:
         with values.config.unlocked():
             values.config.training.profile = values.profile
     if values.memory:
-        return say_memory(plain(values.config), values.workdir)
+        return say_memory(plain(values.config), values.workdir, values.allow)
     with together():
-        trained = train(values.config, values.workdir, preview(plain(values.config), values.workdir), checks=[check_sampling])
+        previews = preview(plain(values.config), values.workdir)
+        trained = train(values.config, values.workdir, previews, checks=[check_sampling], allow=values.allow)
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
 
 
-def say_memory(config: dict, workdir: str | None) -> int:
+def say_memory(config: dict, workdir: str | None, allow: Sequence[str] = ()) -> int:
     """What the run would hold on each device, in the terminal; 0 if it fits, 1 if not."""
     from pathlib import Path
 
@@ -72,7 +80,7 @@ def say_memory(config: dict, workdir: str | None) -> int:
     from score_lab.training.metrics import say
     from score_lab.training.prepare import prepare
 
-    plan = prepare(config, Path(workdir) if workdir else None)
+    plan = prepare(config, Path(workdir) if workdir else None, allow=allow)
     fit = fit_of(plan)
     if plan.lead:
         for line in fit.lines(plan.layout.devices[0].device_kind):

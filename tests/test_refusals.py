@@ -109,10 +109,11 @@ def nothing_compiled(monkeypatch, tmp_path):
     def compiles(*args, **kwargs):
         raise AssertionError("too late: this is refused before anything is compiled")
 
+    samplers = importlib.import_module("score_lab.samplers.program")  # before: equinox maps something when it is imported
     monkeypatch.setattr(jax, "pmap", compiles)
     monkeypatch.setattr(Layout, "fresh", compiles)
     for program in ("_scanned", "_adaptive"):
-        monkeypatch.setattr(importlib.import_module("score_lab.samplers.program"), program, compiles)
+        monkeypatch.setattr(samplers, program, compiles)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.chdir(ROOT)
 

@@ -4,17 +4,19 @@ What they time is not tested here.
 """
 
 import importlib
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import gpu, train_extras, train_peers, train_step
+import benchmarks.__main__
+from benchmarks import gpu, train_devices, train_extras, train_peers, train_step
 from benchmarks.options import Options
 from benchmarks.pairs import Ratio
 from benchmarks.training_cases import CASES, Framework, bare_program, case_of
 from score_lab.cost import Peaks
-from score_lab.networks import MLP, DiT
+from score_lab.networks import MLP, DiT, UNet
 
 MOONS = (MLP(width=8, depth=1), (2,))
 
@@ -37,7 +39,7 @@ def test_the_networks_are_those_that_are_told():
     """Parameters as the head of training_cases says, and a scan where it is no trap."""
     shapes = {name: jax.eval_shape(lambda n=network, s=shape: n.init(jax.random.key(0), s)) for name, (network, shape) in CASES.items()}
     counts = {name: sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for name, tree in shapes.items()}
-    assert {name: round(count, 1) for name, count in counts.items()} == {"mlp": 1.7, "dit8": 2.8, "dit32": 2.8, "unet8": 2.1}
+    assert {name: round(count, 1) for name, count in counts.items()} == {"mlp": 1.7, "dit8": 2.8, "dit32": 2.8, "unet8": 2.1, "unet32": 2.1}
 
 
 def rows(module, options, monkeypatch):
@@ -50,7 +52,6 @@ def test_a_row_for_each_network(monkeypatch):
     assert len(told) == 2 and told[1].startswith("train step, dit8, batch 8") and "<= 1.05" in told[1]
 
 
-@pytest.mark.slow
 def test_checkpoints_and_log_lines(monkeypatch):
     """Both rows; a checkpoint of every pair was made."""
     told = rows(train_extras, Options(pairs=2, batch=8), monkeypatch)
@@ -62,6 +63,24 @@ def test_a_checkpoints_cost_is_that_of_one_in_a_hundred_steps(monkeypatch, tmp_p
     monkeypatch.setattr(train_extras, "in_turn", lambda programs, pairs: {"a": np.full(pairs, 3.0), "b": np.full(pairs, 2.0)})
     found = train_extras.checkpointing(Framework(case), tmp_path, 20)
     assert isinstance(found, Ratio) and found.ratio == pytest.approx(1.1) and found.b == pytest.approx(0.1) and not found.holds
+
+
+def test_two_devices_by_each_layout(monkeypatch):
+    """Three rows, and twice the time of one device is the most."""
+    told = rows(train_devices, Options(pairs=2, networks=("unet8",), batch=8), monkeypatch)
+    assert [row.split(" / ")[0].split(" by ")[1] for row in told[1:]] == ["pmap", "mesh", "FSDP"]
+    assert all("<= 2" in row for row in told[1:])
+
+
+@pytest.mark.parametrize(("status", "more"), [(0, []), (1, []), (3, ["train_devices: the process ended with status 3: DOES NOT HOLD"])])
+def test_a_benchmark_of_several_cpu_devices_has_a_process_of_its_own(monkeypatch, tmp_path, status, more):
+    """Its lines are passed on without the head and the sum of its own, and how it ends is seen."""
+    script = tmp_path / "python"
+    lines = ["jax 1 on 2 x cpu", "", "train_devices", "unet8 HOLDS", "", "of 1 bounds 1 hold"]
+    script.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines) + f"exit {status}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert list(benchmarks.__main__._elsewhere("train_devices", 2)) == ["unet8 HOLDS", *more]
 
 
 def test_torch_that_is_not_there_is_one_line(monkeypatch):
@@ -83,6 +102,32 @@ def test_torch_beside_ours(monkeypatch):
     torch_program(case, 2, compiled=False)()
     network = torch_network(case.network, case.network.init(jax.random.key(0), (2,)), (2,))
     assert torch.isfinite(loss_of(network, torch.zeros(8, 2), torch.zeros(8, dtype=torch.long)))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (MLP(width=16, depth=2), (2,)),
+        (DiT(patch=2, width=16, depth=2, heads=2, num_classes=3), (8, 8, 1)),
+        (UNet(width=8, multipliers=(1, 2), blocks=2, attention_at=(), num_classes=3), (8, 8, 3)),
+    ],
+)
+def test_the_networks_of_torch_are_ours(network, shape):
+    """Where torch is installed: the same weights, none of them zero, give the same output."""
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers.torch_networks import torch_network
+
+    leaves, tree = jax.tree.flatten(network.init(jax.random.key(0), shape))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = jax.tree.unflatten(tree, [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    rng = np.random.default_rng(0)
+    x, level, label = rng.standard_normal((4, *shape), np.float32), np.linspace(-5, 5, 4, dtype=np.float32), np.array([-1, 0, 1, 2])
+    cond = {"label": jax.numpy.asarray(label)} if network.num_classes else None
+    ours = network.apply(params, jax.numpy.asarray(x), jax.numpy.asarray(level), cond)
+    image = len(shape) == 3
+    tensor = torch.tensor(np.moveaxis(x, -1, 1) if image else x)
+    theirs = torch_network(network, params, shape)(tensor, torch.tensor(level), torch.tensor(label)).numpy()
+    np.testing.assert_allclose(np.moveaxis(theirs, 1, -1) if image else theirs, ours, atol=2e-5)
 
 
 def test_without_an_accelerator_there_is_one_line():

@@ -4,9 +4,10 @@ Position ``i`` of the stream holds record ``order(i)``: with ``(epoch, j) = divm
 ``pi_epoch(j)``, a permutation of ``0..n-1`` of its own for every epoch: the ``argsort`` of a counter-based hash, the same on every
 machine.  (Grain's ``MapDataset.shuffle().repeat().batch()`` means the same, at 25 us a record; this takes 60 us a batch of 128 digits.)
 
-Global batch ``b`` holds positions ``b B .. b B + B - 1``, with B the global batch size, so a batch may reach into the next epoch and
-none is short.  Of these, process ``p`` of ``P`` reads the rows ``p B/P .. (p + 1) B/P - 1`` and no other.  So the examples, their order and
-their flips are the same whatever the number of processes, threads or workers.
+Global batch ``b`` holds positions ``s + b B .. s + b B + B - 1``, with B the global batch size and s = ``start`` (0 unless one stream goes
+on where another has ended), so a batch may reach into the next epoch and none is short.  Of these, process ``p`` of ``P`` reads the rows
+``p B/P .. (p + 1) B/P - 1`` and no other.  So the examples, their order and their flips are the same whatever the number of processes,
+threads or workers.
 
 A batch is ``{"x0": float32 (B/P, *shape), "cond": {"label": int32 (B/P,)}, "index": int32 (B/P,)}``; unlabelled data have no ``cond``.
 ``index`` is the row in the global batch, 0 .. B - 1.  One pass (``repeat=False``) ends with the split; its last batch is filled up with
@@ -62,6 +63,7 @@ class BatchSource:
       source, records: where examples come from; ``batch_size`` is global.
       order_seed: of the shuffling, or None; flip_seed: of the mirroring, or None.
       repeat: endless, or one pass with a mask.
+      start: the position at which batch 0 begins.
     """
 
     source: Source
@@ -72,15 +74,16 @@ class BatchSource:
     repeat: bool
     process_index: int
     process_count: int
+    start: int = 0
 
     def __len__(self) -> int:
-        return sys.maxsize // self.batch_size if self.repeat else -(-len(self.records) // self.batch_size)
+        return (sys.maxsize - self.start) // self.batch_size if self.repeat else -(-len(self.records) // self.batch_size)
 
     def rows_of(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``(row in the global batch, position in the stream, record of the split)`` of the examples of batch ``number``, (B/P,) each."""
         share = self.batch_size // self.process_count
         rows = self.process_index * share + np.arange(share)
-        positions = int(number) * self.batch_size + rows
+        positions = self.start + int(number) * self.batch_size + rows
         return rows, positions, stream_order(self._inside(positions), len(self.records), self.order_seed)
 
     def _inside(self, positions: np.ndarray) -> np.ndarray:
@@ -110,6 +113,7 @@ def numbered(
     shuffle: bool | None = None,
     repeat: bool = True,
     flip: bool | None = None,
+    start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> BatchSource:
@@ -120,6 +124,8 @@ def numbered(
         refuse("process_index", process_index, f"0 to {process_count - 1}")
     if seed < 0:
         refuse("seed", seed, "an int from 0")
+    if start < 0 or start and not repeat:
+        refuse("start", start, "an int from 0, and 0 for one pass")
     records = source(split)
     if not len(records):
         refuse("split", split, "a split with at least one example")
@@ -128,9 +134,8 @@ def numbered(
         refuse("flip", flip, f"False: examples of shape {source.spec.shape} are no images")
     shuffle = repeat if shuffle is None else shuffle
     order_seed, flip_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    return BatchSource(
-        source, records, batch_size, order_seed if shuffle else None, flip_seed if flip else None, repeat, process_index, process_count
-    )
+    seeds = order_seed if shuffle else None, flip_seed if flip else None
+    return BatchSource(source, records, batch_size, *seeds, repeat, process_index, process_count, start)
 
 
 def batches(
@@ -142,6 +147,7 @@ def batches(
     shuffle: bool | None = None,
     repeat: bool = True,
     flip: bool | None = None,
+    start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
@@ -156,15 +162,17 @@ def batches(
       seed: at least 0; decides the order and the flips.
       shuffle: None shuffles an endless stream and leaves one pass in order.
       flip: mirror images left to right, at even odds, afresh in every epoch; None: ``source.flip`` in an endless stream, else not.
+      start: the position of the stream at which the first batch begins.
       process_index, process_count: ``jax.process_index()`` and ``jax.process_count()`` in a multi-host run.
       num_threads: that read ahead; None is 0 (in the caller's thread) for arrays in memory, else 4.
       num_workers: processes that read ahead, for decoding that threads cannot hide; 0 is none.
       prefetch: batches read ahead.
 
-    Raises ConfigError for a batch size that the processes cannot share, an empty split, a negative seed, flips of what is no image.
+    Raises ConfigError for a batch size that the processes cannot share, an empty split, a negative seed or start, flips of what is no
+    image.
     """
     share = {"process_index": process_index, "process_count": process_count}
-    by_number = numbered(source, split, batch_size, seed, shuffle=shuffle, repeat=repeat, flip=flip, **share)
+    by_number = numbered(source, split, batch_size, seed, shuffle=shuffle, repeat=repeat, flip=flip, start=start, **share)
     num_threads = (0 if isinstance(by_number.records, ArrayRecords) else 4) if num_threads is None else num_threads
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0)
     dataset = grain.MapDataset.source(by_number).to_iter_dataset(options)

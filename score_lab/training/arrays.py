@@ -77,14 +77,18 @@ class Arrays:
 
     def check(self, like: PyTree, step: int) -> None:
         """Refuses a checkpoint whose tree is not that of ``like``, naming the first leaf that differs."""
+        for name, saved, wanted in self.differences(like, step):
+            allowed = f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})"
+            refuse("checkpoint", f"{name}: {saved}", allowed)
+
+    def differences(self, like: PyTree, step: int) -> list[tuple[str, str, str]]:
+        """``(leaf, what is saved there, what like has there)`` wherever the two differ; a dict ``like`` may name some of the state only."""
         there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
         asked = {leaf_name(path): leaf.shape for path, leaf in _leaves(like)}
         keys = {leaf_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
-        for name in [*asked, *(() if isinstance(like, dict) else there)]:
-            if name not in keys and there.get(name) != asked.get(name):
-                saved, wanted = (f"shape {tree[name]}" if name in tree else "nothing of that name" for tree in (there, asked))
-                allowed = f"a checkpoint of the configured network, which has {wanted} there ({self.directory / str(step)})"
-                refuse("checkpoint", f"{name}: {saved}", allowed)
+        others = () if isinstance(like, dict) else [name for name in there if name not in asked]
+        different = [name for name in [*asked, *others] if name not in keys and there.get(name) != asked.get(name)]
+        return [(name, _shape(there.get(name)), _shape(asked.get(name))) for name in different]
 
     def wait(self) -> None:
         """Returns when everything saved is on the disk."""
@@ -113,6 +117,10 @@ def _global(x: jax.Array) -> jax.Array:
         return jax.random.wrap_key_data(_global(jax.random.key_data(x)), impl=jax.random.key_impl(x))
     local = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(x.shape, _everywhere(), local)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "nothing of that name" if shape is None else f"shape {shape}"
 
 
 def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:

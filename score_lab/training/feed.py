@@ -1,6 +1,6 @@
 """Batches on the devices before they are asked for: data pipeline -> coupling -> devices, in a background thread.
 
-    batch b of the stream  ->  coupling(fold_in(key, b), x0)  over the global batch  ->  rows of this process  ->  Layout.place
+    batch b of the run  ->  coupling(fold_in(key, b), x0)  over the global batch  ->  rows of this process  ->  Layout.place
 
 Update k (from 0) reads batch k, so the step says everything about randomness; the position of the data is that *behind the batches handed
 out*, whatever has been read ahead.  A pipeline that raises, or a process of it that dies, ends the iteration with PipelineFailed: whoever
@@ -9,6 +9,7 @@ trains never waits for what will not come.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import queue
 import threading
@@ -27,11 +28,29 @@ from score_lab.training.parts import Parts
 from score_lab.training.stops import PipelineFailed
 from score_lab.types import Array, PyTree
 
-__all__ = ["Feed", "open_source", "train_stream"]
+__all__ = ["BEGINNING", "Feed", "Start", "open_source", "train_stream"]
 
 AGAIN = "the same command goes on from the newest checkpoint"
 LOOK, GRACE = 1.0, 10.0
 """Seconds of waiting for a batch between two looks at the pipeline's processes, and those that Grain has to say itself why one is gone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a stream begins: its first batch is number ``batch`` of the run, at position ``example`` in the order of the data.
+
+    Both are 0 but where a run goes on with batches of another size, or read by other processes (carried.py).
+    """
+
+    batch: int = 0
+    example: int = 0
+
+    def at(self, step: int, size: int) -> Start:
+        """Where a stream begins that goes on after update ``step - 1``, all updates of this one having been of ``size`` examples."""
+        return Start(step, self.example + (step - self.batch) * size)
+
+
+BEGINNING = Start()
 
 
 def open_source(config: Mapping[str, Any]) -> Any:
@@ -39,11 +58,13 @@ def open_source(config: Mapping[str, Any]) -> Any:
     return build(data_options(config)[0], "score_lab.data", "config.data", needs=("preprocess",))
 
 
-def train_stream(parts: Parts, source: Any, layout: Layout, seed: int) -> Iterator[dict[str, Any]]:
-    """The endless iterator over training batches: the rows of this process, or all of them where a coupling pairs the global batch."""
+def train_stream(parts: Parts, source: Any, layout: Layout, seed: int, start: Start = BEGINNING) -> Iterator[dict[str, Any]]:
+    """The endless iterator over training batches from ``start`` on: the rows of this process, or all of them where a coupling pairs the
+    global batch.
+    """
     pipeline = data_options(parts.config)[1]
     shared = {} if parts.coupling is not None else {"process_index": layout.process, "process_count": layout.processes}
-    return batches(source, "train", seed=seed, **pipeline, **shared)
+    return batches(source, "train", seed=seed, start=start.example, **pipeline, **shared)
 
 
 class Feed:

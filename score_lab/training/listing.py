@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from score_lab.build import ConfigError
 from score_lab.training.checkpoint import BEST
@@ -39,6 +40,7 @@ class Run:
       best, best_step: the lowest held-out loss that was reported, and where.
       loss: of the last line.
       age: seconds since something was last written.
+      allowed: what was changed of its configuration on the way (changes.py).
     """
 
     workdir: str
@@ -50,6 +52,7 @@ class Run:
     best_step: int | None
     loss: float | None
     age: float
+    allowed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def find_runs(directories: Sequence[str | Path]) -> list[Path]:
@@ -63,7 +66,7 @@ def run_in(workdir: Path, deep: bool = False) -> Run:
     evaluated = [line for line in figures if isinstance(line.get(BEST), float)]
     best = min(evaluated, key=lambda line: line[BEST], default=None)
     saved = sorted(int(entry.name) for entry in (workdir / "checkpoints").glob("*") if entry.name.isdigit())
-    steps, why = _steps(workdir)
+    steps, allowed, why = _said(workdir)
     if not why and saved:
         broken = damage(workdir / "checkpoints" / str(saved[-1]), workdir / "seals" / f"{saved[-1]}.json", deep)
         why = f"checkpoint {saved[-1]}: {broken}" if broken else ""
@@ -80,6 +83,7 @@ def run_in(workdir: Path, deep: bool = False) -> Run:
         best_step=best and best["step"],
         loss=next((line["loss"] for line in reversed(figures) if "loss" in line), None),
         age=max(0.0, time.time() - max(path.stat().st_mtime for path in _written(workdir))),
+        allowed=allowed,
     )
 
 
@@ -91,12 +95,13 @@ def _below(directory: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _steps(workdir: Path) -> tuple[int | None, str]:
-    """``(config.training.steps, what is wrong with config.json)``."""
+def _said(workdir: Path) -> tuple[int | None, list[dict[str, Any]], str]:
+    """``(config.training.steps, what was changed on the way, what is wrong with config.json)``."""
     try:
-        return int(read_workdir(workdir)["config"]["training"]["steps"]), ""
+        record = read_workdir(workdir)
+        return int(record["config"]["training"]["steps"]), record.get("allowed", []), ""
     except (ConfigError, KeyError, TypeError, ValueError):
-        return None, "config.json cannot be read"
+        return None, [], "config.json cannot be read"
 
 
 def _written(workdir: Path) -> list[Path]:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from score_lab.build import refuse
+from score_lab.training.carried import carried
+from score_lab.training.changes import FINGERPRINT, history_of
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.disk import Disk, quiet
-from score_lab.training.feed import Feed, train_stream
+from score_lab.training.feed import BEGINNING, Feed, Start, train_stream
 from score_lab.training.finetune import starting_leaves
 from score_lab.training.heldout import make_heldout
 from score_lab.training.lock import Lock
@@ -34,7 +36,7 @@ from score_lab.training.signals import StopRequest
 from score_lab.training.snapshots import Snapshots
 from score_lab.training.state import TrainState, abstract_state, keys_of
 from score_lab.training.tracing import Traced
-from score_lab.training.workdir import check_workdir, record_of
+from score_lab.training.workdir import record_in, record_of
 
 __all__ = ["Trained", "train"]
 
@@ -63,7 +65,13 @@ class Trained:
         return denoiser_of(self.parts, self.layout, self.state)
 
 
-def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), checks: Sequence[Callable[[Parts], None]] = ()) -> Trained:
+def train(
+    config: Any,
+    workdir: str | Path,
+    callbacks: Sequence[Callback] = (),
+    checks: Sequence[Callable[[Parts], None]] = (),
+    allow: Sequence[str] = (),
+) -> Trained:
     """Trains what ``config`` describes in ``workdir``, or goes on with the run that is there.
 
     Args:
@@ -71,13 +79,15 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
       workdir: made if need be.
       callbacks: ``(every, fn(denoiser, step) -> dict of metrics or None)``.
       checks: called with the parts before anything is compiled or written; they may raise ConfigError.
+      allow: keys and sections of the configuration, "optimizer" or "data.batch_size,data.num_train", in which it may differ from the one
+        that the run in ``workdir`` had so far (changes.py).
 
     From then on the process keeps the buffers that it frees (memory.py).
 
     Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written; and
     NonFiniteLoss, PipelineFailed or DiskFull (stops.py), as configured, for what a run cannot go on with.
     """
-    plan = prepare(plain(config), Path(workdir), callbacks)
+    plan = prepare(plain(config), Path(workdir), callbacks, allow)
     for check in checks:
         check(plan.parts)
     keep_buffers()
@@ -108,7 +118,8 @@ def train(config: Any, workdir: str | Path, callbacks: Sequence[Callback] = (), 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What a run that is under way holds: ``step`` updates are done, ``counts`` are those of each dispatch that is left."""
+    """What a run that is under way holds: ``step`` updates are done, ``counts`` are those of each dispatch that is left.  ``start`` is
+    where its stream begins, ``allowed`` what was changed on the way (changes.py)."""
 
     step: int
     counts: Sequence[int]
@@ -118,6 +129,8 @@ class _Run:
     snapshots: Snapshots | None
     stop: StopRequest
     disk: Disk
+    start: Start
+    allowed: list[dict[str, Any]]
 
     def snapshot(self, plan: Plan, step: int, state: TrainState) -> None:
         """Stores the profiles where that is due."""
@@ -135,7 +148,7 @@ class _Run:
                 self.snapshots.wait()  # a run that goes on from this checkpoint has all of them before it
         self.settle(now=True)
         host = {"step": step, "position": position, "pending": pending, "watch": self.reports.state}
-        host["record"] = record_of(plan.parts, library_versions())
+        host |= {"start": dataclasses.asdict(self.start), "record": record_of(plan.parts, library_versions(), self.allowed)}
         with self.disk.writing(f"checkpoint {step}", last):
             self.checkpoints.save(step, state, host, self.reports.last if plan.evaluates(step) else {})
             if last:
@@ -154,43 +167,58 @@ def _open(plan: Plan, stack: contextlib.ExitStack, disk: Disk) -> tuple[TrainSta
     keys = keys_of(plan.seed)
     if plan.lead:
         stack.enter_context(Lock(plan.workdir))
-        if (check_workdir(plan.workdir, plan.parts.config) is None) != (plan.record is None):
+        if record_in(plan.workdir) != plan.record:
             refuse("workdir", str(plan.workdir), "one that no other run has just written: the same command again goes on with it")
     if plan.lead and plan.record is None:
         write_workdir(plan.workdir, record_of(plan.parts, library_versions()))
     checkpoints = stack.enter_context(Checkpoints(plan.workdir, plan.options.keep))
     state, host = _begin(plan, checkpoints)
-    step = host["step"]
+    step, start, allowed = (host[name] for name in ("step", "start", "allowed"))
     snapshots = stack.enter_context(Snapshots(plan.workdir, write=True)) if plan.options.profiles else None
     if snapshots:
         snapshots.drop_after(step)
     heldout = make_heldout(plan.parts, plan.source, plan.layout, keys["heldout"]) if plan.options.eval_every else None
     metrics = stack.enter_context(Metrics(plan.workdir, step)) if plan.lead else None
     reports = Reports(plan, metrics, heldout, disk, host)
-    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
+    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed, start)
     if host["position"] is not None:
         stream.set_state(host["position"])
     counts = plan.counts(step)
     feed = stack.enter_context(Feed(stream, plan.layout, counts, step, plan.parts.coupling, keys["train"], plan.options.prefetch))
-    return state, _Run(step, counts, feed, reports, checkpoints, snapshots, stack.enter_context(StopRequest()), disk)
+    stop = stack.enter_context(StopRequest())
+    return state, _Run(step, counts, feed, reports, checkpoints, snapshots, stop, disk, start, allowed)
 
 
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
     if plan.record is None:
         state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
-        return state, {"step": 0, "position": None, "pending": []}
+        return state, {"step": 0, "position": None, "pending": [], "start": BEGINNING, "allowed": []}
     like = plan.layout.like(abstract_state(plan.parts))
     newest, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
     if damaged:
         checkpoints.put_aside(damaged)
     checkpoints.seal_again(newest)
+    host = carried(host, plan.parts)
+    allowed = history_of(plan.record, plan.changes, host["step"])
     if plan.lead:
         for step, why in damaged.items():
             say(f"{plan.workdir}: checkpoint {step} is damaged ({why}): passed over, and kept as checkpoints/{step}.damaged")
         say(f"{plan.workdir}: goes on from step {host['step']}")
-        write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"]))
-    return plan.layout.put(state), host
+        for line in _changed(plan, host):
+            say(line)
+        write_workdir(plan.workdir, record_of(plan.parts, plan.record["versions"], allowed))
+    return plan.layout.put(state), host | {"allowed": allowed}
+
+
+def _changed(plan: Plan, host: dict[str, Any]) -> list[str]:
+    """A line for each change that was allowed, and what follows from it."""
+    lines = [change.line(host["step"]) for change in plan.changes]
+    if any(change.field == FINGERPRINT for change in plan.changes):
+        lines += [f"sigma_data stays {plan.parts.sigma_data:.6g}, which the network was trained with so far"]
+    if host["start"].batch == host["step"]:
+        lines += [f"the data are read on from example {host['start'].example} of their order, {plan.parts.batch_size} for an update"]
+    return lines
 
 
 def _farewell(plan: Plan, step: int, stop: StopRequest) -> None:

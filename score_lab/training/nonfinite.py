@@ -23,6 +23,7 @@ import numpy as np
 
 from score_lab.data import numbered
 from score_lab.objectives.base import Context
+from score_lab.training.feed import BEGINNING, Start
 from score_lab.training.levels import times_of
 from score_lab.training.options import data_options
 from score_lab.training.parts import Parts
@@ -31,27 +32,33 @@ from score_lab.training.state import keys_of
 
 __all__ = ["bad_figure", "examples_of", "write_down"]
 
+
 def bad_figure(figures: Mapping[str, Any]) -> str | None:
     """The first of loss and gradient norm that is not finite, or None."""
     return next((name for name in ("loss", "grad_norm") if not math.isfinite(figures[name])), None)
 
 
-def examples_of(plan: Plan, update: int) -> dict[str, list[Any]]:
-    """The global batch of ``update`` (from 0), a list with an entry per example: ``index`` in the global batch, ``position`` in the stream,
-    ``record`` of the training split, and ``t`` and ``log_snr`` (null without a time law or on a path that is learned)."""
+def examples_of(plan: Plan, update: int, start: Start) -> dict[str, list[Any]]:
+    """The global batch of ``update`` (from 0), of a stream that begins at ``start``, a list with an entry per example: ``index`` in the
+    global batch, ``position`` in the order of the data, ``record`` of the training split, and ``t`` and ``log_snr`` (null without a time
+    law or on a path that is learned)."""
     pipeline = data_options(plan.parts.config)[1]
     order = {name: value for name, value in pipeline.items() if name in ("batch_size", "shuffle")}
-    index, positions, records = numbered(plan.source, "train", seed=plan.seed, **order).rows_of(update)
+    index, positions, records = numbered(plan.source, "train", seed=plan.seed, start=start.example, **order).rows_of(update - start.batch)
     drawn: dict[str, list[Any]] = {"index": index.tolist(), "position": positions.tolist(), "record": records.tolist()}
     return drawn | _levels(plan.parts, plan.seed, update, index)
 
 
-def write_down(plan: Plan, step: int, figures: Mapping[str, Any]) -> Path:
-    """Writes WORKDIR/nonfinite/STEP.json, whole or not at all, about the update that ended at ``step``; gives its path."""
+def write_down(plan: Plan, step: int, figures: Mapping[str, Any], start: Start = BEGINNING, changes: int = 0) -> Path:
+    """Writes WORKDIR/nonfinite/STEP.json, whole or not at all, about the update that ended at ``step``; gives its path.
+
+    ``start``: where the stream begins; ``changes``: how often the configuration had been changed on the way (changes.py).
+    """
     file = plan.workdir / "nonfinite" / f"{step}.json"
     file.parent.mkdir(exist_ok=True)
     figures = {name: _number(value) for name, value in figures.items()}
-    said = {"step": step, "update": step - 1, "seed": plan.seed, "figures": figures, "examples": examples_of(plan, step - 1)}
+    said = {"step": step, "update": step - 1, "seed": plan.seed, "changes": changes, "figures": figures}
+    said |= {"examples": examples_of(plan, step - 1, start)}
     new = file.with_suffix(".new")
     try:
         new.write_text(json.dumps(said) + "\n")

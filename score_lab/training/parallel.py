@@ -117,7 +117,8 @@ class Layout:
     def dispatch(self, parts: Parts) -> Callable:
         """``dispatch(state, batches) -> (state, metrics (K,))`` on all devices; compiled once per K.  ``state`` is donated."""
         unroll = slow_in_scan(parts.network)
-        several = scanned(make_step(parts, AXIS, unroll), unroll)
+        axis = AXIS if len(self.devices) * self.processes > 1 else None  # a sum over one device copies every gradient
+        several = scanned(make_step(parts, axis, unroll), unroll)
         return jax.pmap(several, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
     def summed(self, function: Callable) -> Callable:

@@ -12,13 +12,15 @@ import jax
 
 from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
+from score_lab.training.carried import check_fits
+from score_lab.training.changes import Change, changes_of, check_allowed, check_names, check_never, names_of
 from score_lab.training.feed import open_source
 from score_lab.training.finetune import origin_of
 from score_lab.training.mesh import Meshed
 from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of, parallel_of
 from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
 from score_lab.training.parts import Parts, build_parts, measure_sigma_data
-from score_lab.training.workdir import check_workdir
+from score_lab.training.workdir import record_in
 
 __all__ = ["DETERMINISTIC", "Callback", "Plan", "prepare"]
 
@@ -38,6 +40,7 @@ class Plan:
       several: steps in a dispatch.
       record: what the workdir says of the run that it holds, None if it is new.
       seed: of everything that is random in the run.
+      changes: of the configuration since that record, all of them allowed.
     """
 
     parts: Parts
@@ -48,6 +51,7 @@ class Plan:
     record: dict[str, Any] | None
     callbacks: tuple[Callback, ...]
     seed: int
+    changes: tuple[Change, ...] = ()
 
     @property
     def options(self) -> TrainingOptions:
@@ -81,8 +85,19 @@ class Plan:
         return counts
 
 
-def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Callback] = ()) -> Plan:
+def prepare(
+    config: dict[str, Any],
+    workdir: Path | None,
+    callbacks: Sequence[Callback] = (),
+    allow: Sequence[str] = (),
+    past: dict[str, Any] | None = None,
+) -> Plan:
     """The plan of a run of the plain ``config`` in ``workdir`` (None: of one that is only looked at).
+
+    Args:
+      callbacks: as ``train`` takes them.
+      allow: names, with commas between or one by one, of what may have changed since the run began (changes.py).
+      past: the record of the run at an earlier step, in place of that in ``workdir`` (replay.py).
 
     Raises ConfigError naming the field for whatever cannot be run.
     """
@@ -97,10 +112,22 @@ def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Ca
     for every, function in callbacks:
         if not isinstance(every, int) or every < 1 or not callable(function):
             refuse("callbacks", (every, function), "pairs (every, fn(denoiser, step)), every an int of at least 1")
-    record = None if workdir is None else check_workdir(workdir, config)
+    record = past or (None if workdir is None else record_in(workdir))
+    names = names_of(allow)
+    check_names(names, record, config)
     source = open_source(config)
+    if past is not None:
+        _check_data(workdir, past, source.spec)
+    changes = [] if record is None else changes_of(record, config, source.spec.fingerprint)
+    if changes:
+        check_never(workdir, record, config, changes)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
-    _check_data(workdir, record, source.spec)
+    if changes:
+        newest = check_fits(workdir, parts, changes)
+        check_allowed(workdir, changes, names)
+        if newest is not None and options.steps <= newest:
+            allowed = f"more than {newest}, the step of the newest checkpoint: {changes[0].field} has changed, and no step is left for it"
+            refuse("config.training.steps", options.steps, allowed)
     if config.get("init_from") is not None:
         parts = dataclasses.replace(parts, origin=record.get("init_from") if record else origin_of(parts))
     if options.eval_every and not len(source("test")):
@@ -113,7 +140,7 @@ def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Ca
         refuse("config.training.disk_full", "go_on", "'stop' where there are several processes, which write a checkpoint together")
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, options.snapshot_every, *(every for every, _ in callbacks)]
     several = steps_per_dispatch(parts, [every for every in cadences if every])
-    return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed)
+    return Plan(parts, source, layout, several, workdir, record, tuple(callbacks), seed, tuple(changes))
 
 
 def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) -> float:
@@ -123,11 +150,11 @@ def _sigma_data(asked: float | str, record: dict[str, Any] | None, source: Any) 
     return record["sigma_data"] if record else measure_sigma_data(source)
 
 
-def _check_data(workdir: Path | None, record: dict[str, Any] | None, spec: DataSpec) -> None:
-    if record is not None and record["data"]["fingerprint"] != spec.fingerprint:
+def _check_data(workdir: Path, past: dict[str, Any], spec: DataSpec) -> None:
+    if past["data"]["fingerprint"] != spec.fingerprint:
         raise ConfigError(
-            f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was begun "
-            f"{record['data']['fingerprint']}; allowed: the same data, or another workdir"
+            f"config.data: the data have the fingerprint {spec.fingerprint}, and those with which {workdir} was trained then "
+            f"{past['data']['fingerprint']}; allowed: the same data"
         )
 
 

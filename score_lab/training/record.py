@@ -40,7 +40,7 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text())
         found = {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
-        return found | {name: record[name] for name in ("init_from",) if name in record}
+        return found | {name: record[name] for name in ("init_from", "allowed") if name in record}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"workdir: {str(file)!r} cannot be read ({why}); allowed: the file that the training run wrote") from None

@@ -1,6 +1,7 @@
 """Makes one update of a run again, exactly, from the newest checkpoint before it, and looks at what in it is not finite.
 
-    state at STEP - 1   =   the checkpoint, and the updates between them made again with their batches, keys and dispatches
+    state at STEP - 1   =   the checkpoint, and the updates between them made again with their batches, keys and dispatches, each under the
+                            configuration of its time where that was changed on the way (changes.py)
     then, at that state and that batch:   l_i and log_snr_i of every example,   g = grad of the mean of l_i,   || g || of every part
 
 What went wrong first is the first of: a parameter that was not finite before the update; an example whose loss is not; an example whose own
@@ -10,6 +11,7 @@ gradient is not, found one by one; only the gradient of the sum (an overflow).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,17 @@ import numpy as np
 import optax
 
 from score_lab.build import refuse
+from score_lab.training.carried import carried
+from score_lab.training.changes import record_at
 from score_lab.training.checkpoint import Checkpoints
-from score_lab.training.feed import Feed, train_stream
+from score_lab.training.feed import Feed, Start, train_stream
 from score_lab.training.finetune import starting_leaves
 from score_lab.training.nonfinite import examples_of
 from score_lab.training.prepare import Plan, prepare
 from score_lab.training.record import read_workdir
 from score_lab.training.state import TrainState, abstract_state, keys_of
 from score_lab.training.step import loss_of
+from score_lab.training.workdir import record_of
 from score_lab.types import Array, PyTree
 
 __all__ = ["Replay", "replay"]
@@ -48,6 +53,7 @@ class Replay:
       parameters, gradients: the names of the leaves that are not finite before the update, and of the gradient's.
       culprits: the places in the batch of the examples whose loss, or else whose own gradient, is not finite.
       culprit: "loss", "gradient" or None, which of the two.
+      since: the changes of the configuration that the run has made since, or that do not hold for this update: entries of ``allowed``.
     """
 
     step: int
@@ -62,18 +68,26 @@ class Replay:
     gradients: list[str]
     culprits: list[int]
     culprit: str | None
+    since: list[dict[str, Any]]
 
 
 def replay(workdir: str | Path, step: int) -> Replay:
     """The update of the run in ``workdir`` that made ``step`` of ``step - 1``.  Nothing is written.
 
+    One that WORKDIR/nonfinite/STEP.json tells of is made again as it was then, even where the run has gone back since and made that step
+    under another configuration.
+
     Raises ConfigError for a directory that is no workdir, a step outside the run, and data that are not those of the run.
     """
     workdir = Path(workdir)
-    plan = prepare(read_workdir(workdir)["config"], workdir)
-    if not 1 <= step <= plan.options.steps:
-        refuse("step", step, f"an int from 1 to {plan.options.steps}, the steps of the run in {workdir}")
-    start, state, batch = _before(plan, step)
+    record, told = read_workdir(workdir), recorded(workdir, step)
+    history = record.get("allowed", [])
+    history, undone = (history, []) if told is None else (history[: told.get("changes", 0)], history[told.get("changes", 0) :])
+    record = record_at(record, len(history))
+    steps = record["config"]["training"]["steps"]
+    if not 1 <= step <= steps:
+        refuse("step", step, f"an int from 1 to {steps}, the steps of the run in {workdir}")
+    start, plan, stream, state, batch = _before(workdir, record, step, min((entry["step"] for entry in undone), default=step))
     params = plan.layout.local(state)
     value, grads, losses = _measured(plan, params, batch)
     parameters, gradients = _not_finite(params.params), _not_finite(grads)
@@ -87,12 +101,13 @@ def replay(workdir: str | Path, step: int) -> Replay:
         loss=value,
         grad_norm=float(optax.tree.norm(grads)),
         losses=losses,
-        examples=examples_of(plan, step - 1),
+        examples=examples_of(plan, step - 1, stream),
         norms=_norms(grads),
         parameters=parameters,
         gradients=gradients,
         culprits=culprits,
         culprit=culprit if culprits else None,
+        since=[entry for entry in history if entry["step"] >= step] + undone,
     )
 
 
@@ -102,36 +117,66 @@ def recorded(workdir: str | Path, step: int) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def _before(plan: Plan, step: int) -> tuple[int, TrainState, PyTree]:
-    """``(step of the checkpoint, the state at step - 1, the global batch of the update)``, the state on all devices."""
-    start, state, host = _begin(plan, step - 1)
-    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed)
-    if host["position"] is not None:
-        stream.set_state(host["position"])
-    counts, done = [], start
-    for count in plan.counts(start):  # the dispatches of the run as far as they end before the update, single steps from there
-        if done + count > step - 1:
+def _before(workdir: Path, record: dict[str, Any], step: int, common: int) -> tuple[int, Plan, Start, TrainState, PyTree]:
+    """``(step of the checkpoint, plan of the update, start of its stream, the state at step - 1 on all devices, the global batch)``.
+
+    Checkpoints after ``common`` are not of the run of ``record``, which has gone back since.
+    """
+    history = record.get("allowed", [])
+
+    @functools.cache
+    def plan_of(count: int) -> Plan:
+        past = record_at(record, count)
+        return prepare(past["config"], workdir, past=past)
+
+    def plan_at(done: int) -> Plan:
+        """Of the update after ``done`` of them."""
+        return plan_of(sum(entry["step"] <= done for entry in history))
+
+    saved, state, host = _begin(plan_at(step - 1), min(step - 1, common))
+    changed = sorted({entry["step"] for entry in history if saved < entry["step"] < step})
+    for done, last in zip([saved, *changed], [*changed, step], strict=True):
+        plan = plan_at(done)
+        host = carried(host, plan.parts)
+        state, batch, position = _made(plan, state, host, last, last == step)
+        start = host["start"]
+        host = {"step": last, "position": position, "start": dataclasses.asdict(start), "record": record_of(plan.parts, {})}
+    return saved, plan, start, state, jax.tree.map(jnp.asarray, plan.layout.rows(batch))
+
+
+def _made(plan: Plan, state: TrainState, host: dict[str, Any], last: int, stop: bool) -> tuple[TrainState, PyTree, Any]:
+    """``(state, batch of the update that makes ``last``, position behind it)``: the state at ``last``, or with ``stop`` the one before.
+
+    The dispatches are those of the run as far as they end in time, and then single steps.
+    """
+    counts, done = [], host["step"]
+    for count in plan.counts(done):
+        if done + count > last - stop:
             break
         counts.append(count)
         done += count
-    counts += [1] * (step - done)
-    dispatch = plan.layout.dispatch(plan.parts)
-    with Feed(stream, plan.layout, counts, start, plan.parts.coupling, keys_of(plan.seed)["train"], plan.options.prefetch) as feed:
-        for number, (batches, _) in enumerate(feed, 1):
-            if number < len(counts):
-                state, _ = dispatch(state, batches)
-    return start, state, jax.tree.map(jnp.asarray, plan.layout.rows(batches))
+    counts += [1] * (last - done)
+    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed, host["start"])
+    if host["position"] is not None:
+        stream.set_state(host["position"])
+    dispatch, key = plan.layout.dispatch(plan.parts), keys_of(plan.seed)["train"]
+    with Feed(stream, plan.layout, counts, host["step"], plan.parts.coupling, key, plan.options.prefetch) as feed:
+        for number, item in enumerate(feed, 1):
+            if number < len(counts) or not stop:
+                state, _ = dispatch(state, item[0])
+    return state, *item
 
 
 def _begin(plan: Plan, step: int) -> tuple[int, TrainState, dict[str, Any]]:
     """The newest checkpoint up to ``step`` that can be read, or what a run begins with."""
-    if plan.record is not None:
+    if (plan.workdir / "checkpoints").is_dir():
         with Checkpoints(plan.workdir) as checkpoints:
             for saved in sorted((s for s in checkpoints.steps if s <= step), reverse=True):
                 if checkpoints.damage(saved) is None:
                     state, host = checkpoints.restore(plan.layout.like(abstract_state(plan.parts)), saved)
                     return saved, plan.layout.put(state), host
-    return 0, plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts)), {"position": None}
+    fresh = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
+    return 0, fresh, {"step": 0, "position": None, "record": record_of(plan.parts, {})}
 
 
 def _measured(plan: Plan, state: TrainState, batch: PyTree) -> tuple[float, PyTree, np.ndarray]:

@@ -42,13 +42,15 @@ class Reports:
       metrics: where lines are written; None in a process that is not the first.
       heldout: the evaluation, or None for never.
       disk: what is done where there is no space.
-      host: where the run begins: ``step``, ``pending`` (the figures since the last line before it) and ``watch`` (``state``).
+      host: where the run begins: ``step``, ``pending`` (the figures since the last line before it), ``watch`` (``state``), ``start`` of
+        its stream and ``allowed``, what was changed on the way.
     """
 
     def __init__(self, plan: Plan, metrics: Metrics | None, heldout: Callable | None, disk: Disk, host: Mapping[str, Any]):
         self.plan, self.metrics, self.heldout, self.disk = plan, metrics, heldout, disk
         self.last: dict[str, float] = {}
         step, watch = host["step"], host.get("watch") or {}
+        self._start, self._changes = host["start"], len(host["allowed"])
         self._steps = [dict(figures) for figures in host["pending"]]
         self._in_a_row = watch.get("in_a_row", 0)
         self._spikes = Spikes(plan.options.spike_window, plan.options.spike_threshold, watch.get("spikes"))
@@ -145,7 +147,7 @@ class Reports:
         self._in_a_row += 1
         if self.plan.lead:
             with self.disk.writing(f"nonfinite/{step}.json"):
-                write_down(self.plan, step, figures)
+                write_down(self.plan, step, figures, self._start, self._changes)
         what, again = f"{bad} is {figures[bad]} at step {step}", f"python -m experiments.replay --workdir {workdir} --step {step}"
         if options.nonfinite == "skip" and self._in_a_row <= options.nonfinite_limit:
             if self.plan.lead:
@@ -156,7 +158,8 @@ class Reports:
             f"{what}{row}: stopped; the checkpoints in {workdir} are from before; "
             f"see why: {again}; "
             f"try a lower config.optimizer.learning_rate, a longer config.optimizer.warmup, config.optimizer.clip=1.0, or "
-            f"config.network.dtype=float32, in another workdir; or leave such updates out here: config.training.nonfinite=skip"
+            f"config.network.dtype=float32, in another workdir, or what --allow lets change in this one; "
+            f"or leave such updates out here: config.training.nonfinite=skip"
         )
 
     def _time(self, step: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A run that kills itself with SIGKILL at a point that is named:  python -m training.killed WORKDIR CONFIG.json POINT NUMBER
+"""A run that kills itself with SIGKILL at a point that is named:  python -m training.killed WORKDIR CONFIG.json POINT NUMBER [ALLOW]
 
     commit N   before Orbax gives the N-th checkpoint of this process its name
     item N     before it gives that checkpoint's arrays theirs
@@ -131,6 +131,6 @@ def arm(point, number, workdir):
 
 
 if __name__ == "__main__":
-    workdir, config, point, number = sys.argv[1:]
+    workdir, config, point, number, *allow = sys.argv[1:]
     arm(point, float(number), Path(workdir).absolute())
-    train(json.loads(Path(config).read_text()), workdir)
+    train(json.loads(Path(config).read_text()), workdir, allow=allow)
