@@ -48,7 +48,8 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="the accelerator's benchmarks at toy size, on whatever there is")
     parser.add_argument("--cpu-devices", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", args.cpu_devices)
+    if args.cpu_devices > 1:
+        jax.config.update("jax_num_cpu_devices", args.cpu_devices)
     options = Options(args.pairs, tuple(args.solvers), tuple(args.peers), tuple(args.networks), args.batch, args.toy)
     try:
         chosen = args.only.split(",")

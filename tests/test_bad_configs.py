@@ -41,7 +41,7 @@ ROOMS = {
     "coupling": "objectives", "sampler": "samplers", "grid": "samplers", "variable": "samplers",
 }  # fmt: skip
 PIPELINE = {"batch_size": int, "shuffle": bool | None, "num_threads": int | None, "num_workers": int, "prefetch": int}
-OPTIMIZER = {"learning_rate": float, "schedule": str, "warmup": int, "final": float, "clip": float | None}
+OPTIMIZER = {"learning_rate": float, "schedule": str, "warmup": int, "final": float, "clip": float | None, "decay_after": int | None}
 GIVEN = ("augment_dim", "two_time")
 """Fields that are handed to a part: whether they may be written depends on others."""
 
@@ -176,7 +176,7 @@ def combinations(rng):
         yield bad("warm-up", start, ("optimizer", "warmup"), steps + rng.randrange(100))
         yield bad("average", start, ("training", "ema"), [rng.choice((1.0, -0.5, 1.0 + rng.random()))])
         yield bad("width", start, ("training", "profiles"), [rng.choice((0.0, -0.1, 0.289 + rng.random()))])
-        yield bad("snapshots of nothing", start, ("training", "snapshot_every"), rng.randrange(1, 99))
+        yield bad("snapshots of nothing", start, ("training", "snapshot_every"), rng.randrange(1, 99), training__profiles=[])
         yield bad("classes", start, ("network", "num_classes"), rng.randrange(11, 99))
         yield bad("edges", start, ("training", "loss_edges"), [rng.uniform(1, 2), rng.uniform(-2, 1)])
         yield bad("no workdir", start, ("init_from",), {"workdir": f"runs/none_{rng.randrange(99)}"})

@@ -35,6 +35,7 @@ PUBLISHED = {
     ("cifar10", "ddpm"): 35.7e6,  # Ho et al. 2020, appendix B
     ("cifar10", "edm"): 55.7e6,  # Karras et al. 2022, table 7 (DDPM++)
     ("imagenet64", "adm"): 296e6,  # Dhariwal & Nichol 2021, table 4
+    ("imagenet64", "edm2"): 280e6,  # Karras et al. 2024: EDM2-S
     ("imagenet64", "dit"): 130e6,  # Peebles & Xie 2023, table 1: DiT-B
 }
 """Parameters of the networks that these configurations are named after."""
@@ -101,6 +102,7 @@ SMALL = {
     "MLP": {"width": 8, "depth": 1},
     "DiT": {"width": 16, "depth": 1, "heads": 2},
     "UNet": {"width": 8, "multipliers": [1], "blocks": 1, "attention_at": [], "heads": 2},
+    "EDM2": {"width": 8, "multipliers": [1], "blocks": 1, "attention_at": [], "head_width": 4},
 }
 """What is compiled costs, not what is computed: one block of each kind (the middle of a U-Net always has attention)."""
 
@@ -112,7 +114,7 @@ def small(config):
     network.update(SMALL[network["target"]])
     if network.get("head_width"):
         network["head_width"] = 4
-    if network["target"] == "UNet":
+    if network["target"] in ("UNet", "EDM2") and config["data"]["target"] == "TFDS":
         config["data"]["size"] = 16
     config["data"]["batch_size"] = 4
     config["training"]["eval_examples"] = 4
@@ -143,7 +145,7 @@ def test_takes_a_step_at_small_shapes(name, variant, data, tmp_path):
 
     state = random_state(parts, key)
     after, metrics = quickly(jax.jit(make_step(parts)).lower(state, batch))(state, batch)
-    assert int(after.step) == 1 and len(after.ema) == len(parts.options.ema) > 0
+    assert int(after.step) == 1 and len(after.ema) == len(parts.options.ema) + len(parts.options.profiles) > 0
     assert all(np.isfinite(value).all() for value in metrics.values()), metrics
     assert ("vlb" in metrics) == (variant == "iddpm") and metrics["grad_norm"] > 0
     still = [jax.tree_util.keystr(k) for k, moment in first_moments(after.opt_state) if not np.asarray(moment).any()]

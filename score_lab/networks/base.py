@@ -65,6 +65,15 @@ class FlaxNetwork:
         """Output channels per channel of ``x``: 2 with a learned variance, else 1."""
         return 2 if self.learned_variance else 1
 
+    @property
+    def unit_magnitude(self) -> tuple[str, ...]:
+        """Patterns of the leaves that training sets to magnitude 1, output by output, after every update (edm2_layers.py); here of none."""
+        return ()
+
+    def cast(self, params: PyTree, compute: jnp.dtype) -> PyTree:
+        """The parameters as the module is given them: here rounded to the compute dtype."""
+        return jax.tree.map(lambda p: p.astype(compute), params)
+
     def module(self, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
         """The Flax module for examples of ``shape``: a callable (x, level, level_s, label, augment, key) -> (batch, ..., channels_out)."""
         raise NotImplementedError
@@ -107,7 +116,7 @@ class FlaxNetwork:
         _check_call(self, x, cond, level_s, key)
         wide = jnp.result_type(x, *jax.tree.leaves(params))
         compute = wide if self.dtype is None else jnp.dtype(self.dtype)
-        params = jax.tree.map(lambda p: p.astype(compute), params)
+        params = self.cast(params, compute)
         label = (cond or {}).get("label")
         if label is None:
             label = jnp.full(x.shape[:1], -1)

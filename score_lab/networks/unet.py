@@ -23,7 +23,7 @@ from score_lab.networks.layers import GroupNorm, check_attention
 from score_lab.networks.unet_blocks import Resample, ResBlock, conv
 from score_lab.types import Array, Float, Int
 
-__all__ = ["UNet"]
+__all__ = ["UNet", "attends", "check_levels", "check_resolutions"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,19 +66,10 @@ class UNet(FlaxNetwork):
         """The module for images of ``shape`` (height, width, channels)."""
         return _UNet(self, shape, rngs)
 
-    def attends(self, level: int, shape: tuple[int, ...]) -> bool:
-        """Whether the blocks of ``level`` have attention on images of ``shape``."""
-        return min(shape[:2]) >> level in self.attention_at
-
     def check(self) -> None:
         """Raises ConfigError for impossible fields."""
         check_integer(self, "width", "blocks", "heads", "groups")
-        for field in ("multipliers", "attention_at"):
-            value = getattr(self, field)
-            if not isinstance(value, tuple) or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in value):
-                refuse(field, value, "a tuple of positive integers")
-        if not self.multipliers:
-            refuse("multipliers", self.multipliers, "at least one level, for example (1, 2, 2)")
+        check_levels(self)
         if self.head_width is not None:
             check_integer(self, "head_width")
         _check_heads(self, len(self.multipliers) - 1)
@@ -87,20 +78,40 @@ class UNet(FlaxNetwork):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raises ConfigError unless the image can be halved for every level and every resolution of ``attention_at`` occurs."""
-        height, width, _ = image_shape(self, shape)
-        levels = len(self.multipliers)
-        factor = 2 ** (levels - 1)
-        if height % factor or width % factor:
-            most = max(i + 1 for i in range(levels) if height % 2**i == 0 and width % 2**i == 0)
-            allowed = f"at most {most} levels for an image of {height} x {width}, which is halved between levels"
-            refuse("multipliers", self.multipliers, allowed)
-        resolutions = [min(height, width) >> i for i in range(levels)]
-        for resolution in self.attention_at:
-            if resolution not in resolutions:
-                refuse("attention_at", self.attention_at, f"resolutions that occur on an image of {height} x {width}: {resolutions}")
-        for level in range(levels):
-            if self.attends(level, shape):
+        check_resolutions(self, shape)
+        for level in range(len(self.multipliers)):
+            if attends(self, level, shape):
                 _check_heads(self, level)
+
+
+def attends(network: FlaxNetwork, level: int, shape: tuple[int, ...]) -> bool:
+    """Whether the blocks of ``level`` have attention on images of ``shape``: whether its shorter side is in ``network.attention_at``."""
+    return min(shape[:2]) >> level in network.attention_at
+
+
+def check_levels(network: FlaxNetwork) -> None:
+    """Raises ConfigError unless ``multipliers`` and ``attention_at`` are tuples of positive integers, the first with one at least."""
+    for field in ("multipliers", "attention_at"):
+        value = getattr(network, field)
+        if not isinstance(value, tuple) or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in value):
+            refuse(field, value, "a tuple of positive integers")
+    if not network.multipliers:
+        refuse("multipliers", network.multipliers, "at least one level, for example (1, 2, 2)")
+
+
+def check_resolutions(network: FlaxNetwork, shape: tuple[int, ...]) -> None:
+    """Raises ConfigError unless an image of ``shape`` can be halved for every level and every resolution of ``attention_at`` occurs."""
+    height, width, _ = image_shape(network, shape)
+    levels = len(network.multipliers)
+    factor = 2 ** (levels - 1)
+    if height % factor or width % factor:
+        most = max(i + 1 for i in range(levels) if height % 2**i == 0 and width % 2**i == 0)
+        allowed = f"at most {most} levels for an image of {height} x {width}, which is halved between levels"
+        refuse("multipliers", network.multipliers, allowed)
+    resolutions = [min(height, width) >> i for i in range(levels)]
+    for resolution in network.attention_at:
+        if resolution not in resolutions:
+            refuse("attention_at", network.attention_at, f"resolutions that occur on an image of {height} x {width}: {resolutions}")
 
 
 def _check_heads(network: UNet, level: int) -> None:
@@ -132,7 +143,7 @@ class _UNet(nnx.Module):
         down, kept, size = [], [network.width], network.width
         for i in range(levels):
             for _ in range(network.blocks):
-                down.append(block(size, channels[i], network.attends(i, shape)))
+                down.append(block(size, channels[i], attends(network, i, shape)))
                 size = channels[i]
                 kept.append(size)
             if i < levels - 1:
@@ -142,7 +153,7 @@ class _UNet(nnx.Module):
         up = []
         for i in reversed(range(levels)):
             for _ in range(network.blocks + 1):
-                up.append(block(size + kept.pop(), channels[i], network.attends(i, shape)))
+                up.append(block(size + kept.pop(), channels[i], attends(network, i, shape)))
                 size = channels[i]
             if i > 0:
                 up.append(resample(size, "up"))

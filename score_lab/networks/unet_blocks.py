@@ -19,7 +19,7 @@ from score_lab.networks.initializers import glorot, zeros
 from score_lab.networks.layers import GroupNorm, Linear, attend, dropout
 from score_lab.types import Array, Float
 
-__all__ = ["ResBlock", "Resample", "conv", "halve", "double"]
+__all__ = ["WAYS", "ResBlock", "Resample", "conv", "halve", "double"]
 
 
 def conv(size: int, out: int, rngs: nnx.Rngs, kernel_init=glorot, strides: int = 1) -> nnx.Conv:
@@ -40,7 +40,8 @@ def double(x: Float[Array, "batch height width channels"]) -> Float[Array, "batc
     return squares.reshape(batch, 2 * height, 2 * width, channels)
 
 
-_WAYS = {None: lambda x: x, "down": halve, "up": double}
+WAYS = {None: lambda x: x, "down": halve, "up": double}
+"""What a block does with the resolution of x, by its ``way``."""
 
 
 class Resample(nnx.Module):
@@ -93,7 +94,7 @@ class ResBlock(nnx.Module):
         self, x: Float[Array, "batch height width channels"], c: Float[Array, "batch embedding"], key: Array | None
     ) -> Float[Array, "batch new_height new_width out"]:
         """The block's output; ``c`` is the activated embedding of level and label, ``key`` as in ``Network.apply``."""
-        resample = _WAYS[self.way]
+        resample = WAYS[self.way]
         h = self.conv1(resample(jax.nn.silu(self.norm1(x))))
         embedding = self.embed(c)[:, None, None, :]
         if self.scale_shift:

@@ -5,7 +5,7 @@
     constant      1
     linear        1 - (1 - final) u
     cosine        final + (1 - final) (1 + cos(pi u))/2            (Loshchilov & Hutter 2017)
-    inverse_sqrt  sqrt(warmup / max(k + 1, warmup))                (Vaswani et al. 2017)
+    inverse_sqrt  sqrt(d / max(k + 1, d)),  d = decay_after        (Vaswani et al. 2017: d = warmup; Karras et al. 2024, EDM2, eq. 67)
 
 The first step has the rate ``learning_rate / warmup``, not 0: every step moves.  Leaves with settings of their own: groups.py.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,12 +25,13 @@ from jax.typing import ArrayLike
 
 from score_lab.build import ConfigError, find, nearest, refuse
 from score_lab.training.groups import grouped, patterns_of
+from score_lab.training.magnitude import held_at_magnitude_1
 from score_lab.training.schedule_free import is_schedule_free
 from score_lab.types import Array
 
 __all__ = ["SCHEDULES", "learning_rate_schedule", "make_optimizer", "optimizer_names"]
 
-SHAPE = ("schedule", "warmup", "final")
+SHAPE = ("schedule", "warmup", "final", "decay_after")
 OWN = ("name", "learning_rate", *SHAPE, "clip", "groups", "freeze")
 """The fields of ``config.optimizer`` that are not arguments of Optax's function."""
 
@@ -49,34 +50,40 @@ SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
 
 def learning_rate_schedule(
-    learning_rate: float, steps: int, *, schedule: str = "constant", warmup: int = 0, final: float = 0.0
+    learning_rate: float, steps: int, *, schedule: str = "constant", warmup: int = 0, final: float = 0.0, decay_after: int | None = None
 ) -> Callable[[ArrayLike], Array]:
-    """``rate(k)`` of the module for ``steps`` steps; ``final`` is the fraction of the rate left at the end of a linear or cosine decay."""
+    """``rate(k)`` of the module for ``steps`` steps; ``final`` is the fraction of the rate left at the end of a linear or cosine decay,
+    ``decay_after`` the step after which inverse_sqrt falls, None for the end of the warm-up.
+    """
 
     def rate(k: ArrayLike) -> Array:
         k = jnp.asarray(k, jnp.float32)
         u = jnp.clip((k - warmup) / (steps - warmup), 0.0, 1.0)
         first = max(warmup, 1)
+        flat = first if decay_after is None else decay_after
         shape = {
             "constant": lambda: jnp.ones_like(k),
             "linear": lambda: 1.0 - (1.0 - final) * u,
             "cosine": lambda: final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(math.pi * u)),
-            "inverse_sqrt": lambda: jnp.sqrt(first / jnp.maximum(k + 1.0, first)),
+            "inverse_sqrt": lambda: jnp.sqrt(flat / jnp.maximum(k + 1.0, flat)),
         }[schedule]()
         return learning_rate * jnp.minimum(1.0, (k + 1.0) / first) * shape
 
     return rate
 
 
-def make_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.GradientTransformation, Callable]:
+def make_optimizer(
+    config: Mapping[str, Any], steps: int, unit_magnitude: Sequence[str] = ()
+) -> tuple[optax.GradientTransformation, Callable]:
     """The transformation and its ``rate(k)`` from ``config.optimizer``.
 
     Args:
       config: ``name`` (of a function of optax or optax.contrib that takes a learning rate, or "module:Name"), ``learning_rate``,
-        ``schedule``, ``warmup``, ``final``, ``clip`` (greatest global norm of the trained gradients; None: no clipping), ``groups`` and
-        ``freeze`` (groups.py; check_groups compares their patterns with the leaves), and whatever else the named function takes.
+        ``schedule``, ``warmup``, ``final``, ``decay_after``, ``clip`` (greatest global norm of the trained gradients; None: no clipping),
+        ``groups`` and ``freeze`` (groups.py; check_groups compares their patterns with the leaves), and whatever else the function takes.
         ``schedule_free`` takes a ``base_optimizer`` of this form too, at the same rate and, unless it says so, without momentum (b1 = 0).
       steps: of the whole run.
+      unit_magnitude: patterns of the leaves that have magnitude 1 after every update, unless they are frozen (magnitude.py).
 
     Raises ConfigError naming the field, with the nearest name.
     """
@@ -93,7 +100,8 @@ def make_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradien
             groups.append(_group(name, config["learning_rate"], fields, own, steps, shape, f"config.optimizer.groups[{i}]"))
         update, trained = grouped(config, update, groups)
         clipping = optax.masked(clipping, trained)
-    return (update if clip is None else optax.chain(clipping, update)), rate
+    update = update if clip is None else optax.chain(clipping, update)
+    return held_at_magnitude_1(update, unit_magnitude, patterns_of(config)[0]), rate
 
 
 def optimizer_names() -> list[str]:
@@ -182,6 +190,9 @@ def _check(config: Mapping[str, Any], steps: int) -> None:
     whole = f"an int from 0 to config.training.steps - 1 = {steps - 1}"
     check("warmup", 0, lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < steps, whole)
     check("final", 0.0, lambda v: _number(v) and 0.0 <= v <= 1.0, "a fraction of the rate in [0, 1]")
+    falls, warmup = config.get("schedule", "constant") == "inverse_sqrt", config.get("warmup", 0)
+    after = f"an int from {max(warmup, 1)} on (not within the warmup), or None" if falls else "None: it is for the schedule inverse_sqrt"
+    check("decay_after", None, lambda v: v is None or falls and _number(v) and isinstance(v, int) and v >= max(warmup, 1), after)
     check("clip", None, lambda v: v is None or _number(v) and v > 0, "a norm > 0, or None")
 
 

@@ -114,7 +114,8 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
     network = _network(config, spec, objective, augment)
     coupled = config.get("coupling") is not None
     coupling = build(config["coupling"], "score_lab.objectives", "config.coupling", needs=("__call__",)) if coupled else None
-    optimizer, schedule = make_optimizer(config["optimizer"], options.steps)
+    unit_magnitude = [f"network.{pattern}" for pattern in getattr(network, "unit_magnitude", ())]
+    optimizer, schedule = make_optimizer(config["optimizer"], options.steps, unit_magnitude)
     parts = Parts(
         config=config,
         options=options,

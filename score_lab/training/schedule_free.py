@@ -18,7 +18,7 @@ from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 from score_lab.build import refuse
 from score_lab.types import PyTree
 
-__all__ = ["check_evaluated", "evaluated", "is_schedule_free"]
+__all__ = ["check_evaluated", "evaluated", "is_schedule_free", "rescaled"]
 
 
 def evaluated(opt_state: PyTree, params: PyTree) -> PyTree:
@@ -33,6 +33,18 @@ def evaluated(opt_state: PyTree, params: PyTree) -> PyTree:
 def is_schedule_free(opt_state: PyTree) -> bool:
     """Whether there is a schedule-free optimizer in the state (or its shapes)."""
     return bool(_states(opt_state))
+
+
+def rescaled(opt_state: PyTree, factors: PyTree) -> PyTree:
+    """``opt_state`` with the z of every schedule-free optimizer multiplied by ``factors``, a tree like the parameters (1.0: left alone)."""
+
+    def one(state: Any) -> Any:
+        if not isinstance(state, ScheduleFreeState):
+            return state
+        z = jax.tree.map(lambda z, f: z if _masked(z) or isinstance(f, float) else z * f.astype(z.dtype), state.z, factors, is_leaf=_masked)
+        return state._replace(z=z)
+
+    return jax.tree.map(one, opt_state, is_leaf=lambda x: isinstance(x, ScheduleFreeState))
 
 
 def check_evaluated(ema: tuple, opt_state: PyTree) -> None:

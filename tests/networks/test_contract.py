@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from score_lab.build import ConfigError, build
-from score_lab.networks import MLP, DiT, UNet, count_parameters
+from score_lab.networks import EDM2, MLP, DiT, UNet, count_parameters
 
 EVERYTHING = {"num_classes": 3, "dropout": 0.4, "two_time": True, "learned_variance": True}
 NETWORKS = {
     "MLP": (MLP(width=16, depth=2, **EVERYTHING), (3,)),
     "UNet": (UNet(width=8, multipliers=(1,), blocks=1, attention_at=(), heads=2, **EVERYTHING), (4, 6, 1)),
+    "EDM2": (EDM2(width=8, multipliers=(1,), blocks=1, attention_at=(), head_width=4, **EVERYTHING), (4, 6, 1)),
     "DiT": (DiT(patch=2, width=16, depth=2, heads=2, **EVERYTHING), (4, 6, 2)),
 }
 BATCH = 5
@@ -260,8 +261,8 @@ def test_it_runs_in_a_scan_under_pmap_over_the_devices(name):
     np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_unet_uses_convolution():
-    assert {name: network.uses_convolution for name, (network, _) in NETWORKS.items()} == {"MLP": False, "UNet": True, "DiT": False}
+def test_only_the_unets_use_convolution():
+    assert {name for name, (network, _) in NETWORKS.items() if network.uses_convolution} == {"UNet", "EDM2"}
 
 
 @all_networks

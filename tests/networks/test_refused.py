@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from score_lab.build import ConfigError, build
-from score_lab.networks import MLP, DiT, UNet
+from score_lab.networks import EDM2, MLP, DiT, UNet
 
 FIELDS = [
     ("DiT", {"width": 130}, "config: width: 130 is refused; allowed: multiples of 4"),
@@ -27,6 +27,12 @@ FIELDS = [
     ("UNet", {"width": 6, "heads": 4, "multipliers": (1,)}, "config: heads: 4 is refused; allowed: a divisor of the 6 channels"),
     ("UNet", {"width": 32, "head_width": 48}, "config: head_width: 48 is refused; allowed: a divisor of the 64 channels"),
     ("UNet", {"groups": 0}, "config: groups: 0 is refused"),
+    ("EDM2", {"multipliers": ()}, "config: multipliers: () is refused; allowed: at least one level"),
+    ("EDM2", {"head_width": 48}, "config: head_width: 48 is refused; allowed: a divisor of the 512 channels"),
+    ("EDM2", {"skip_balance": 1.0}, "config: skip_balance: 1.0 is refused; allowed: a share between 0 and 1"),
+    ("EDM2", {"clip": 0.0}, "config: clip: 0.0 is refused; allowed: a finite number above 0"),
+    ("EDM2", {"remat": "ful"}, "config: remat: 'ful' is refused; allowed: None"),
+    ("EDM2", {"attention": "cudnn"}, "config: attention: 'cudnn' is refused; allowed: 'xla', or 'cudnn' with dtype 'bfloat16'"),
 ]
 
 SHAPES = [
@@ -39,6 +45,10 @@ SHAPES = [
         (8, 8, 1),
         "attention_at: (16,) is refused; allowed: resolutions that occur on an image of 8 x 8: [8, 4]",
     ),
+    (EDM2(), (64, 63, 3), "multipliers: (1, 2, 3, 4) is refused; allowed: at most 1 levels for an image of 64 x 63"),
+    (EDM2(attention_at=(7,)), (64, 64, 3), "attention_at: (7,) is refused; allowed: resolutions that occur on an image of 64 x 64: [64"),
+    (EDM2(width=6, multipliers=(1, 2), attention_at=(8,), head_width=4), (8, 8, 1), "head_width: 4 is refused; allowed: a divisor of the"),
+    (EDM2(), (8,), "shape: (8,) is refused; allowed: (height, width, channels): EDM2 is a network for images"),
     (UNet(width=6, multipliers=(1, 2), attention_at=(8,)), (8, 8, 1), "heads: 4 is refused; allowed: a divisor of the 6 channels"),
 ]
 
@@ -56,6 +66,12 @@ def test_impossible_shapes_are_refused_by_check_shape_and_init(network, shape, m
         with pytest.raises(ConfigError) as error:
             refuse(shape)
         assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["xs", "S/2"])
+def test_unknown_sizes_of_edm2_are_refused(name):
+    with pytest.raises(ConfigError, match=f"^name: {name!r} is refused; allowed: one of XXS, XS, S, M, L, XL, XXL"):
+        EDM2.named(name)
 
 
 @pytest.mark.parametrize("name", ["S", "s/2", "XXL/2", "S/two", "S/"])

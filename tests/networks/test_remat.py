@@ -10,13 +10,14 @@ import pytest
 
 from score_lab.build import ConfigError, build
 from score_lab.cost.flops import flops_of
-from score_lab.networks import MLP, DiT, UNet
+from score_lab.networks import EDM2, MLP, DiT, UNet
 from score_lab.networks.base import REMAT
 
 EVERYTHING = {"num_classes": 3, "dropout": 0.4, "two_time": True, "learned_variance": True}
 NETWORKS = {
     "MLP": (MLP(width=8, depth=2, **EVERYTHING), (3,)),
     "UNet": (UNet(width=4, multipliers=(1, 1), blocks=1, attention_at=(), heads=2, resample_blocks=False, **EVERYTHING), (4, 4, 1)),
+    "EDM2": (EDM2(width=4, multipliers=(1, 1), blocks=1, attention_at=(), head_width=4, **EVERYTHING), (4, 4, 1)),
     "DiT": (DiT(patch=2, width=8, depth=2, heads=2, **EVERYTHING), (4, 6, 2)),
 }
 BATCH = 3
@@ -71,7 +72,7 @@ def test_loss_gradients_and_forward_mode_are_those_without(name, remat, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12 * max(1.0, np.max(np.abs(a)))), expected, found)
 
 
-@pytest.mark.parametrize("name", ["MLP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DiT", "UNet"))])
+@pytest.mark.parametrize("name", ["MLP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DiT", "UNet", "EDM2"))])
 def test_parameters_have_the_same_values(name):
     network, shape = NETWORKS[name]
     plain, again = network.init(jax.random.key(0), shape), dataclasses.replace(network, remat="full").init(jax.random.key(0), shape)
@@ -90,7 +91,8 @@ def test_parameters_are_the_same_tree(name):
 @all_networks
 def test_every_block_is_computed_again_and_none_where_none_is_asked_for(name):
     network = NETWORKS[name][0]
-    blocks = {"MLP": 2, "DiT": 2, "UNet": 10}[name]  # 2 levels of 1 down and 2 up, 2 in the middle, a change of resolution each way
+    unet = 10  # 2 levels of 1 down and 2 up, 2 in the middle, a change of resolution each way
+    blocks = {"MLP": 2, "DiT": 2, "UNet": unet, "EDM2": unet}[name]
     for remat, count in ((None, 0), ("full", blocks)):
         jaxpr = jax.make_jaxpr(loss_of(dataclasses.replace(network, remat=remat)))(*inputs(name))
         assert sum(eqn.primitive.name in ("checkpoint", "remat2", "remat") for eqn in jaxpr.jaxpr.eqns) == count

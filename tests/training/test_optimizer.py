@@ -44,6 +44,13 @@ def test_schedules(schedule, shape):
     assert float(rate(0)) > 0
 
 
+def test_inverse_sqrt_may_fall_later_than_the_warm_up_ends():
+    """EDM2's (Karras et al. 2024, eq. 67): warm-up, a plateau, then rate / sqrt(k / decay_after)."""
+    rate = learning_rate_schedule(2e-3, 100, schedule="inverse_sqrt", warmup=10, decay_after=40)
+    expected = 2e-3 * np.minimum((K + 1) / 10, 1) / np.sqrt(np.maximum((K + 1) / 40, 1))
+    np.testing.assert_allclose(rate(jnp.asarray(K)), expected, rtol=2e-6)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion", "rmsprop", "lamb"])
 def test_optimizers_by_name(name):
     """Each makes a finite step that lowers a quadratic, at the scheduled rate."""
@@ -76,6 +83,8 @@ def test_clipping_is_by_the_global_norm():
         ({"learning_rate": "big"}, r"config.optimizer.learning_rate: 'big'"),
         ({"schedule": "cosin"}, r"config.optimizer.schedule: 'cosin'.*did you mean 'cosine'"),
         ({"warmup": 10}, r"config.optimizer.warmup: 10.*from 0 to config.training.steps - 1 = 9"),
+        ({"decay_after": 5}, r"config.optimizer.decay_after: 5.*None: it is for the schedule inverse_sqrt"),
+        ({"schedule": "inverse_sqrt", "warmup": 4, "decay_after": 3}, r"config.optimizer.decay_after: 3.*an int from 4 on"),
         ({"final": 2.0}, r"config.optimizer.final: 2.0"),
         ({"clip": -1.0}, r"config.optimizer.clip: -1.0"),
         ({"weight_decays": 0.1}, r"config.optimizer.weight_decays: 0.1.*did you mean 'weight_decay'"),
