@@ -22,6 +22,7 @@ from benchmarks.pairs import Ratio, heading, in_turn, interval, line
 from benchmarks.training_cases import CASES, Framework, case_of
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.disk import Disk
+from score_lab.training.feed import BEGINNING
 from score_lab.training.memory import keep_buffers
 from score_lab.training.metrics import Metrics
 from score_lab.training.options import plain
@@ -77,7 +78,8 @@ def logging(framework: Framework, folder: Path, pairs: int) -> Ratio:
     folder.mkdir()
     steps, begun = 2 * LOG_EVERY, [0]
     with Metrics(folder, 0) as metrics, contextlib.redirect_stdout(io.StringIO()):
-        reports = Reports(plan, metrics, None, Disk(folder, go_on=False), {"step": 0, "pending": []})
+        host = {"step": 0, "pending": [], "start": BEGINNING, "allowed": []}
+        reports = Reports(plan, metrics, None, Disk(folder, go_on=False), host)
 
         def report(done: int, state: Any, figures: Any) -> None:
             reports.add(figures, begun[0] + done)

@@ -14,7 +14,7 @@ from experiments import train as train_command
 from score_lab.build import ConfigError
 from score_lab.cost import Memory, Peaks
 from score_lab.training import fits, loop, tracing, train
-from score_lab.training.feed import Feed
+from score_lab.training.feed import BEGINNING, Feed
 from score_lab.training.fits import Fit, bytes_of, fit_of, largest_batch
 from score_lab.training.metrics import read_metrics
 from score_lab.training.options import TrainingOptions
@@ -169,7 +169,7 @@ def test_batches_are_counted_as_they_lie(monkeypatch, config, prefetch, devices,
     monkeypatch.setattr(type(plan.layout), "place", lambda layout, rows: placed.append(rows))
     monkeypatch.setattr(jax, "block_until_ready", lambda figures: held_back())
     stream = type("Stream", (), {"__next__": lambda self: {}, "get_state": lambda self: {}})()
-    reports = Reports(plan, None, None, None, {"step": 0, "pending": []})
+    reports = Reports(plan, None, None, None, {"step": 0, "pending": [], "start": BEGINNING, "allowed": []})
     reports._clock = (0.0, 0)
 
     class Full(Exception):
@@ -218,7 +218,7 @@ def test_profile_and_memory_are_flags(monkeypatch, tmp_path):
     toy = f"--config={train_command.__file__.replace('experiments/train.py', 'configs/toy.py')}"
     monkeypatch.setattr("sys.argv", ["train", toy, f"--workdir={tmp_path}", "--profile=7"])
     assert train_command.main() == 0 and seen[0].training.profile == 7
-    monkeypatch.setattr(train_command, "say_memory", lambda config, workdir: seen.append(workdir) or 1)
+    monkeypatch.setattr(train_command, "say_memory", lambda config, workdir, allow: seen.append(workdir) or 1)
     monkeypatch.setattr("sys.argv", ["train", toy, "--memory"])
     with pytest.raises(SystemExit) as caught:
         launcher.launch(train_command.main)
