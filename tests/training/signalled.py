@@ -1,0 +1,40 @@
+"""experiments.train with a signal at a known moment:  python -m training.signalled SIGNAL INDEX SECONDS FLAGS
+
+Process INDEX of the run sends itself SIGNAL after its third dispatch; every dispatch takes SECONDS more, so that the run does not end.
+"""
+
+import signal
+import sys
+import time
+
+import jax
+
+from experiments import train
+from experiments.launcher import launch
+from score_lab.training.parallel import Layout
+
+
+def arm(number, index, seconds):
+    dispatch = Layout.dispatch
+
+    def dispatches(self, parts):
+        compiled, count = dispatch(self, parts), 0
+
+        def call(state, batches):
+            nonlocal count
+            time.sleep(seconds)
+            result = compiled(state, batches)
+            count += 1
+            if count == 3 and jax.process_index() == index:
+                signal.raise_signal(number)
+            return result
+
+        return call
+
+    Layout.dispatch = dispatches
+
+
+if __name__ == "__main__":
+    _, number, index, seconds, *sys.argv[1:] = sys.argv
+    arm(getattr(signal, number), int(index), float(seconds))
+    launch(train.main)
