@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from score_lab.training.stops import DiskFull, RunStopped
 __all__ = ["Disk", "no_space", "quiet", "remove_half_written"]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+TRIES, PAUSE = 40, 0.05
+"""How often a folder that is still written into is removed, and the seconds between."""
 
 
 def no_space(error: BaseException | None) -> str | None:
@@ -40,9 +43,14 @@ def no_space(error: BaseException | None) -> str | None:
 
 
 def remove_half_written(directory: Path) -> None:
-    """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody."""
+    """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody.  Of its writers
+    one has failed, and others may be writing still."""
     for left in directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(left, ignore_errors=True)
+        for _ in range(TRIES):
+            shutil.rmtree(left, ignore_errors=True)
+            if not left.exists():
+                break
+            time.sleep(PAUSE)
 
 
 @contextlib.contextmanager
