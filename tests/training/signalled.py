@@ -1,6 +1,6 @@
-"""experiments.train with a signal at a known moment:  python -m training.signalled SIGNAL INDEX SECONDS FLAGS
+"""experiments.train with a signal at a known moment:  python -m training.signalled SIGNAL INDEX COUNT SECONDS FLAGS
 
-Process INDEX of the run sends itself SIGNAL after its third dispatch; every dispatch takes SECONDS more, so that the run does not end.
+Process INDEX of the run sends itself SIGNAL after its dispatch COUNT; every dispatch takes SECONDS more, so that the run does not end.
 """
 
 import signal
@@ -14,7 +14,7 @@ from experiments.launcher import launch
 from score_lab.training.parallel import Layout
 
 
-def arm(number, index, seconds):
+def arm(number, index, last, seconds):
     dispatch = Layout.dispatch
 
     def dispatches(self, parts):
@@ -25,7 +25,7 @@ def arm(number, index, seconds):
             time.sleep(seconds)
             result = compiled(state, batches)
             count += 1
-            if count == 3 and jax.process_index() == index:
+            if count == last and jax.process_index() == index:
                 signal.raise_signal(number)
             return result
 
@@ -35,6 +35,6 @@ def arm(number, index, seconds):
 
 
 if __name__ == "__main__":
-    _, number, index, seconds, *sys.argv[1:] = sys.argv
-    arm(getattr(signal, number), int(index), float(seconds))
+    _, number, index, last, seconds, *sys.argv[1:] = sys.argv
+    arm(getattr(signal, number), int(index), int(last), float(seconds))
     launch(train.main)
