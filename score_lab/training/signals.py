@@ -4,8 +4,9 @@
     several            the signal goes to JAX, which tells the other processes by its coordination service, away from the devices: it asks
                        each for the number of its last dispatch, and all stop after dispatch  max + 1
 
-JAX looks for the signal once a second, so that all stop within two seconds and two dispatches, whatever the cadence of logs.  The question
-costs a dispatch a look at a number in memory.  (``jax.experimental.multihost_utils.reached_preemption_sync_point``)
+JAX looks for the signal once a second, so that all stop within two seconds and five dispatches (``parallel.in_flight`` of them may be under
+way), whatever the cadence of logs.  The question costs a dispatch a look at a number in memory.
+(``jax.experimental.multihost_utils.reached_preemption_sync_point``)
 """
 
 from __future__ import annotations

@@ -11,11 +11,12 @@ import jax
 
 from experiments import train
 from experiments.launcher import launch
+from score_lab.training.mesh import Meshed
 from score_lab.training.parallel import Layout
 
 
-def arm(number, index, last, seconds):
-    dispatch = Layout.dispatch
+def arm(layout, number, index, last, seconds):
+    dispatch = layout.dispatch
 
     def dispatches(self, parts):
         compiled, count = dispatch(self, parts), 0
@@ -31,10 +32,11 @@ def arm(number, index, last, seconds):
 
         return call
 
-    Layout.dispatch = dispatches
+    layout.dispatch = dispatches
 
 
 if __name__ == "__main__":
     _, number, index, last, seconds, *sys.argv[1:] = sys.argv
-    arm(getattr(signal, number), int(index), int(last), float(seconds))
+    for layout in (Layout, Meshed):
+        arm(layout, getattr(signal, number), int(index), int(last), float(seconds))
     launch(train.main)

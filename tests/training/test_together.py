@@ -1,6 +1,7 @@
 """One of two processes is told to stop, or is killed: what both do then, and that the run goes on to the very bits; one becomes two."""
 
 import re
+import shutil
 import signal
 import sys
 
@@ -91,3 +92,40 @@ def test_one_process_becomes_two(whole, cache, tmp_path):
             np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
     for a, b in zip(together.lines(tmp_path), together.lines(whole()), strict=True):
         np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], rtol=1e-4)
+
+
+CANNOT_READ = """
+import jax
+from experiments import launcher, train
+from score_lab.training.checkpoint import Checkpoints
+restore = Checkpoints.restore
+
+def fails(self, like, step):
+    if jax.process_index() == 1:
+        raise OSError(5, "Input/output error")
+    return restore(self, like, step)
+
+Checkpoints.restore = fails
+launcher.launch(train.main)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_the_same_checkpoint(whole, cache, tmp_path):
+    """One cannot read a sound one: it says so in one line, the other ends, nothing is renamed.  A damaged one is passed over by both."""
+    home = tmp_path / "run"
+    shutil.copytree(whole(), home)
+    shutil.rmtree(home / "checkpoints" / "40")
+    with together.start(home, *RUN, devices=1, program=[sys.executable, "-c", CANNOT_READ], cache=cache) as processes:
+        statuses, _, errors = together.ended(processes)
+    assert statuses[1] == 1 and statuses[0] != 0, errors
+    said = errors[1].strip().splitlines()[-1]
+    assert said.startswith(f"error: {home}: checkpoint 30 is not known to be damaged, and could not be read (")
+    assert "Traceback" not in errors[0] + errors[1], errors
+    assert sorted(int(entry.name) for entry in (home / "checkpoints").iterdir()) == [10, 20, 30]
+    file = max((home / "checkpoints" / "30" / "state").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    said = together.run(home, *RUN, devices=1, cache=cache)
+    assert "checkpoint 30 is damaged (" in said[0] and "goes on from step 20" in said[0] and "goes on" not in said[1]
+    together.same(home, whole())
