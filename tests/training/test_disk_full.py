@@ -213,7 +213,7 @@ def test_a_folder_that_is_still_written_into_is_removed(tmp_path, monkeypatch):
     assert not left.exists() and next(late, None) is None
 
 
-MOUNTED = "mkdir -p {folder} && mount -t tmpfs -o size=300k tmpfs {folder} && {python} -c {program}"
+MOUNTED = "mkdir -p {folder} && mount -t tmpfs -o size=400k tmpfs {folder} && {python} -c {program}"
 TMPFS = MOUNTED + "; status=$?; ls {folder}/run/checkpoints; exit $status"
 
 

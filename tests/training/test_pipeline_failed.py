@@ -91,5 +91,6 @@ def test_the_processes_of_a_stream_are_found(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(feeds.Feed, "_next", look)
     data = {"target": "Toy", "num_train": 160, "num_test": 40, "batch_size": 16, "num_workers": 2, "prefetch": 1}
-    train(config(data=data, training__steps=4, training__eval_every=1, training__log_every=1, training__checkpoint_every=0), tmp_path)
+    often = {"training__steps": 4, "training__eval_every": 1, "training__log_every": 1, "training__checkpoint_every": 0}
+    train(config(data=data, optimizer__warmup=1, **often), tmp_path)
     assert len(found) == 4 and len(found[0]) == 2 and len(set(found)) == 1
