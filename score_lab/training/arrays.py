@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.training.disk import remove_half_written
+from score_lab.training.disk import hush, remove_half_written
 from score_lab.training.names import leaf_name
 from score_lab.training.seals import damage, seal
 from score_lab.types import PyTree
@@ -131,7 +131,11 @@ class Arrays:
 
         restore_args = jax.tree.map(place, like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
-        restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
+        try:
+            restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
+        except Exception:
+            hush()
+            raise
         state = restored["state"]
         if several:
             state = jax.tree.map(lambda x, asked: x if getattr(asked, "sharding", None) else x.addressable_data(0), state, like)

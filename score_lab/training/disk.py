@@ -19,7 +19,7 @@ from typing import Any
 from score_lab.training.metrics import say
 from score_lab.training.stops import DiskFull, RunStopped
 
-__all__ = ["Disk", "no_space", "quiet", "remove_half_written"]
+__all__ = ["Disk", "hush", "no_space", "quiet", "remove_half_written"]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TRIES, PAUSE = 40, 0.05
@@ -57,16 +57,23 @@ def remove_half_written(directory: Path) -> None:
 def quiet() -> Iterator[None]:
     """While entered, TensorStore's callbacks that come after Orbax has closed their event loop print nothing (dozens at a failed write)."""
     before = sys.unraisablehook
+    hush()
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def hush() -> None:
+    """From now on those callbacks print nothing: of a read that failed they come when whoever asked for it has long been told."""
+    before = sys.unraisablehook
 
     def hook(told: Any) -> None:
         if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == "Event loop is closed"):
             before(told)
 
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    if getattr(before, "__qualname__", None) != hook.__qualname__:
+        sys.unraisablehook = hook
 
 
 class Disk:
