@@ -21,6 +21,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 from absl import flags
@@ -31,6 +32,8 @@ from score_lab.build import ConfigError, refuse
 
 HEARTBEAT = 30
 """Seconds without a word from a process after which JAX ends the others."""
+PATIENCE = 300
+"""Seconds that the processes of a run wait for each other when it begins."""
 
 
 def define(values: flags.FlagValues) -> None:
@@ -101,7 +104,7 @@ def together() -> Iterator[None]:
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = _first_line(error)
         lost = isinstance(error, jax.errors.JaxRuntimeError)
         told = f"a process of this run has gone ({what}): the same commands go on from the newest checkpoint" if lost else what
         fail(told, REFUSED if isinstance(error, ConfigError) else FAILED)
@@ -110,20 +113,46 @@ def together() -> Iterator[None]:
 
 
 def join(distributed: str | None) -> None:
-    """Joins the other processes of the run; there are none unless they are asked for."""
+    """Joins the other processes of the run; there are none unless they are asked for.
+
+    Raises ConfigError where JAX finds no cluster for ``auto``, and where the processes do not find each other within PATIENCE seconds.
+    """
     import jax
 
     if distributed is None:
         return
-    if distributed == "auto":
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
-        return
-    address, *numbers = distributed.split(",")
-    host, _, port = address.rpartition(":")
-    good = host and port.isdigit() and len(numbers) == 2 and all(number.isdigit() for number in numbers)
-    if not good or not int(numbers[1]) < int(numbers[0]):
-        refuse("--distributed", distributed, "auto, or HOST:PORT,COUNT,INDEX")
-    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), heartbeat_timeout_seconds=HEARTBEAT)
+    where: tuple = ()
+    if distributed != "auto":
+        address, *numbers = distributed.split(",")
+        host, _, port = address.rpartition(":")
+        good = host and port.isdigit() and len(numbers) == 2 and all(number.isdigit() for number in numbers)
+        if not good or not int(numbers[1]) < int(numbers[0]):
+            refuse("--distributed", distributed, "auto, or HOST:PORT,COUNT,INDEX")
+        where = (address, int(numbers[0]), int(numbers[1]))
+    three = "HOST:PORT,COUNT,INDEX (of process 0, of all, of this one)"
+    late = threading.Timer(PATIENCE, give_up, [f"--distributed: {distributed!r} is refused; allowed: {three} of processes "
+                                               f"that find each other within {PATIENCE} seconds: they did not"])  # fmt: skip
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(*where, initialization_timeout=2 * PATIENCE, heartbeat_timeout_seconds=HEARTBEAT)
+    except jax.errors.JaxRuntimeError as error:
+        refuse("--distributed", distributed, f"{three} of processes that find each other ({_first_line(error)})")
+    except (ValueError, TypeError, KeyError) as error:  # of the environment, in which JAX looks for a cluster
+        refuse("--distributed", distributed, f"{three}, or auto where JAX finds a cluster ({_first_line(error)})")
+    finally:
+        late.cancel()
+
+
+def give_up(line: str) -> None:
+    """Ends this process with one line: JAX ends one that waits in vain too, in many lines of its own."""
+    fail(line, REFUSED)
+    sys.stdout.flush()
+    os._exit(REFUSED)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 if __name__ == "__main__":

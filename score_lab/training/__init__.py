@@ -4,8 +4,9 @@ from score_lab.training.loop import Trained, train
 from score_lab.training.parts import Parts, build_parts
 from score_lab.training.restore import Loaded, load
 from score_lab.training.step import make_step
-from score_lab.training.stops import DiskFull, NonFiniteLoss, PipelineFailed, RunStopped
+from score_lab.training.stops import DiskFull, NonFiniteLoss, PipelineFailed, RunStopped, Unreadable
 
 __all__ = [
-    "DiskFull", "Loaded", "NonFiniteLoss", "Parts", "PipelineFailed", "RunStopped", "Trained", "build_parts", "load", "make_step", "train",
+    "DiskFull", "Loaded", "NonFiniteLoss", "Parts", "PipelineFailed", "RunStopped", "Trained", "Unreadable", "build_parts", "load",
+    "make_step", "train",
 ]  # fmt: skip

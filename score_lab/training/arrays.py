@@ -1,12 +1,15 @@
 """Folders of arrays by step, the only file that knows how Orbax writes and reads them (its ``CheckpointManager``, v0).
 
 Saving is asynchronous: the arrays are copied off the devices, files are written in the background and a folder appears under its step only
-when whole.  What is there is compared with what is asked of it, leaf by leaf, before anything is read.
+when whole; then it is sealed (seals.py).  A save can fail there, where the disk is full: ``settle`` removes what is half-written and
+raises, and what was saved before stays as it is.  What is there is compared with what is asked of it, leaf by leaf, before it is read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
+from score_lab.training.disk import hush, remove_half_written
 from score_lab.training.names import leaf_name
+from score_lab.training.seals import damage, seal
 from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
@@ -26,21 +31,32 @@ class Arrays:
     """Folders of arrays by step in ``directory``, written in the background; each appears under its step only when whole.
 
     Args:
+      seals: the folder of their seals, STEP.json.
       write: False opens them for reading alone.
-      handlers: Orbax's, of what is stored beside the arrays.
-      options: more of Orbax's options.
     """
 
-    def __init__(self, directory: Path, write: bool, handlers: Mapping[str, Any] | None = None, **options: Any):
+    def __init__(self, directory: Path, seals: Path, write: bool):
         import orbax.checkpoint as ocp
 
         for name in ("absl", "asyncio"):  # Orbax reports every file that it writes, and every error beside raising it
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._ocp = ocp
-        self.directory = Path(directory).absolute()
+        self.directory, self.seals, self._write = Path(directory).absolute(), Path(seals).absolute(), write
+        self._sealing: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._open()
+
+    def _open(self) -> None:
+        ocp, write = self._ocp, self._write
+        options, handlers = self._options()
         settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), **(handlers or {})}
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), **handlers}
         self.manager = ocp.CheckpointManager(self.directory, options=settings, item_handlers=handlers)
+        self.manager.reached_preemption = lambda step: False  # Orbax would ask with steps, and signals.py asks with dispatches
+
+    def _options(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """More of Orbax's options, and its handlers of what is stored beside the arrays."""
+        return {}, {}
 
     @property
     def steps(self) -> list[int]:
@@ -50,11 +66,57 @@ class Arrays:
     def write(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None, **beside: Any) -> None:
         """Saves ``state``, which may be donated as soon as this returns; ``beside``: Orbax's arguments of the other handlers."""
         ocp = self._ocp
+        if jax.process_index() == 0:
+            (self.seals / f"{step}.json").unlink(missing_ok=True)
         if jax.default_backend() == "cpu":
             state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
         if jax.process_count() > 1:
             state = jax.tree.map(_global, state)
         self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state), **beside), metrics=metrics, force=True)
+        if jax.process_index() == 0:
+            self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
+            self._sealing.start()
+
+    def _seal(self, step: int) -> None:
+        """Waits, in a thread of its own, until ``step`` is on the disk, and seals it; keeps what was met for ``settle``."""
+        try:
+            self.manager.wait_until_finished()
+            seal(self.directory / str(step), self.seals / f"{step}.json")
+            for old in self.seals.glob("*.json"):
+                if not (self.directory / old.stem).exists():
+                    old.unlink(missing_ok=True)
+        except Exception as error:  # noqa: BLE001 - raised where somebody waits for the save
+            self._error = error
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known by now that the last save has failed, without waiting for it."""
+        return self._error is not None
+
+    def settle(self) -> None:
+        """Waits until the last save is on the disk and sealed.  Raises what it has met, after what it has left half-written is removed."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        error, self._error = self._error, None
+        if error is not None:
+            self.remove_half_written()
+            raise error
+
+    def remove_half_written(self) -> None:
+        """Removes what a save that failed has left, and opens the folder anew: Orbax still holds the error.  With several processes, which
+        open it together, it stays closed: the run ends."""
+        with contextlib.suppress(Exception):
+            self.manager.close()
+        remove_half_written(self.directory)
+        for left in self.seals.glob("*.new"):
+            left.unlink()
+        if jax.process_count() == 1:
+            self._open()
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the files of ``step``, None if nothing is known to be."""
+        return damage(self.directory / str(step), self.seals / f"{step}.json")
 
     def part(self, like: PyTree, step: int, **beside: Any) -> Any:
         """``like`` of ``step`` (a dict may name some of it only), each leaf where its ``sharding`` says, or on the first device where it
@@ -69,7 +131,11 @@ class Arrays:
 
         restore_args = jax.tree.map(place, like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
-        restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
+        try:
+            restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
+        except Exception:
+            hush()
+            raise
         state = restored["state"]
         if several:
             state = jax.tree.map(lambda x, asked: x if getattr(asked, "sharding", None) else x.addressable_data(0), state, like)
@@ -91,15 +157,21 @@ class Arrays:
         return [(name, _shape(there.get(name)), _shape(asked.get(name))) for name in different]
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk."""
+        """Returns when everything saved is on the disk.  Raises what the last save has met, as ``settle``."""
+        self.settle()
         self.manager.wait_until_finished()
 
     def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None and jax.process_count() > 1:
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None and jax.process_count() > 1:
             return  # what is being written waits for processes that may be gone
+        try:
+            self.settle()
+        except Exception:
+            if error[0] is None:
+                raise  # else what ended the run is told, not what came of it
         self.manager.wait_until_finished()
         self.manager.close()
 

@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 from score_lab.training.metrics import say
 from score_lab.training.stops import DiskFull, RunStopped
 
-__all__ = ["Disk", "no_space", "quiet", "remove_half_written"]
+__all__ = ["Disk", "hush", "no_space", "quiet", "remove_half_written"]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+TRIES, PAUSE = 40, 0.05
+"""How often a folder that is still written into is removed, and the seconds between."""
 
 
 def no_space(error: BaseException | None) -> str | None:
@@ -40,25 +43,37 @@ def no_space(error: BaseException | None) -> str | None:
 
 
 def remove_half_written(directory: Path) -> None:
-    """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody."""
+    """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody.  Of its writers
+    one has failed, and others may be writing still."""
     for left in directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(left, ignore_errors=True)
+        for _ in range(TRIES):
+            shutil.rmtree(left, ignore_errors=True)
+            if not left.exists():
+                break
+            time.sleep(PAUSE)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """While entered, TensorStore's callbacks that come after Orbax has closed their event loop print nothing (dozens at a failed write)."""
     before = sys.unraisablehook
+    hush()
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def hush() -> None:
+    """From now on those callbacks print nothing: of a read that failed they come when whoever asked for it has long been told."""
+    before = sys.unraisablehook
 
     def hook(told: Any) -> None:
         if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == "Event loop is closed"):
             before(told)
 
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+    if getattr(before, "__qualname__", None) != hook.__qualname__:
+        sys.unraisablehook = hook
 
 
 class Disk:

@@ -83,8 +83,8 @@ class Feed:
         self._coupling, self._key = coupling, key
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
-        self._workers: set[int] = set()
-        self._lost = False
+        self._others, self._workers = _workers(), set()  # processes of other streams; those of this one, which begin with its first batch
+        self._begun = self._lost = False
         self._thread = threading.Thread(target=self._run, name="score_lab feed", daemon=True)
         self._thread.start()
 
@@ -104,9 +104,13 @@ class Feed:
         """The next item.  Raises PipelineFailed where a process of the pipeline is gone and nobody says why."""
         lost: float | None = None
         while True:
-            self._workers |= _workers()
+            if not self._begun:  # the thread that trains waits here, and opens no other stream meanwhile
+                self._workers |= _workers() - self._others
             try:
-                return self._queue.get(timeout=LOOK)
+                item = self._queue.get(timeout=LOOK)
+                if not self._begun:
+                    self._workers, self._begun = self._workers | (_workers() - self._others), True
+                return item
             except queue.Empty:
                 gone = self._workers - _workers()
                 lost = (lost or time.monotonic()) if gone else None

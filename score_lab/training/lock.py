@@ -1,10 +1,15 @@
 """One run at a time writes a workdir: an advisory lock that the operating system takes back when its process ends, however it ends.
 
     WORKDIR/lock       held by the run that writes; it says which process on which machine that is
+
+It is ``flock``.  A file system that has none (Lustre without the option flock, NFS without its lock daemon) is refused in one line: with a
+file that says "taken" in its place, a run that was killed would keep out the one that goes on.  On some others it holds among the
+processes of one machine only (docs/scaling.md).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import time
@@ -15,12 +20,15 @@ from score_lab.build import refuse
 
 __all__ = ["Lock", "holder"]
 
+MISSING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+"""What a file system says that knows no lock."""
 LOOK = 0.05
 """Seconds after which a lock that is held is tried once more: ``holder`` takes it for an instant."""
 
 
 class Lock:
-    """While entered, this process holds ``workdir``.  Raises ConfigError at once where another does; the file stays, and holds nothing."""
+    """While entered, this process holds ``workdir``.  Raises ConfigError at once where another does, or where nobody can; the file stays,
+    and holds nothing."""
 
     def __init__(self, workdir: Path):
         self.workdir = Path(workdir)
@@ -29,7 +37,15 @@ class Lock:
     def __enter__(self) -> Lock:
         self.workdir.mkdir(parents=True, exist_ok=True)
         file = (self.workdir / "lock").open("a+")
-        if not (_taken(file) or time.sleep(LOOK) or _taken(file)):
+        try:
+            free = _taken(file) or time.sleep(LOOK) or _taken(file)
+        except OSError as error:
+            file.close()
+            if error.errno not in MISSING:
+                raise
+            lacks = f"a directory of a file system that can lock files: here flock is refused ({error.strerror}), and nothing would keep"
+            refuse("workdir", str(self.workdir), f"{lacks} two runs apart (see docs/scaling.md)")
+        if not free:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from score_lab.build import refuse
@@ -49,7 +50,7 @@ class Trained:
       layout: where the state lies.
       state: the last state, after ``step`` updates.
       metrics: the last value of everything that was reported.
-      stopped: the name of the signal that ended it before its time, or None.
+      stopped: the name of the signal that ended it before its time, or None; the same in all processes.
     """
 
     parts: Parts
@@ -105,15 +106,15 @@ def train(
             reports.add(figures, step)
             reports.report(step, state)
             run.snapshot(plan, step, state)
-            stopping = run.stop.agreed(meeting=plan.due(plan.options.log_every, step))
+            stopping = run.stop.agreed()
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
                 run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
             run.settle(now=False)
             if stopping:
                 break
-    _farewell(plan, step, run.stop)
-    stopped = run.stop.signal.name if stopping and run.stop.signal else None
-    return Trained(plan.parts, plan.layout, state, step, reports.last, stopped)
+        stopped = run.stop.named() if stopping else None
+    _farewell(plan, step, stopped)
+    return Trained(plan.parts, plan.layout, state, step, reports.last, stopped.name if stopped else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,11 +222,10 @@ def _changed(plan: Plan, host: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _farewell(plan: Plan, step: int, stop: StopRequest) -> None:
+def _farewell(plan: Plan, step: int, stopped: Signals | None) -> None:
     if not plan.lead:
         return
     if step < plan.options.steps:
-        why = f" by {stop.signal.name}" if stop.signal else ""
-        say(f"stopped{why} at step {step}, which is saved: the same command goes on from there")
+        say(f"stopped by {stopped.name} at step {step}, which is saved: the same command goes on from there")
     else:
         say(f"{plan.workdir}: {step} steps done; score_lab.load({str(plan.workdir)!r}).denoiser is the result")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from score_lab.training.appended import Appended
 from score_lab.training.events import Events
+from score_lab.training.whole import write_whole
 
 __all__ = ["CLOCK", "Metrics", "lines_of", "mean_of", "progress_line", "read_metrics", "say"]
 
@@ -96,9 +96,7 @@ def _cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line + "\n" for line in _whole(path) if json.loads(line)["step"] <= step]
-    new = path.with_suffix(".jsonl.new")
-    new.write_text("".join(kept))
-    os.replace(new, path)
+    write_whole(path, "".join(kept))
 
 
 def _whole(path: Path) -> Iterator[str]:

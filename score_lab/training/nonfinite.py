@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from score_lab.training.options import data_options
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
 from score_lab.training.state import keys_of
+from score_lab.training.whole import write_whole
 
 __all__ = ["bad_figure", "examples_of", "write_down"]
 
@@ -58,14 +58,7 @@ def write_down(plan: Plan, step: int, figures: Mapping[str, Any], start: Start =
     file.parent.mkdir(exist_ok=True)
     figures = {name: _number(value) for name, value in figures.items()}
     said = {"step": step, "update": step - 1, "seed": plan.seed, "changes": changes, "figures": figures}
-    said |= {"examples": examples_of(plan, step - 1, start)}
-    new = file.with_suffix(".new")
-    try:
-        new.write_text(json.dumps(said) + "\n")
-        os.replace(new, file)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
+    write_whole(file, json.dumps(said | {"examples": examples_of(plan, step - 1, start)}) + "\n")
     return file
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from score_lab.build import ConfigError, nearest, refuse
+from score_lab.training.whole import write_whole
 
 __all__ = ["library_versions", "read_workdir", "write_workdir"]
 
@@ -47,8 +47,6 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
 
 
 def write_workdir(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Writes ``WORKDIR/config.json`` whole or not at all."""
+    """Writes ``WORKDIR/config.json`` whole or not at all (whole.py)."""
     workdir.mkdir(parents=True, exist_ok=True)
-    new = workdir / "config.json.new"
-    new.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(new, workdir / "config.json")
+    write_whole(workdir / "config.json", json.dumps(record, indent=2) + "\n")

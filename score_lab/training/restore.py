@@ -127,7 +127,7 @@ def _read(checkpoints: Checkpoints, read: Callable[[int], Any], step: int, asked
         return checkpoints.newest(read)
     if (why := checkpoints.damage(step)) is not None:
         refuse("step", step, f"a checkpoint that can be read: this one is damaged ({why})")
-    return step, read(step), {}
+    return step, checkpoints.read(read, step), {}
 
 
 def _params(checkpoints: Checkpoints, like: TrainState, position: int | None, step: int) -> Any:

@@ -1,4 +1,13 @@
-"""Ctrl-C and SIGTERM as a request that the training loop answers between two dispatches, in all processes at once."""
+"""Ctrl-C and SIGTERM as a request that the training loop answers between two dispatches, in all processes at once.
+
+    one process        the signal is noted, and the loop stops after the dispatch that is under way
+    several            the signal goes to JAX, which tells the other processes by its coordination service, away from the devices: it asks
+                       each for the number of its last dispatch, and all stop after dispatch  max + 1
+
+JAX looks for the signal once a second, so that all stop within two seconds and five dispatches (``parallel.in_flight`` of them may be under
+way), whatever the cadence of logs.  The question costs a dispatch a look at a number in memory.
+(``jax.experimental.multihost_utils.reached_preemption_sync_point``)
+"""
 
 from __future__ import annotations
 
@@ -13,15 +22,22 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is noted in ``signal``; a second one interrupts at once."""
+    """While entered, the first SIGINT or SIGTERM is a request to stop; a second Ctrl-C (of one process: either) interrupts at once.
+
+    Attributes:
+      signal: the one that asked, None for none; with several processes what ``named`` found.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._before: dict[int, Any] = {}
+        self._several = jax.process_count() > 1
+        self._dispatches = 0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)  # of several, SIGTERM is JAX's
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -32,13 +48,24 @@ class StopRequest:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
+        if self._several:
+            signal.raise_signal(signal.SIGTERM)
 
-    def agreed(self, meeting: bool) -> bool:
-        """Whether to stop now.  Several processes must stop at the same step: they compare notes where all of them are at a ``meeting``."""
-        if jax.process_count() == 1:
+    def agreed(self) -> bool:
+        """Whether to stop now, asked once after every dispatch: in all processes at the same one."""
+        if not self._several:
             return self.signal is not None
-        if not meeting:
-            return False
         from jax.experimental import multihost_utils
 
-        return bool(np.any(multihost_utils.process_allgather(np.array(self.signal is not None))))
+        self._dispatches += 1
+        return bool(multihost_utils.reached_preemption_sync_point(self._dispatches))
+
+    def named(self) -> signal.Signals | None:
+        """What asked this run to stop, the same in all processes: SIGINT where one of them was told so by Ctrl-C.  They all ask at once,
+        where ``agreed`` was true and nothing is under way on the devices."""
+        if self._several:
+            from jax.experimental import multihost_utils
+
+            pressed = multihost_utils.process_allgather(np.array(self.signal is not None))
+            self.signal = signal.SIGINT if np.any(pressed) else signal.SIGTERM
+        return self.signal

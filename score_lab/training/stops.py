@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DiskFull", "NonFiniteLoss", "PipelineFailed", "RunStopped"]
+__all__ = ["DiskFull", "NonFiniteLoss", "PipelineFailed", "RunStopped", "Unreadable"]
 
 
 class RunStopped(RuntimeError):
@@ -19,3 +19,7 @@ class DiskFull(RunStopped):
 
 class PipelineFailed(RunStopped):
     """The data pipeline raised or one of its processes died."""
+
+
+class Unreadable(RunStopped):
+    """A checkpoint that is not known to be damaged could not be read; nothing was changed."""

@@ -22,7 +22,7 @@ import threading
 import time
 from pathlib import Path
 
-from score_lab.training import checkpoint, train
+from score_lab.training import arrays, train
 from score_lab.training.parallel import Layout
 
 MOST = 4
@@ -76,18 +76,18 @@ def within_files(workdir, number):
 
 def around_seal(point, number):
     """Kills before the ``number``-th seal is begun, or before it is given its name."""
-    seal, count = checkpoint.seal, 0
+    seal, count = arrays.seal, 0
 
     def seals(directory, file):
         nonlocal count
-        count += 1
+        count += directory.parent.name == "checkpoints"
         if count == number:
             if point == "seal":
                 kill()
             os.replace = lambda source, target: kill()
         return seal(directory, file)
 
-    checkpoint.seal = seals
+    arrays.seal = seals
 
 
 def in_dispatch(point, number):

@@ -3,9 +3,11 @@
 import errno
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,10 +15,9 @@ import network_guard
 import numpy as np
 import pytest
 
-from score_lab.training import DiskFull, load, train
-from score_lab.training import checkpoint as checkpoints
+from score_lab.training import DiskFull, arrays, load, train
 from score_lab.training.arrays import Arrays
-from score_lab.training.disk import Disk, no_space
+from score_lab.training.disk import Disk, no_space, remove_half_written
 from score_lab.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ def names_in(folder):
 @pytest.fixture
 def no_space_for(monkeypatch):
     """``no_space_for("seal", 10)``: sealing that checkpoint, in the background, fails; ``"write"``: writing it does, halfway."""
-    seal, write = checkpoints.seal, Arrays.write
+    seal, write = arrays.seal, Arrays.write
 
     def install(what, *steps):
         def seals(directory, file):
@@ -48,7 +49,7 @@ def no_space_for(monkeypatch):
                 raise ValueError("OUT_OF_RANGE: Error writing d/fe63") from full()
             write(self, step, *args, **words)
 
-        monkeypatch.setattr(checkpoints, "seal", seals)
+        monkeypatch.setattr(arrays, "seal", seals)
         monkeypatch.setattr(Arrays, "write", writes)
 
     return install
@@ -100,6 +101,66 @@ def test_what_is_no_lack_of_space_is_an_error_as_it_is():
     assert no_space(ValueError("a value")) is None and no_space(None) is None
 
 
+@pytest.mark.parametrize("kind", ["stop", pytest.param("go_on", marks=pytest.mark.slow)])
+def test_a_limit_on_the_size_of_files(config, trained, tmp_path, kind):
+    """The system's own refusal, in this process: what is saved after step 5 may not grow; the same command then ends as it would have."""
+    workdir, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(denoiser, step):
+        if step == 10:
+            deadline = time.monotonic() + 60
+            while not (workdir / "seals" / "5.json").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+
+    try:
+        with pytest.raises(DiskFull, match=r"^[^\n]* could not be written \(file too large\)[^\n]*$"):
+            train(short(config, disk_full=kind), workdir, [(5, limit)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names_in(workdir / "checkpoints") == ["5"] and names_in(workdir / "seals") == ["5.json"] and load(workdir).step == 5
+    again = train(short(config, disk_full=kind), workdir)
+    for a, b in zip(jax.tree.leaves(again.state.params), jax.tree.leaves(trained[1].state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [pytest.param("stop", "write", marks=pytest.mark.slow), ("go_on", "write"), ("stop", "seal")]
+)
+def test_a_snapshot_that_finds_no_space(config, tmp_path, monkeypatch, capsys, kind, what):
+    """The one of step 10 of four: nothing half-written stays, the others and the checkpoints are whole; it is tried again, or left out."""
+    seal, write, fails = arrays.seal, Arrays.write, [True]
+
+    def refused(folder, step):
+        return fails and folder.name == "snapshots" and step == 10
+
+    def seals(directory, file):
+        if what == "seal" and refused(directory.parent, int(directory.name)):
+            raise full()
+        seal(directory, file)
+
+    def writes(self, step, *args, **words):
+        if what == "write" and refused(self.directory, step):
+            (self.directory / f"{step}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+            raise ValueError("OUT_OF_RANGE: Error writing d/fe63") from full()
+        write(self, step, *args, **words)
+
+    monkeypatch.setattr(arrays, "seal", seals)
+    monkeypatch.setattr(Arrays, "write", writes)
+    begin = short(config, profiles=(0.1, 0.2), snapshot_every=5, disk_full=kind)
+    if kind == "stop":
+        with pytest.raises(DiskFull, match=r"the snapshot (of step 10|before) could not be written \(no space left on device\): stopped"):
+            train(begin, tmp_path)
+        assert names_in(tmp_path / "checkpoints") == ["5"] and "5" in names_in(tmp_path / "snapshots")
+        fails.clear()
+    run = train(begin, tmp_path)
+    assert run.step == 20 and not list(tmp_path.rglob("*tmp*"))
+    stored = ["15", "20", "5"] if kind == "go_on" else ["10", "15", "20", "5"]
+    assert names_in(tmp_path / "snapshots") == stored == [name[:-5] for name in names_in(tmp_path / "snapshot_seals")]
+    assert ("snapshot of step 10 could not be written" in capsys.readouterr().out) == (kind == "go_on")
+    assert load(tmp_path, ema=0.15).step == 20
+
+
 LIMITED = """
 import resource, sys, time
 from pathlib import Path
@@ -136,7 +197,23 @@ def test_files_that_may_not_grow(config, tmp_path, kind):
     assert run.step == 20 and [line["step"] for line in read_metrics(workdir)] == [10, 20]
 
 
-MOUNTED = "mkdir -p {folder} && mount -t tmpfs -o size=300k tmpfs {folder} && {python} -c {program}"
+def test_a_folder_that_is_still_written_into_is_removed(tmp_path, monkeypatch):
+    """A writer that has not heard of the failure puts a file where one was just removed."""
+    left, remove = tmp_path / "5.orbax-checkpoint-tmp", shutil.rmtree
+    late = iter([True, True])
+
+    def rmtree(path, ignore_errors):
+        remove(path, ignore_errors=ignore_errors)
+        if next(late, False):
+            (path / "state").mkdir(parents=True)
+
+    (left / "state").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    remove_half_written(tmp_path)
+    assert not left.exists() and next(late, None) is None
+
+
+MOUNTED = "mkdir -p {folder} && mount -t tmpfs -o size=400k tmpfs {folder} && {python} -c {program}"
 TMPFS = MOUNTED + "; status=$?; ls {folder}/run/checkpoints; exit $status"
 
 

@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import network_guard
 import pytest
 from ml_collections import ConfigDict
@@ -131,6 +132,36 @@ def test_ctrl_c_saves_and_exits_with_130(monkeypatch, capsys, tmp_path):
     words += ["--config.data.batch_size=16", "--config.training.steps=40", "--config.optimizer.warmup=1", "--config.training.eval_every=0"]
     assert run(monkeypatch, capsys, TOY, *words, f"--workdir={tmp_path / 'run'}")[0] == 130
     assert 2 <= load(tmp_path / "run").step < 40
+
+
+@pytest.mark.parametrize("error", [ValueError("coordinator_address should be defined."), jax.errors.JaxRuntimeError("UNAVAILABLE: x\ny")])
+def test_processes_that_do_not_find_each_other_are_one_line(monkeypatch, capsys, tmp_path, error):
+    """What JAX raises where it finds no cluster, or cannot listen: the form with three numbers is named; nothing is written."""
+
+    def initialize(*_, **__):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    status, err = run(monkeypatch, capsys, TOY, "--distributed=auto", f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and err.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert err.startswith("error: --distributed: 'auto' is refused; allowed: HOST:PORT,COUNT,INDEX (of process 0, of all, of this one)")
+    assert str(error).splitlines()[0] in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"), [("auto", "or auto where JAX finds a cluster"), ("localhost:9,2,1", "within 2 seconds: they did not")]
+)
+def test_a_process_that_finds_no_others_ends_by_itself(tmp_path, words, said):
+    """In a process of its own, no cluster and a coordinator that does not answer: one line, status 2, nothing written."""
+    program = "from experiments import launcher, train; train.PATIENCE = 2; launcher.launch(train.main)"
+    command = [sys.executable, "-c", program, TOY, f"--workdir={tmp_path / 'run'}", f"--distributed={words}"]
+    environment = network_guard.environment(no_proxy="localhost,127.0.0.1")
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2 and said in ran.stderr and "HOST:PORT,COUNT,INDEX" in ran.stderr, ran.stderr
+    ours = [line for line in ran.stderr.splitlines() if not line.startswith("WARNING:jax")]  # of proxies, which the environment names
+    assert len(ours) == 1 and ours[0].startswith("error: --distributed: ")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("module", [train, digits])

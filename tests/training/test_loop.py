@@ -1,11 +1,14 @@
 """What a run writes and says on its way, what it is given, and how it stops when the loss is not finite."""
 
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from score_lab.build import ConfigError
 from score_lab.data import batches
@@ -15,6 +18,7 @@ from score_lab.training.feed import Feed, open_source
 from score_lab.training.metrics import mean_of, progress_line, read_metrics
 from score_lab.training.parallel import Layout, layout_of
 from score_lab.training.reports import Reports
+from score_lab.training.signals import StopRequest
 from score_lab.training.state import keys_of
 
 
@@ -176,3 +180,21 @@ def test_between_two_lines_the_host_waits_for_nothing_that_is_new(config, tmp_pa
     assert len(done) == 23 and done[0] and done[11]  # the first, which was compiled, and that of the line
     busy = [not ready for k, ready in enumerate(done) if k not in (0, 11)]
     assert sum(busy) == 0 if spoilt else sum(busy) >= 15, done  # of 21: another process may have had the processor
+
+
+@pytest.mark.parametrize(("pressed", "name"), [((False, False), "SIGTERM"), ((False, True), "SIGINT")])
+def test_of_several_processes_all_stop_by_one_name(monkeypatch, pressed, name):
+    """Stood in for JAX: asked once a dispatch, with its number; SIGTERM stays JAX's, Ctrl-C becomes one, and what stopped is agreed on."""
+    asked, raised = [], []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda number: asked.append(number) or number == 3)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda mine: np.array([*pressed[:1], mine or pressed[1]]))
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert [stop.agreed() for _ in range(3)] == [False, False, True] and asked == [1, 2, 3]
+        assert stop.named().name == name == stop.signal.name
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert raised == [signal.SIGTERM] and stop.named() == signal.SIGINT

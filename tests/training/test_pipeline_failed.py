@@ -1,6 +1,8 @@
 """A data pipeline that raises or loses a process ends the run in one line, and does not keep it waiting."""
 
 import os
+import queue
+import threading
 import time
 
 import pytest
@@ -36,12 +38,16 @@ def test_a_worker_that_dies(config, tmp_path, monkeypatch, how):
     assert time.monotonic() - begun < 300
 
 
+def waiting(others=()):
+    """A feed without its thread: what is put into its queue comes."""
+    feed = object.__new__(feeds.Feed)
+    feed._queue, feed._workers, feed._others, feed._begun = queue.Queue(), set(), set(others), False
+    return feed
+
+
 def test_a_process_that_is_gone_is_noticed(monkeypatch):
     """Without one: the processes that are seen, and a queue in which nothing comes."""
-    import queue
-
-    feed = object.__new__(feeds.Feed)
-    feed._queue, feed._workers = queue.Queue(), set()
+    feed = waiting()
     seen = iter([{7, 8}] + [{8}] * 100)
     monkeypatch.setattr(feeds, "_workers", lambda: next(seen))
     monkeypatch.setattr(feeds, "LOOK", 0.01)
@@ -49,6 +55,42 @@ def test_a_process_that_is_gone_is_noticed(monkeypatch):
     with pytest.raises(PipelineFailed, match="^the data pipeline failed before step 13: its process 7 is gone"):
         feed._next(12)
     monkeypatch.setattr(feeds, "_workers", lambda: {8})
-    feed._workers, feed._queue = {8}, queue.Queue()
+    feed = waiting()
     feed._queue.put("a batch")
     assert feed._next(12) == "a batch"
+
+
+def test_the_processes_of_other_streams_are_not_its_own(monkeypatch):
+    """7 was there before, 8 is this stream's, 9 the held-out stream's, which begins and ends later: a long wait is no reason to stop."""
+    monkeypatch.setattr(feeds, "LOOK", 0.01)
+    monkeypatch.setattr(feeds, "GRACE", 0.05)
+    feed, alive = waiting(others={7}), {7, 8}
+    monkeypatch.setattr(feeds, "_workers", lambda: set(alive))
+    feed._queue.put("a batch")
+    assert feed._next(0) == "a batch" and feed._workers == {8}
+    alive |= {9}
+    feed._queue.put("the next")
+    assert feed._next(1) == "the next"
+    alive -= {7, 9}
+    threading.Timer(0.5, feed._queue.put, ["after a while"]).start()
+    assert feed._next(2) == "after a while" and feed._workers == {8}
+    alive -= {8}
+    with pytest.raises(PipelineFailed, match="before step 4: its process 8 is gone"):
+        feed._next(3)
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_stream_are_found(config, tmp_path, monkeypatch):
+    """Two of Grain's, and an evaluation with two of its own after every step: the stream's are the two that the run began with."""
+    found, following = [], feeds.Feed._next
+
+    def look(self, number):
+        item = following(self, number)
+        found.append(frozenset(self._workers))
+        return item
+
+    monkeypatch.setattr(feeds.Feed, "_next", look)
+    data = {"target": "Toy", "num_train": 160, "num_test": 40, "batch_size": 16, "num_workers": 2, "prefetch": 1}
+    often = {"training__steps": 4, "training__eval_every": 1, "training__log_every": 1, "training__checkpoint_every": 0}
+    train(config(data=data, optimizer__warmup=1, **often), tmp_path)
+    assert len(found) == 4 and len(found[0]) == 2 and len(set(found)) == 1

@@ -1,5 +1,8 @@
 """Power-function averages: the published widths, the weights of the recursion, and averages of any length put together afterwards."""
 
+import json
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from scipy import integrate
 
 from score_lab.build import ConfigError
-from score_lab.training import load, train
+from score_lab.training import Unreadable, load, train
 from score_lab.training.prepare import prepare
 from score_lab.training.profiles import RESIDUAL, WIDEST, coefficients, exponent, rate, residual_of, snapshots_needed, width
 from score_lab.training.snapshots import post_hoc
@@ -180,6 +183,36 @@ def test_snapshots_after_a_kill_are_those_of_the_run_that_was_not(run, config, t
         a, b = (jax.tree.leaves(load(home, ema=ema).denoiser.params) for home in (run, tmp_path))
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+def stored_by(config, home):
+    """A run of ten steps that stores two profiles twice."""
+    short = STORED | {"training__steps": 10, "training__snapshot_every": 5, "training__profiles": (0.05, 0.10), "optimizer__warmup": 1}
+    train(config(**short, training__eval_every=0, training__checkpoint_every=0), home)
+    return home
+
+
+def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeypatch):
+    """One bit anywhere, a file that is missing, and one that cannot be read for a while: one line that names it; a tracked width loads."""
+    home = stored_by(config, tmp_path / "run")
+    seals = [json.loads((home / "snapshot_seals" / f"{step}.json").read_text()) for step in (5, 10)]
+    assert all(seals) and load(home, ema=0.07).residual > 0
+    file = max((home / "snapshots" / "5").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
+    name, whole = re.escape(str(file.relative_to(home / "snapshots" / "5"))), file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    said = rf"^ema: 0.07 is refused; allowed: .*snapshots/5 is damaged \({name} is not what was written\)$"
+    with pytest.raises(ConfigError, match=said):
+        load(home, ema=0.07)
+    file.unlink()
+    with pytest.raises(ConfigError, match=rf"snapshots/5 is damaged \({name} is missing\)$"):
+        load(home, ema=0.07)
+    assert load(home, ema=0.05).residual is None
+    (home / "snapshot_seals" / "5.json").unlink()  # of a run before there were seals
+    with pytest.raises(Unreadable, match=r"snapshots/5: this snapshot could not be read \(") as caught:
+        load(home, ema=0.07)
+    assert "\n" not in str(caught.value)
+    file.write_bytes(whole)
+    assert load(home, ema=0.07).step == 10
 
 
 @pytest.mark.parametrize(

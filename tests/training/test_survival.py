@@ -1,5 +1,7 @@
 """What a workdir survives: files that were damaged after they were written, and two runs that want it at once."""
 
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 
 from score_lab.build import ConfigError
-from score_lab.training import load, train
-from score_lab.training.checkpoint import Checkpoints
-from score_lab.training.lock import Lock
+from score_lab.training import Unreadable, checkpoint, load, seals, train
+from score_lab.training.checkpoint import DAMAGED, SOUND, UNKNOWN, UNSEALED, Checkpoints
+from score_lab.training.lock import Lock, holder
+from score_lab.training.record import write_workdir
 
 
 def files_of(workdir, step):
@@ -153,3 +156,109 @@ def test_two_runs_cannot_write_one_workdir(trained, config, tmp_path):
             pass
     with Lock(workdir):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, number):
+    """As Lustre and NFS say it; who looks at the workdir sees a run that nobody is at."""
+
+    def flock(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    said = rf"^workdir: .* allowed: a directory of a file system that can lock files: here flock is refused \({os.strerror(number)}\), "
+    with pytest.raises(ConfigError, match=said) as caught, Lock(tmp_path):
+        pass
+    assert "\n" not in str(caught.value) and holder(tmp_path) is None
+
+
+def failing(error):
+    """A restore that raises ``error``."""
+
+    def restore(self, like, step):
+        raise error
+
+    return restore
+
+
+LACKS = [OSError(errno.EIO, "Input/output error"), MemoryError("17 GiB"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")]
+
+
+@pytest.mark.parametrize(
+    ("error", "sealed"), [*((error, kind) for error in LACKS for kind in (True, False)), (ValueError("whatever Orbax says"), True)]
+)
+def test_a_sound_checkpoint_that_cannot_be_read_is_not_damaged(trained, config, tmp_path, monkeypatch, error, sealed):
+    """One line, and nothing is renamed, however it fails; without a seal where the error says nothing of the files.  Then it goes on."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    if not sealed:
+        (workdir / "seals" / "20.json").unlink()
+    names = sorted(path.relative_to(workdir) for path in workdir.rglob("*"))
+    what = str(error).splitlines()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "restore", failing(error))
+        for begin in (lambda: train(config(), workdir), lambda: load(workdir)):
+            with pytest.raises(Unreadable, match=r"checkpoint 20 is not known to be damaged, and could not be read \(") as caught:
+                begin()
+            assert what in str(caught.value) and "\n" not in str(caught.value)
+    assert names == sorted(path.relative_to(workdir) for path in workdir.rglob("*"))
+    assert load(workdir).step == 20
+
+
+def test_a_file_system_that_fails_while_it_is_looked_at(trained, tmp_path, monkeypatch):
+    """The bytes that the seal is compared with cannot be read for a while: one line, and no verdict."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+
+    def mark(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(seals, "_mark", mark)
+        with pytest.raises(Unreadable, match="checkpoint 20 .*Input/output error"):
+            load(workdir)
+    assert load(workdir).step == 20
+
+
+def test_of_several_processes_all_go_on_from_what_the_first_finds(trained, tmp_path, monkeypatch):
+    """Stood in for JAX: the second finds nothing wrong with step 20, and is told that it is damaged; one that alone cannot read an
+    unsealed one passes over it with the others; and a sound one that it cannot read ends it."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    told = {"process_count": 2, "process_index": 1}
+    for name, value in told.items():
+        monkeypatch.setattr(f"score_lab.training.checkpoint.jax.{name}", lambda value=value: value)
+    script = iter([(20, DAMAGED), (10, UNSEALED), (5, SOUND)])
+    monkeypatch.setattr(checkpoint.multihost_utils, "broadcast_one_to_all", lambda mine: np.array(next(script)))
+    monkeypatch.setattr(checkpoint.multihost_utils, "process_allgather", lambda mine: np.array([True, mine]))
+    checkpoints = object.__new__(Checkpoints)
+    checkpoints.directory = workdir / "checkpoints"
+    step, read, damaged = checkpoints.newest(lambda step: f"the state of {step}")
+    assert (step, read) == (5, "the state of 5")
+    assert damaged == {20: "as the first process says", 10: "another process could not read it"}
+    script = iter([(20, SOUND)])
+    with pytest.raises(Unreadable, match="checkpoint 20"):
+        checkpoints.newest(lambda step: failing(OSError(errno.EIO, "Input/output error"))(None, None, step))
+    script = iter([(20, UNKNOWN)])
+    with pytest.raises(Unreadable, match="as the first process says"):
+        checkpoints.newest(int)
+
+
+def test_what_is_whole_is_on_the_disk(trained, tmp_path, monkeypatch):
+    """A file is synchronised before it has its name, and the folder after; every file of a checkpoint before its seal."""
+    done, sync, replace = [], os.fsync, os.replace
+
+    def fsync(number):
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", lambda a, b: done.append(f"to {os.path.basename(b)}") or replace(a, b))
+    write_workdir(tmp_path / "x", {"config": 1})
+    assert done == ["config.json.new", "to config.json", "x"]
+    done.clear()
+    folder = trained[0] / "checkpoints" / "20"
+    seals.seal(folder, tmp_path / "seals" / "20.json")
+    assert done[-3:] == ["20.json.new", "to 20.json", "seals"]
+    assert set(done[:-3]) == {path.name for path in folder.rglob("*")} | {"20", "checkpoints"}
+    assert (tmp_path / "seals" / "20.json").read_text() == (trained[0] / "seals" / "20.json").read_text()
