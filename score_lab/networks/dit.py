@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,8 @@ class DiT(FlaxNetwork):
     heads: int = 4
     mlp_ratio: float = 4.0
     attention: str = "xla"
+
+    BLOCKS: ClassVar[tuple[str, ...]] = ("blocks",)
 
     @classmethod
     def named(cls, name: str, **fields) -> DiT:

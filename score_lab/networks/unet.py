@@ -10,6 +10,7 @@ Level i has ``width * multipliers[i]`` channels at H / 2^i x W / 2^i.  NCSN++-li
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,8 @@ class UNet(FlaxNetwork):
     scale_shift: bool = True
     resample_blocks: bool = True
     rescale_skip: bool = False
+
+    BLOCKS: ClassVar[tuple[str, ...]] = ("down", "middle", "up")
 
     @property
     def uses_convolution(self) -> bool:

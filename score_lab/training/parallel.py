@@ -120,7 +120,7 @@ class Layout:
         several = scanned(make_step(parts, AXIS, unroll), unroll)
         return jax.pmap(several, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
-    def summed(self, function: Callable) -> Callable:
+    def summed(self, parts: Parts, function: Callable) -> Callable:
         """``(params, batches, number) -> sum over the devices`` of what ``function`` gives of the rows (m, ...) that each holds of one
         batch placed without microbatches."""
 
