@@ -1,0 +1,68 @@
+"""One run on one device, by ``jax.pmap``, on a mesh, with parameters shared out: 20 updates in float64 that differ by the order of sums."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_lab.data import DataSpec
+from score_lab.training.mesh import Meshed
+from score_lab.training.options import ParallelOptions
+from score_lab.training.parallel import layout_of
+from score_lab.training.parts import build_parts
+from score_lab.training.state import init_state
+
+STEPS, BATCH, SHAPE = 20, 16, (4, 4, 1)
+NETWORKS = {
+    "DiT": {"target": "DiT", "patch": 2, "width": 16, "depth": 1, "heads": 2, "num_classes": 2, "dropout": 0.2},
+    "UNet": {"target": "UNet", "width": 8, "multipliers": (1, 2), "blocks": 1, "attention_at": (2,), "num_classes": 2, "dropout": 0.2},
+}
+LAYOUTS = {"one": None, "pmap": None, "data": {"fsdp": 1}, "fsdp": {"fsdp": 4}, "both": {"fsdp": 2}}
+SAME_ORDER = {("pmap", "data")}
+"""Pairs that add up in the same order, so that every number of them is the same to the bit."""
+
+
+def wide(tree):
+    """``tree`` in float64 (keys and whole numbers as they are)."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def batch(step):
+    draw = np.random.default_rng(step)
+    index = np.arange(BATCH, dtype=np.int32)
+    return {"x0": draw.normal(size=(BATCH, *SHAPE)), "index": index, "cond": {"label": draw.integers(0, 2, BATCH).astype(np.int32)}}
+
+
+def run(parts, name, several):
+    """Every number of the state and of the metrics of all steps, after 20 updates in the layout ``name``, ``several`` a dispatch."""
+    layout = layout_of(BATCH, 2, 1 if name == "one" else None)
+    if LAYOUTS[name] is not None:
+        layout = Meshed.of(layout, ParallelOptions(min_size=16, **LAYOUTS[name]))
+    state = wide(init_state(parts, 0))  # where it is drawn already shared out, some numbers differ by the rounding of one operation
+    state = layout.put(state) if LAYOUTS[name] is None else jax.device_put(state, layout.shardings(state))
+    dispatch, figures = layout.dispatch(parts), []
+    for first in range(0, STEPS, several):
+        state, metrics = dispatch(state, layout.place([batch(k) for k in range(first, first + several)]))
+        figures.append(metrics)
+    assert state.params["network"]["inward"]["kernel"].dtype == jnp.float64
+    return [np.asarray(x) for tree in (state.params, state.opt_state, state.ema, figures) for x in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize(
+    "network, names",
+    [("DiT", ["one", "pmap", "data", "fsdp"]), pytest.param("UNet", list(LAYOUTS), marks=pytest.mark.slow)],
+    ids=["DiT", "UNet"],
+)
+def test_all_layouts_make_the_same_run(x64, config, network, names):
+    """Adam, clipping, two averages, dropout of units and labels, two microbatches; a UNet one step a dispatch, as on a CPU."""
+    parts = build_parts(config(network=NETWORKS[network]), DataSpec(SHAPE, 2, "none"), 0.7)
+    runs = {name: run(parts, name, 10 if network == "DiT" else 1) for name in names}
+    same = set()
+    for a, b in itertools.combinations(names, 2):
+        worst = max(float(np.max(np.abs(x - y) / (1e-3 + np.abs(y)))) for x, y in zip(runs[a], runs[b], strict=True))
+        assert worst < 1e-9, (a, b, worst)
+        if all(np.array_equal(x, y) for x, y in zip(runs[a], runs[b], strict=True)):
+            same.add((a, b))
+    assert same == SAME_ORDER
