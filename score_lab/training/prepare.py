@@ -101,6 +101,8 @@ def prepare(config: dict[str, Any], workdir: Path | None, callbacks: Sequence[Ca
     source = open_source(config)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
     _check_data(workdir, record, source.spec)
+    if getattr(parts.network, "attention", None) == "cudnn" and jax.default_backend() != "gpu":
+        refuse("config.network.attention", "cudnn", f"'auto' or 'xla': this is the {jax.default_backend()} backend")
     if config.get("init_from") is not None:
         parts = dataclasses.replace(parts, origin=record.get("init_from") if record else origin_of(parts))
     if options.eval_every and not len(source("test")):

@@ -12,11 +12,11 @@ no product there.  Collectives are in neither.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from score_lab.cost import Measured, Peaks, bytes_of_program, flops_of, measured_peaks
+from score_lab.denoiser import written_out
 from score_lab.training.feed import Feed, train_stream
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
@@ -52,8 +52,8 @@ def abstract_batch(plan: Plan) -> PyTree:
 def cost_of_step(parts: Parts, batch: PyTree) -> StepCost:
     """The cost of an update of ``parts`` on one device, for ``batch`` with leaves (A, m, ...), abstract or not."""
     state = abstract_state(parts)
-    written_out = dataclasses.replace(parts, network=_written_out(parts.network))
-    flops = flops_of(make_step(written_out, unroll=True), state, batch)
+    counted = dataclasses.replace(parts, network=written_out(parts.network))
+    flops = flops_of(make_step(counted, unroll=True), state, batch)
     count, size = batch["index"].shape
     moved = _moved(parts, state, batch, min(count, 2))
     if count > 2:
@@ -101,8 +101,3 @@ def speed_of(plan: Plan) -> Speed:
     one = plan.layout.share(abstract_batch(plan))
     peaks = measured_peaks(plan.layout.devices, getattr(plan.parts.network, "dtype", None))
     return Speed(cost_of_step(plan.parts, one), peaks, plan.layout.processes)
-
-
-def _written_out(network: Any) -> Any:
-    """``network`` with attention as products of matrices: the same operations, which can be counted."""
-    return dataclasses.replace(network, attention="xla") if getattr(network, "attention", "xla") != "xla" else network
