@@ -94,6 +94,11 @@ class Meshed(Layout):
                 refuse("config.parallel.rules", (pattern, axis), f"a pattern that some parameter matches{nearest(pattern, list(leaves))}")
 
     @property
+    def shares(self) -> bool:
+        """Whether arrays of the state are shared out among devices."""
+        return self.options.fsdp > 1
+
+    @property
     def replicated(self) -> jax.sharding.NamedSharding:
         """Of arrays that every device holds."""
         return jax.sharding.NamedSharding(self.mesh, jax.P())
@@ -139,6 +144,15 @@ class Meshed(Layout):
         """Shapes of what one device holds of one step of ``batches``, as placed: leaves (A, m, ...)."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], x.shape[2] // self.mesh.size, *x.shape[3:]), x.dtype), batches)
 
+    def together(self, share: PyTree) -> PyTree:
+        """Shapes and places of one step of which every device holds ``share``, leaves (A, m, ...)."""
+
+        def one(x: Any) -> jax.ShapeDtypeStruct:
+            a, m, *rest = x.shape
+            return jax.ShapeDtypeStruct((1, a, m * self.mesh.size, *rest), x.dtype, sharding=self.sharding)
+
+        return jax.tree.map(one, share)
+
     def shapes(self, batches: PyTree, several: int, factor: int = 1) -> PyTree:
         """Shapes and places of ``several`` steps of batches of ``factor`` times the examples of ``batches``."""
 
@@ -161,9 +175,10 @@ class Meshed(Layout):
         """Shapes, dtypes and places of a state to be read from a checkpoint."""
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, self.shardings(state))
 
-    def dispatch(self, parts: Parts) -> Callable:
-        """``dispatch(state, batches) -> (state, metrics (K,))`` on all devices; compiled once per K.  ``state`` is donated."""
-        unroll, shardings = slow_in_scan(parts.network), self.shardings(abstract_state(parts))
+    def dispatch(self, parts: Parts, unroll: bool = False) -> Callable:
+        """``dispatch(state, batches) -> (state, metrics (K,))`` on all devices; compiled once per K.  ``state`` is donated; ``unroll``: no
+        loop over microbatches, nor over steps, whatever the network."""
+        unroll, shardings = unroll or slow_in_scan(parts.network), self.shardings(abstract_state(parts))
         step = make_step(parts, None, unroll, self._gradient(parts, unroll))
 
         def in_place(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:

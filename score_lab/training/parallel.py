@@ -99,6 +99,11 @@ class Layout:
 
         return jax.tree.map(one, batches)
 
+    @property
+    def shares(self) -> bool:
+        """Whether arrays of the state are shared out among devices."""
+        return False
+
     def check(self, parts: Parts) -> None:
         """Raises ConfigError where the arrays of ``parts`` do not fit."""
 
