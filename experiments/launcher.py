@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments.compiled import FLAG, HELP, keep_programs, taken
 from score_lab.build import ConfigError, nearest
 from score_lab.specs import literal, spec_of
 
@@ -28,8 +29,14 @@ INSTALLED = Path(__file__).resolve().parent.parent
 
 
 def launch(main: Callable[[], int | None]) -> None:
-    """Runs ``main`` and exits: a ConfigError is one line and status 2, a run that could not go on one line and status 1, no traceback."""
+    """Runs ``main`` and exits: a ConfigError is one line and status 2, a run that could not go on one line and status 1, no traceback.
+
+    ``--compilation_cache`` is taken from the command line before ``main`` reads it.
+    """
     try:
+        directory, sys.argv[1:] = taken(sys.argv[1:])
+        if directory is not None:
+            keep_programs(directory)
         status = main() or 0
     except ConfigError as error:
         status = fail(str(error), REFUSED)
@@ -204,6 +211,7 @@ def help_text(about: str, values: flags.FlagValues) -> str:
         if not name.startswith("config."):
             default = "" if values[name].default is None else f" (default: {values[name].default})"
             lines.append(f"  --{name}: {values[name].help}{default}")
+    lines.append(f"  {FLAG}: {HELP}")
     if isinstance(values["config"].value, ConfigDict):
         lines += ["", "the configuration, each value with the flag that overrides it:"]
         lines += [f"  --config.{name}={value!r}" for name, value in flat(values["config"].value.to_dict())]

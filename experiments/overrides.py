@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from experiments.compiled import FLAG, HELP
 from score_lab.build import ConfigError, nearest, refuse
 from score_lab.specs import literal, part_of, spec_of
 
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"python -m experiments.{name}",
             description=about,
+            epilog=f"{FLAG} DIRECTORY: {HELP}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

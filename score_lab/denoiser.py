@@ -24,7 +24,10 @@ from score_lab.paths.base import GaussianPath
 from score_lab.targets import Target, condition_number, convert, loses_signal
 from score_lab.types import Array, Cond, Network, PyTree, Time, leaf, pytree_dataclass, static
 
-__all__ = ["LEVEL_LIMIT", "Denoiser", "NetworkDenoiser", "Prediction", "check_labels", "check_levels", "trained_range"]
+__all__ = [
+    "LEVEL_LIMIT", "Denoiser", "NetworkDenoiser", "Prediction", "check_labels", "check_levels", "forward_mode", "trained_range",
+    "written_out",
+]  # fmt: skip
 
 MOST_CONDITION = 1e5
 """Of the two equations for x0 and eps: float32 rounding times this is a hundredth."""
@@ -230,6 +233,20 @@ def trained_range(path: GaussianPath, target: Target, log_snr_min: float | None 
 def _between(value: Array, low: Any, high: Any) -> Array:
     """``value`` clipped; its derivative outside is 0 also where the value and its slope are infinite (jnp.clip: NaN)."""
     return jnp.where(value < low, low, jnp.where(value > high, high, value))
+
+
+def written_out(network: Any) -> Any:
+    """``network`` with attention as products of matrices, which has forward-mode derivatives and can be counted: the same function."""
+    return dataclasses.replace(network, attention="xla") if getattr(network, "attention", "xla") != "xla" else network
+
+
+def forward_mode(denoiser: Any) -> Any:
+    """``denoiser``, guided or not, for ``jax.jvp`` and ``jax.linearize`` in its state or its time: every network in it ``written_out``."""
+
+    def one(part: Any) -> Any:
+        return dataclasses.replace(part, network=written_out(part.network)) if isinstance(part, NetworkDenoiser) else part
+
+    return jax.tree.map(one, denoiser, is_leaf=lambda part: isinstance(part, NetworkDenoiser))
 
 
 def check_labels(denoiser: Any, cond: Cond, field: str = "cond") -> None:

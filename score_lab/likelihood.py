@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.denoiser import Denoiser, check_levels
+from score_lab.denoiser import Denoiser, check_levels, forward_mode
 from score_lab.samplers.first_step import first_step
 from score_lab.types import Array, Cond, leaf, pytree_dataclass
 
@@ -56,6 +56,7 @@ def log_likelihood(
 
     Raises ConfigError for an unknown divergence, levels off the path or outside the trained range.
     """
+    denoiser = forward_mode(denoiser)
     path = denoiser.path
     if divergence not in DIVERGENCES:
         refuse("log_likelihood.divergence", divergence, " or ".join(DIVERGENCES), DIVERGENCES)

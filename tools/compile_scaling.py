@@ -4,18 +4,16 @@
     python tools/compile_scaling.py --devices 16 --fsdp 16 --size B --side 32 --batch 64 --remat full
 
 As many CPU devices as asked for are forced on this machine, and XLA partitions the step for them: bytes of parameters, optimizer and
-averages on a device, of everything that the program needs there, and the collectives of a step with the bytes that each moves.  On a CPU
-XLA makes an all-reduce and a slice of what is a reduce-scatter on accelerators, and its temporaries are those of its own schedule.  With
-`--remat` it is kept from dropping the barriers that hold the second forward pass back until it is needed, as on accelerators.
+averages on a device, of everything that the program needs there, and the collectives of a step with the bytes of their results there.
+Temporaries are those of XLA's schedule for a CPU, in float32 where bfloat16 is asked for.  XLA is kept from dropping the barriers that hold
+back what the backward pass computes or gathers once more until it is needed, as on accelerators.
 """
 
 import argparse
 import math
 import os
-import re
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +48,6 @@ def config_of(args: argparse.Namespace, fsdp: int) -> dict:
     }  # fmt: skip
 
 
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Of a compiled program: name -> (how many, bytes of their results on one device)."""
-    width = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
-    counts, moved = Counter(), Counter()
-    for result, name in re.findall(r" = (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(", text):
-        counts[name] += 1
-        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", result):
-            moved[name] += math.prod(int(d) for d in dims.split(",") if d) * width.get(kind, 4)
-    return {name: (count, moved[name]) for name, count in counts.items()}
-
-
 def held(tree: Any) -> int:
     """Bytes of ``tree`` on one device."""
     import jax
@@ -73,6 +60,7 @@ def compiled(args: argparse.Namespace, fsdp: int) -> None:
     import jax
     import jax.numpy as jnp
 
+    from score_lab.cost.collectives import collectives
     from score_lab.data import DataSpec
     from score_lab.training.mesh import Meshed
     from score_lab.training.options import parallel_of
@@ -89,7 +77,7 @@ def compiled(args: argparse.Namespace, fsdp: int) -> None:
     batch = {k: jax.ShapeDtypeStruct((1, 1, args.batch, *m), t, sharding=layout.sharding) for k, (m, t) in rows.items()}
     batch["cond"] = {"label": batch.pop("label")}
     start = time.perf_counter()
-    options = {"xla_backend_optimization_level": 0} | ({"xla_disable_hlo_passes": "cse_barrier_expander"} if args.remat else {})
+    options = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "cse_barrier_expander"}
     program = layout.dispatch(parts).lower(state, batch).compile(compiler_options=options)
     took, memory = time.perf_counter() - start, program.memory_analysis()
 
@@ -98,8 +86,10 @@ def compiled(args: argparse.Namespace, fsdp: int) -> None:
     print(f"fsdp {fsdp} on {args.devices} devices, {numbers / 1e6:.0f} M parameters, batch {args.batch}; compiled in {took:.0f} s")
     print("  GiB on a device: parameters {:.3f}, optimizer {:.3f}, averages {:.3f};".format(*sizes), end=" ")
     print(f"arguments {memory.argument_size_in_bytes / 2**30:.3f}, temporaries {memory.temp_size_in_bytes / 2**30:.2f}")
-    for name, (count, size) in collectives(program.as_text()).items():
-        print(f"  {name}: {count} a step, {size / 2**30:.3f} GiB")
+    found = collectives(program.as_text())
+    for kind in dict.fromkeys(one.kind for one in found):
+        moved = [one.moved for one in found if one.kind == kind]
+        print(f"  {kind}: {len(moved)} a step, {sum(moved) / 2**30:.3f} GiB")
     sys.stdout.flush()
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from score_lab.build import refuse
+from score_lab.shares import gathered, is_share, let_go
 from score_lab.types import Array, Cond, Key, PyTree
 
 __all__ = ["FlaxNetwork", "check_integer", "check_shared", "count_parameters", "divisors", "image_shape", "rematerialised"]
@@ -55,6 +56,14 @@ class FlaxNetwork:
     augment_dim: int = 0
     remat: str | None = None
 
+    BLOCKS: ClassVar[tuple[str, ...]] = ()
+    """The parts of the module that are lists of blocks, each called through ``rematerialised``: it puts their shares together."""
+
+    @property
+    def takes_shares(self) -> bool:
+        """Whether ``apply`` takes parameters that are shared out among devices (shares.py) as they are."""
+        return type(self).apply is FlaxNetwork.apply
+
     @property
     def uses_convolution(self) -> bool:
         """Whether there are convolutions in it: on CPU their weight gradients are about 100 times slower inside ``lax.scan``."""
@@ -72,7 +81,7 @@ class FlaxNetwork:
 
     def cast(self, params: PyTree, compute: jnp.dtype) -> PyTree:
         """The parameters as the module is given them: here rounded to the compute dtype."""
-        return jax.tree.map(lambda p: p.astype(compute), params)
+        return jax.tree.map(lambda p: p.astype(compute), params, is_leaf=is_share)
 
     def module(self, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
         """The Flax module for examples of ``shape``: a callable (x, level, level_s, label, augment, key) -> (batch, ..., channels_out)."""
@@ -102,7 +111,8 @@ class FlaxNetwork:
         """``y`` of x's shape and dtype, or ``(y, {"variance": ...})`` with a learned variance.
 
         Args:
-          params: what ``init`` returned, in any floating dtype.
+          params: what ``init`` returned, in any floating dtype; a leaf may be a Share: those of a block are gathered for the block, and
+            once more for its backward pass, the others for all of the call, in the compute dtype.
           x: (batch, *shape).
           level: (batch,), finite: for example a log_snr clipped to [-20, 20], or an angle in [0, pi/2].
           cond: None or ``{"label": int (batch,)}``.  A missing label is -1, "no label".  A network with num_classes = 0 reads no label.
@@ -117,6 +127,7 @@ class FlaxNetwork:
         wide = jnp.result_type(x, *jax.tree.leaves(params))
         compute = wide if self.dtype is None else jnp.dtype(self.dtype)
         params = self.cast(params, compute)
+        params = {name: part if name in self.BLOCKS else gathered(part) for name, part in params.items()}
         label = (cond or {}).get("label")
         if label is None:
             label = jnp.full(x.shape[:1], -1)
@@ -193,13 +204,23 @@ def rematerialised(block: nnx.Module, remat: str | None) -> Callable:
     """``block`` as a function whose backward pass computes again what the policy ``remat`` does not keep; None is ``block`` itself.
 
     Chen et al. 2016: of a block under "full" only what goes in is kept.  The function is a pure one of the block's parameters and of its
-    arguments, all arrays (keys of dropout among them) or None, so that what is computed again is what was computed.
+    arguments, all arrays (keys of dropout among them) or None, so that what is computed again is what was computed.  Parameters that are
+    shared out are gathered inside it, and once more in the backward pass, whatever else is kept.
     """
-    if remat is None:
-        return block
     graph, state = nnx.split(block)
-    policy = None if remat == "full" else getattr(jax.checkpoint_policies, remat)
-    return functools.partial(jax.checkpoint(lambda state, *inputs: nnx.merge(graph, state)(*inputs), policy=policy), state)
+    shared = any(map(is_share, jax.tree.leaves(state, is_leaf=is_share)))
+    if remat is None and not shared:
+        return block
+    policy = None if remat == "full" else getattr(jax.checkpoint_policies, remat or "everything_saveable")
+    if shared and policy is not None:
+        policy = let_go(policy)
+
+    def call(state: PyTree, first: Array, *inputs: Any) -> Array:
+        if shared:  # XLA may gather what is ready as early as it likes, all blocks at once: not before this one has its input
+            state, first = jax.lax.optimization_barrier((state, first))
+        return nnx.merge(graph, gathered(state))(first, *inputs)
+
+    return functools.partial(jax.checkpoint(call, policy=policy), state)
 
 
 def image_shape(network: FlaxNetwork, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class DiT(FlaxNetwork):
       depth: the number of blocks.
       heads: attention heads.
       mlp_ratio: hidden width of a block's perceptron over ``width``.
-      attention: "xla", or "cudnn" on a GPU in half precision (no forward-mode derivative there).
+      attention: "xla"; "cudnn", on a GPU in half precision (no forward-mode derivative there); "auto": that where there is one, or "xla".
     """
 
     patch: int = 2
@@ -53,7 +54,9 @@ class DiT(FlaxNetwork):
     depth: int = 6
     heads: int = 4
     mlp_ratio: float = 4.0
-    attention: str = "xla"
+    attention: str = "auto"
+
+    BLOCKS: ClassVar[tuple[str, ...]] = ("blocks",)
 
     @classmethod
     def named(cls, name: str, **fields) -> DiT:

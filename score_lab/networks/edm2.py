@@ -12,6 +12,7 @@ length where it is used, every sum and concatenation by what it adds, so that ac
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -40,7 +41,7 @@ class EDM2(FlaxNetwork):
       blocks: residual blocks per level on the way down (one more on the way up).
       attention_at: resolutions (the shorter side of the feature map) with attention after each residual block; the middle always has it.
       head_width: channels per attention head.
-      attention: "xla", or "cudnn" on a GPU in half precision (no forward-mode derivative there).
+      attention: "xla"; "cudnn", on a GPU in half precision (no forward-mode derivative there); "auto": that where there is one, or "xla".
       residual_balance, attention_balance: t of the mp_sum with what a block and its attention add.
       label_balance: t of the label's mp_sum with the level's embedding.
       skip_balance: t of mp_cat, with what was kept on the way down as b.
@@ -53,13 +54,15 @@ class EDM2(FlaxNetwork):
     blocks: int = 3
     attention_at: tuple[int, ...] = (16, 8)
     head_width: int = 64
-    attention: str = "xla"
+    attention: str = "auto"
     residual_balance: float = 0.3
     attention_balance: float = 0.3
     label_balance: float = 0.5
     skip_balance: float = 0.5
     clip: float = 256.0
     max_frequency: float = 2.2
+
+    BLOCKS: ClassVar[tuple[str, ...]] = ("down", "middle", "up")
 
     @classmethod
     def named(cls, name: str, **fields) -> EDM2:

@@ -20,9 +20,10 @@ from score_lab.build import refuse
 from score_lab.networks.base import FlaxNetwork
 from score_lab.types import Array, Float
 
-__all__ = ["ATTENTION", "GroupNorm", "Linear", "attend", "check_attention", "dropout", "layer_norm", "modulate"]
+__all__ = ["ATTENTION", "GroupNorm", "Linear", "attend", "check_attention", "dropout", "has_cudnn", "layer_norm", "modulate"]
 
-ATTENTION = ("xla", "cudnn")
+ATTENTION = ("auto", "xla", "cudnn")
+HALF = ("bfloat16", "float16")
 
 
 def layer_norm(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -89,27 +90,47 @@ class GroupNorm(nnx.Module):
 def attend(qkv: Float[Array, "batch tokens three_width"], heads: int, implementation: str) -> Float[Array, "batch tokens width"]:
     """Self-attention from fused queries, keys and values, (batch, tokens, 3 heads d) -> (batch, tokens, heads d).
 
-    ``implementation`` is "xla" (any device, forward and reverse mode) or "cudnn" (a GPU, half precision, reverse mode only).
+    ``implementation`` is "xla" (any device, forward and reverse mode), "cudnn" (a GPU, half precision, reverse mode only), or "auto":
+    cuDNN's where it can be had, chosen whenever this is called, XLA's elsewhere.
     The softmax is computed in float32, and in float64 for float64 (``jax.nn.dot_product_attention`` would go through float32 there).
     """
     if implementation == "cudnn" and jax.default_backend() != "gpu":
-        refuse("attention", implementation, f"'xla' on the {jax.default_backend()} backend")
+        refuse("attention", implementation, f"'auto' or 'xla' on the {jax.default_backend()} backend")
     batch, tokens, width = qkv.shape
     q, k, v = (part.reshape(batch, tokens, heads, width // (3 * heads)) for part in jnp.split(qkv, 3, axis=-1))
     if qkv.dtype == jnp.float64:
         weights = jax.nn.softmax(jnp.einsum("bnhd,bmhd->bhnm", q, k) / math.sqrt(q.shape[-1]), axis=-1)
         out = jnp.einsum("bhnm,bmhd->bnhd", weights, v)
     else:
-        out = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+        chosen = ("cudnn" if has_cudnn(q.dtype.name, q.shape[-1]) else "xla") if implementation == "auto" else implementation
+        out = jax.nn.dot_product_attention(q, k, v, implementation=chosen)
     return out.reshape(batch, tokens, width // 3)
+
+
+def has_cudnn(dtype: str, head_width: int) -> bool:
+    """Whether cuDNN has attention for heads of this width in this dtype, here: a GPU of NVIDIA's of compute capability 8 or more, half
+    precision, widths that 8 divides up to 128 (256 from capability 9 on), as ``jax.nn.dot_product_attention`` asks for.
+    """
+    if jax.default_backend() != "gpu" or dtype not in HALF or head_width % 8:
+        return False
+    capability = _capability()
+    return capability >= 8.0 and head_width <= (256 if capability >= 9.0 else 128)
+
+
+def _capability() -> float:
+    """The compute capability of the first device, 0 where it has none of NVIDIA's."""
+    try:
+        return float(getattr(jax.local_devices()[0], "compute_capability", 0.0))
+    except ValueError:
+        return 0.0
 
 
 def check_attention(network: FlaxNetwork) -> None:
     """Raises ConfigError unless the field ``attention`` is known and possible with the compute dtype."""
     if network.attention not in ATTENTION:
         refuse("attention", network.attention, f"one of {', '.join(ATTENTION)}", ATTENTION)
-    if network.attention == "cudnn" and network.dtype not in ("bfloat16", "float16"):
-        refuse("attention", "cudnn", f"'xla', or 'cudnn' with dtype 'bfloat16' or 'float16' (it is {network.dtype!r})")
+    if network.attention == "cudnn" and network.dtype not in HALF:
+        refuse("attention", "cudnn", f"'auto' or 'xla', or 'cudnn' with dtype 'bfloat16' or 'float16' (it is {network.dtype!r})")
 
 
 def dropout(x: Float[Array, "batch ..."], rate: float, key: Array | None, index: int) -> Float[Array, "batch ..."]:

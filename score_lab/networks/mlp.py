@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -33,6 +34,8 @@ class MLP(FlaxNetwork):
 
     width: int = 256
     depth: int = 3
+
+    BLOCKS: ClassVar[tuple[str, ...]] = ("blocks",)
 
     def module(self, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
         """The module for vectors of ``shape[0]`` entries."""

@@ -10,6 +10,7 @@ Level i has ``width * multipliers[i]`` channels at H / 2^i x W / 2^i.  NCSN++-li
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ class UNet(FlaxNetwork):
       attention_at: resolutions (the shorter side of the feature map) with attention after each residual block; the middle always has it.
       heads: attention heads, where ``head_width`` is None.
       head_width: channels per attention head (ADM: 64); heads then grow with the channels.
-      attention: "xla", or "cudnn" on a GPU in half precision (no forward-mode derivative there).
+      attention: "xla"; "cudnn", on a GPU in half precision (no forward-mode derivative there); "auto": that where there is one, or "xla".
       groups: at most so many groups in the norms (at least 4 channels to a group).
       scale_shift: the embedding scales and shifts the second norm (ADM) rather than being added before it (DDPM).
       resample_blocks: down- and upsampling inside residual blocks (ADM, NCSN++) rather than by a strided convolution, or nearest neighbours
@@ -51,11 +52,13 @@ class UNet(FlaxNetwork):
     attention_at: tuple[int, ...] = (16,)
     heads: int = 4
     head_width: int | None = None
-    attention: str = "xla"
+    attention: str = "auto"
     groups: int = 32
     scale_shift: bool = True
     resample_blocks: bool = True
     rescale_skip: bool = False
+
+    BLOCKS: ClassVar[tuple[str, ...]] = ("down", "middle", "up")
 
     @property
     def uses_convolution(self) -> bool:

@@ -43,7 +43,7 @@ def make_heldout(parts: Parts, source: Any, layout: Layout, key: Array) -> Calla
     """``heldout(state) -> {"eval/loss": ..., "eval/loss at +8.0": ...}`` over the first ``eval_examples`` of the test split."""
     levels = levels_of(parts)
     whole = dataclasses.replace(layout, accumulate=1)
-    measure = whole.summed(_measure(parts, key))
+    measure = whole.summed(parts, _measure(parts, key))
 
     def heldout(state: TrainState) -> dict[str, float]:
         params = state.ema[0] if state.ema else state.params

@@ -99,6 +99,11 @@ class Layout:
 
         return jax.tree.map(one, batches)
 
+    @property
+    def shares(self) -> bool:
+        """Whether arrays of the state are shared out among devices."""
+        return False
+
     def check(self, parts: Parts) -> None:
         """Raises ConfigError where the arrays of ``parts`` do not fit."""
 
@@ -121,7 +126,7 @@ class Layout:
         several = scanned(make_step(parts, axis, unroll), unroll)
         return jax.pmap(several, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
-    def summed(self, function: Callable) -> Callable:
+    def summed(self, parts: Parts, function: Callable) -> Callable:
         """``(params, batches, number) -> sum over the devices`` of what ``function`` gives of the rows (m, ...) that each holds of one
         batch placed without microbatches."""
 

@@ -18,7 +18,7 @@ import optax
 
 from score_lab.build import ConfigError, build, refuse
 from score_lab.data import DataSpec
-from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range
+from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range, written_out
 from score_lab.paths.base import GaussianPath
 from score_lab.targets import Target
 from score_lab.training.groups import check_groups, patterns_of
@@ -28,7 +28,7 @@ from score_lab.training.options import DenoiserOptions, TrainingOptions, check_s
 from score_lab.training.schedule_free import check_evaluated
 from score_lab.types import Array, Batch, Network, PyTree
 
-__all__ = ["Parts", "build_parts", "measure_sigma_data"]
+__all__ = ["Parts", "anywhere", "build_parts", "measure_sigma_data"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +138,13 @@ def build_parts(config: Mapping[str, Any], spec: DataSpec, sigma_data: float) ->
     return parts
 
 
+def anywhere(parts: Parts) -> Parts:
+    """``parts`` of a run for whatever device is here: attention that was trained by cuDNN alone is by XLA where there is none."""
+    if getattr(parts.network, "attention", None) != "cudnn":
+        return parts
+    return dataclasses.replace(parts, network=dataclasses.replace(parts.network, attention="auto"))
+
+
 def measure_sigma_data(source: Any, most: int = 10_000) -> float:
     """Root mean square of ``x0`` about zero over at most ``most`` examples, evenly spread over the training split."""
     from score_lab.data.source import gather
@@ -175,8 +182,8 @@ def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any, augment:
     if asked != there:
         told = f"{asked}, what config.augment tells the network" if asked else "0: there is no config.augment"
         refuse("config.network.augment_dim", there, told)
-    if getattr(objective, "forward_mode", False) and getattr(network, "attention", "xla") != "xla":
-        network = dataclasses.replace(network, attention="xla")
+    if getattr(objective, "forward_mode", False):
+        network = written_out(network)
     if getattr(objective, "learned_variance", False) and getattr(network, "learned_variance", True) is False:
         refuse("config.network.learned_variance", False, f"True: {type(objective).__name__} trains a variance too")
     if hasattr(network, "check_shape"):

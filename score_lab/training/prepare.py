@@ -132,6 +132,8 @@ def prepare(
         if newest is not None and options.steps <= newest:
             allowed = f"more than {newest}, the step of the newest checkpoint: {changes[0].field} has changed, and no step is left for it"
             refuse("config.training.steps", options.steps, allowed)
+    if getattr(parts.network, "attention", None) == "cudnn" and jax.default_backend() != "gpu":
+        refuse("config.network.attention", "cudnn", f"'auto' or 'xla': this is the {jax.default_backend()} backend")
     if config.get("init_from") is not None:
         parts = dataclasses.replace(parts, origin=record.get("init_from") if record else origin_of(parts))
     if options.eval_every and not len(source("test")):

@@ -14,7 +14,7 @@ from score_lab.data import DataSpec
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.options import TrainingOptions
-from score_lab.training.parts import Parts, build_parts
+from score_lab.training.parts import Parts, anywhere, build_parts
 from score_lab.training.record import read_workdir
 from score_lab.training.snapshots import post_hoc
 from score_lab.training.state import TrainState, abstract_state
@@ -68,7 +68,7 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
     data = record["data"]
     spec = DataSpec(tuple(data["shape"]), data["num_classes"], data["fingerprint"])
     try:
-        parts = build_parts(record["config"], spec, record["sigma_data"])
+        parts = anywhere(build_parts(record["config"], spec, record["sigma_data"]))
     except ConfigError as error:
         raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
     kept, like = (*parts.options.ema, *parts.options.profiles), abstract_state(parts)

@@ -6,18 +6,20 @@
 
 The step is compiled once more for that, alone and with its microbatches unrolled, since XLA counts the body of a loop once (with more than
 two of them, at one and at two, and a line through both); operations are counted in its jaxpr, with attention written out, for cuDNN's is
-no product there.  Collectives are in neither.
+no product there.  Where parameters are shared out (mesh.py), bytes are those of the program that XLA partitions: each device updates its
+share, and what it gathers is written and read like anything else.  Elsewhere collectives are in neither.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 
 from score_lab.cost import Measured, Peaks, bytes_of_program, flops_of, measured_peaks
+from score_lab.denoiser import written_out
 from score_lab.training.feed import Feed, train_stream
+from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
 from score_lab.training.prepare import Plan
 from score_lab.training.state import abstract_state, keys_of
@@ -49,22 +51,27 @@ def abstract_batch(plan: Plan) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first_batches(plan, 1))
 
 
-def cost_of_step(parts: Parts, batch: PyTree) -> StepCost:
-    """The cost of an update of ``parts`` on one device, for ``batch`` with leaves (A, m, ...), abstract or not."""
+def cost_of_step(parts: Parts, batch: PyTree, layout: Layout | None = None) -> StepCost:
+    """The cost of an update of ``parts`` on one device, for ``batch`` with leaves (A, m, ...), abstract or not; ``layout``: where the state
+    lies, None for one device that holds all of it."""
     state = abstract_state(parts)
-    written_out = dataclasses.replace(parts, network=_written_out(parts.network))
-    flops = flops_of(make_step(written_out, unroll=True), state, batch)
+    counted = dataclasses.replace(parts, network=written_out(parts.network))
+    flops = flops_of(make_step(counted, unroll=True), state, batch)
     count, size = batch["index"].shape
-    moved = _moved(parts, state, batch, min(count, 2))
+    moved = _moved(parts, layout, batch, min(count, 2))
     if count > 2:
-        moved += (count - 2) * (moved - _moved(parts, state, batch, 1))
+        moved += (count - 2) * (moved - _moved(parts, layout, batch, 1))
     return StepCost(count * size, float(flops), moved)
 
 
-def _moved(parts: Parts, state: PyTree, batch: PyTree, count: int) -> float:
+def _moved(parts: Parts, layout: Layout | None, batch: PyTree, count: int) -> float:
     """Bytes of a step with the first ``count`` microbatches alone, none of them in a loop."""
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), batch)
-    return bytes_of_program(jax.jit(make_step(parts, unroll=True), donate_argnums=0).lower(state, some).compile())
+    if layout is not None and layout.shares:
+        lowered = layout.dispatch(parts, unroll=True).lower(layout.like(abstract_state(parts)), layout.together(some))
+    else:
+        lowered = jax.jit(make_step(parts, unroll=True), donate_argnums=0).lower(abstract_state(parts), some)
+    return bytes_of_program(lowered.compile())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +107,4 @@ def speed_of(plan: Plan) -> Speed:
     """What the log of ``plan`` needs: its step is traced and compiled, the devices are measured."""
     one = plan.layout.share(abstract_batch(plan))
     peaks = measured_peaks(plan.layout.devices, getattr(plan.parts.network, "dtype", None))
-    return Speed(cost_of_step(plan.parts, one), peaks, plan.layout.processes)
-
-
-def _written_out(network: Any) -> Any:
-    """``network`` with attention as products of matrices: the same operations, which can be counted."""
-    return dataclasses.replace(network, attention="xla") if getattr(network, "attention", "xla") != "xla" else network
+    return Speed(cost_of_step(plan.parts, one, plan.layout), peaks, plan.layout.processes)

@@ -31,34 +31,33 @@ from score_lab.training.skip import keep_finite, updates_made
 from score_lab.training.state import TrainState
 from score_lab.types import Array, PyTree
 
-__all__ = ["averages", "loss_of", "make_step"]
+__all__ = ["averaged", "averages", "gradient_of", "loss_of", "make_step"]
 
 
-def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, whole: Callable | None = None) -> Callable:
+def make_step(parts: Parts, axis: str | None = None, unroll: bool = False, gradient: Callable | None = None) -> Callable:
     """The update for ``parts``.
 
     Args:
       axis: name of the mapped device axis over which gradients are summed; None for a step that is not mapped.
       unroll: unrolls the loop over microbatches (convolutions on CPU need it).
-      whole: what parameters that are shared out go through before the loss reads them, and their gradient on the way back (mesh.py).
+      gradient: ``(state, batch) -> (grads, metrics, objective state)`` of the global batch where that is made otherwise (mesh.py).
 
     Returns ``step(state, batch) -> (state, metrics)``; metrics are scalars: ``loss``, ``grad_norm``, ``learning_rate``, the objective's
     own, ``update_norm`` where it is asked for, ``skipped`` where updates may be; beside them the loss by level (levels.py), (bins,) each.
     """
-    gradient, skip = _gradient(parts, unroll, whole), parts.options.nonfinite == "skip"
+    skip = parts.options.nonfinite == "skip"
+    gradient = gradient or _over(axis, gradient_of(parts, unroll))
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
-        devices = 1 if axis is None else jax.lax.axis_size(axis)
-        grads, metrics, objective = gradient(state, batch, devices)
-        if axis is not None:
-            grads, metrics = jax.lax.psum((grads, metrics), axis)
-            objective = jax.tree.map(lambda x: jax.lax.pmean(x, axis) if _averaged(x) else x, objective)
+        grads, metrics, objective = gradient(state, batch)
         made = updates_made(state) if skip else state.step
-        metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": parts.schedule(made)}
-
-        updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
+        with jax.named_scope("grad_norm"):  # clipping takes the same one
+            metrics |= {"grad_norm": optax.tree.norm(grads), "learning_rate": parts.schedule(made)}
+        with jax.named_scope("optimizer"):
+            updates, opt_state = parts.optimizer.update(grads, state.opt_state, state.params)
         if parts.options.update_norm:
-            metrics["update_norm"] = optax.tree.norm(updates)
+            with jax.named_scope("update_norm"):
+                metrics["update_norm"] = optax.tree.norm(updates)
         params = optax.apply_updates(state.params, updates)
         options = parts.options
         gammas = tuple(map(exponent, options.profiles))
@@ -82,9 +81,14 @@ def averages(
     return tuple(one(average, r) for average, r in zip(ema, rates, strict=True))
 
 
-def loss_of(parts: Parts, params: PyTree, state: TrainState, batch: PyTree) -> tuple[Array, dict[str, Array], PyTree, Context]:
-    """``(loss (batch,), metrics, state of the objective, what it was handed)`` of the examples ``batch`` in the update after ``state``."""
+def loss_of(
+    parts: Parts, params: PyTree, state: TrainState, batch: PyTree, shared: Callable | None = None
+) -> tuple[Array, dict[str, Array], PyTree, Context]:
+    """``(loss (batch,), metrics, state of the objective, what it was handed)`` of the examples ``batch`` in the update after ``state``;
+    ``shared``: what the parameters go through before the network and the objective read them.
+    """
     params = hold(parts.config["optimizer"], params)
+    params = params if shared is None else shared(params)
     ctx = _context(parts, params, state)
     batch = parts.augmented(ctx.key, batch)
     loss, metrics, objective = parts.objective.loss(ctx, params["objective"], state.objective, batch)
@@ -94,12 +98,35 @@ def loss_of(parts: Parts, params: PyTree, state: TrainState, batch: PyTree) -> t
     return loss, metrics, objective, ctx
 
 
-def _gradient(parts: Parts, unroll: bool, whole: Callable | None) -> Callable:
-    """``(state, batch, devices) -> (grads, metrics, objective state)``: this device's share of the mean over the global batch."""
+def _over(axis: str | None, gradient: Callable) -> Callable:
+    """``gradient`` (of gradient_of) of all devices of the mapped ``axis``."""
+
+    def total(state: TrainState, batch: PyTree) -> tuple[PyTree, dict[str, Array], PyTree]:
+        if axis is None:
+            return gradient(state, batch, 1)
+        grads, metrics, objective = gradient(state, batch, jax.lax.axis_size(axis))
+        with jax.named_scope("gradient"):
+            grads = jax.lax.psum(grads, axis)
+        with jax.named_scope("metrics"):
+            metrics = jax.lax.psum(metrics, axis)
+        return grads, metrics, averaged(objective, axis)
+
+    return total
+
+
+def averaged(objective: PyTree, axis: str | tuple[str, ...]) -> PyTree:
+    """The mean over the devices of an ``axis`` of what an objective carries; whole numbers are everywhere the same."""
+    return jax.tree.map(lambda x: jax.lax.pmean(x, axis) if _averaged(x) else x, objective)
+
+
+def gradient_of(parts: Parts, unroll: bool, shared: Callable | None = None) -> Callable:
+    """``(state, batch, devices) -> (grads, metrics, objective state)``: this device's share of the mean over the global batch.
+
+    ``shared``: see loss_of; the gradient is that of what went into it.
+    """
 
     def share_of(params: PyTree, state: TrainState, micro: PyTree, shares: int) -> tuple[Array, tuple[dict, PyTree]]:
-        params = params if whole is None else whole(params)
-        loss, metrics, objective, ctx = loss_of(parts, params, state, micro)
+        loss, metrics, objective, ctx = loss_of(parts, params, state, micro, shared)
         metrics = {k: jnp.mean(v) / shares for k, v in (metrics | {"loss": loss}).items()}
         levels = levels_of(parts.objective, ctx, micro["index"]) if parts.options.loss_edges else None
         if levels is not None:

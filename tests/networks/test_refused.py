@@ -12,8 +12,8 @@ FIELDS = [
     ("DiT", {"patch": 0}, "config: patch: 0 is refused; allowed: an integer of at least 1"),
     ("DiT", {"depth": -1}, "config: depth: -1 is refused"),
     ("DiT", {"mlp_ratio": 0.0}, "config: mlp_ratio: 0.0 is refused"),
-    ("DiT", {"attention": "cuddn"}, "config: attention: 'cuddn' is refused; allowed: one of xla, cudnn (did you mean 'cudnn'?)"),
-    ("DiT", {"attention": "cudnn"}, "config: attention: 'cudnn' is refused; allowed: 'xla', or 'cudnn' with dtype 'bfloat16'"),
+    ("DiT", {"attention": "cuddn"}, "config: attention: 'cuddn' is refused; allowed: one of auto, xla, cudnn (did you mean 'cudnn'?)"),
+    ("DiT", {"attention": "cudnn"}, "config: attention: 'cudnn' is refused; allowed: 'auto' or 'xla', or 'cudnn' with dtype"),
     ("DiT", {"dropout": 1.0}, "config: dropout: 1.0 is refused; allowed: a rate in [0, 1)"),
     ("DiT", {"dtype": "bf16"}, "config: dtype: 'bf16' is refused; allowed: None (follow x and the parameters) or one of float32, bfloat16"),
     ("DiT", {"num_classes": -1}, "config: num_classes: -1 is refused; allowed: an integer of at least 0"),
@@ -85,5 +85,5 @@ def test_cudnn_is_refused_where_there_is_no_gpu():
     network.check()
     shapes = jax.eval_shape(lambda k: network.init(k, (4, 4, 1)), jax.random.key(0))
     x, level = jax.ShapeDtypeStruct((2, 4, 4, 1), "float32"), jax.ShapeDtypeStruct((2,), "float32")
-    with pytest.raises(ConfigError, match="^attention: 'cudnn' is refused; allowed: 'xla' on the cpu backend"):
+    with pytest.raises(ConfigError, match="^attention: 'cudnn' is refused; allowed: 'auto' or 'xla' on the cpu backend"):
         jax.eval_shape(network.apply, shapes, x, level)

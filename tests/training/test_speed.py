@@ -45,9 +45,18 @@ def test_a_step_costs_three_forward_passes_of_its_layers(plan):
 def test_bytes_of_many_microbatches_are_on_a_line(monkeypatch, plan):
     """100 bytes of the update and 10 a microbatch: 140 for four, from programs of one and two."""
     compiled = []
-    monkeypatch.setattr("score_lab.training.speed._moved", lambda parts, state, batch, count: compiled.append(count) or 100.0 + 10 * count)
+    monkeypatch.setattr("score_lab.training.speed._moved", lambda parts, layout, batch, count: compiled.append(count) or 100.0 + 10 * count)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((4, *x.shape[3:]), x.dtype), abstract_batch(plan))
     assert cost_of_step(plan.parts, batch).moved == 140.0 and sorted(compiled) == [1, 2]
+
+
+@pytest.mark.slow
+def test_bytes_of_a_step_are_those_of_a_share(config):
+    """Adam on a network of large matrices and one example a device: four that share them move far less than four that do not."""
+    small = {"network__width": 128, "data__batch_size": 4, "training__accumulate": 1}
+    plans = [prepare(config(**small, parallel={"fsdp": n, "min_size": 64}), None) for n in (1, 4)]
+    whole, shared = (cost_of_step(p.parts, p.layout.share(abstract_batch(p)), p.layout) for p in plans)
+    assert whole.flops == shared.flops and 0.25 * whole.moved < shared.moved < 0.75 * whole.moved
 
 
 def test_figures_of_a_log_line_are_of_all_devices():
@@ -228,7 +237,7 @@ def test_profile_and_memory_are_flags(monkeypatch, tmp_path):
 def test_peaks_are_those_of_the_networks_dtype(monkeypatch, plan):
     asked = []
     monkeypatch.setattr("score_lab.training.speed.measured_peaks", lambda devices, dtype: asked.append((len(devices), dtype)) or PEAKS)
-    monkeypatch.setattr("score_lab.training.speed.cost_of_step", lambda parts, batch: StepCost(4, 1.0, 1.0))
+    monkeypatch.setattr("score_lab.training.speed.cost_of_step", lambda parts, batch, layout: StepCost(4, 1.0, 1.0))
     speed_of(plan)
     half = dataclasses.replace(plan.parts, network=dataclasses.replace(plan.parts.network, dtype="bfloat16"))
     speed_of(dataclasses.replace(plan, parts=half))

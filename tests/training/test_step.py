@@ -13,7 +13,7 @@ from score_lab.objectives import Context
 from score_lab.training.parallel import layout_of
 from score_lab.training.parts import build_parts
 from score_lab.training.state import init_state
-from score_lab.training.step import averages, make_step
+from score_lab.training.step import averages, gradient_of, make_step
 from score_lab.types import pytree_dataclass
 
 SPEC = DataSpec((2,), 2, "none")
@@ -137,3 +137,32 @@ def test_a_loss_that_is_not_per_example_is_refused(config, batch):
     parts = dataclasses.replace(build_parts(config(), SPEC, 0.7), objective=Summed())
     with pytest.raises(ConfigError, match=r"loss.*shape.*\(16,\): one number per example"):
         jax.eval_shape(make_step(parts), init_state(parts, 0), micro(batch, 1))
+
+
+def test_bfloat16_computes_and_float32_remembers(config, batch):
+    """Of an update with ``dtype="bfloat16"``, forward and backward: every product of matrices takes bfloat16; parameters, moments, averages
+    and gradients are float32, with more digits than bfloat16 has."""
+    parts = build_parts(config(network__dtype="bfloat16"), SPEC, 0.7)
+    state = init_state(parts, 0)
+    data, step = micro(batch, 2), make_step(parts)
+    after, metrics = jax.jit(step)(state, data)
+    for tree in (state.params, after.params, after.opt_state, after.ema):
+        kinds = {x.dtype.name for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)}
+        assert kinds == {"float32"}
+    grads, _, _ = gradient_of(parts, False)(state, data, 1)
+    assert {x.dtype.name for x in jax.tree.leaves(grads)} == {"float32"}
+    products = [e for e in equations(jax.make_jaxpr(step)(state, data).jaxpr) if e.primitive.name == "dot_general"]
+    kinds = [{v.aval.dtype.name for v in e.invars} for e in products]
+    assert len(products) > 10 and all(kind == {"bfloat16"} for kind in kinds)
+    assert any(bool(jnp.any(x.astype(jnp.bfloat16).astype(x.dtype) != x)) for x in jax.tree.leaves(after.params))
+    assert jnp.isfinite(metrics["loss"])
+
+
+def equations(jaxpr):
+    """All of them, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
