@@ -61,8 +61,9 @@ class FlaxNetwork:
 
     @property
     def takes_shares(self) -> bool:
-        """Whether ``apply`` takes parameters that are shared out among devices (shares.py) as they are."""
-        return type(self).apply is FlaxNetwork.apply
+        """Whether ``apply`` takes parameters that are shared out among devices (shares.py) as they are: not where a network's own ``apply``
+        or ``cast`` would see shares that it knows nothing of."""
+        return type(self).apply is FlaxNetwork.apply and type(self).cast is FlaxNetwork.cast
 
     @property
     def uses_convolution(self) -> bool:

@@ -90,6 +90,11 @@ class EDM2(FlaxNetwork):
         """The module for images of ``shape`` (height, width, channels)."""
         return _EDM2(self, shape, rngs)
 
+    @property
+    def takes_shares(self) -> bool:
+        """True: ``cast`` leaves them alone, and a weight is divided by its length when it is whole."""
+        return type(self).apply is FlaxNetwork.apply and type(self).cast is EDM2.cast
+
     def cast(self, params: PyTree, compute: jnp.dtype) -> PyTree:
         """The parameters as they are: a weight is rounded to ``compute`` after it was divided by its length."""
         return params

@@ -32,7 +32,7 @@ FIELDS = [
     ("EDM2", {"skip_balance": 1.0}, "config: skip_balance: 1.0 is refused; allowed: a share between 0 and 1"),
     ("EDM2", {"clip": 0.0}, "config: clip: 0.0 is refused; allowed: a finite number above 0"),
     ("EDM2", {"remat": "ful"}, "config: remat: 'ful' is refused; allowed: None"),
-    ("EDM2", {"attention": "cudnn"}, "config: attention: 'cudnn' is refused; allowed: 'xla', or 'cudnn' with dtype 'bfloat16'"),
+    ("EDM2", {"attention": "cudnn"}, "config: attention: 'cudnn' is refused; allowed: 'auto' or 'xla', or 'cudnn' with dtype"),
 ]
 
 SHAPES = [

@@ -14,8 +14,15 @@ from score_lab.training.profiles import residual_of, snapshots_needed
 from score_lab.training.restore import _between, _position
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line for block in (BLOCKS[1], *BLOCKS[4:8]) for line in block.strip().splitlines() if "my_package" not in line]
+
+
+def blocks(section):
+    """Those of Python in the section of that title."""
+    return re.findall(r"```python\n(.*?)```", TEXT.partition(f"## {section}\n")[2].partition("\n## ")[0], re.DOTALL)
+
+
+BY_LINE = ("Optimizers", "Augmentation", "Learned weighting", "Magnitude preservation: EDM2", "Memory: rematerialisation", "Averages")
+LINES = [line for name in BY_LINE for line in blocks(name)[0].strip().splitlines() if "my_package" not in line]
 
 
 def built(text):
@@ -32,19 +39,19 @@ def test_a_line_builds(line):
 
 
 def test_groups_and_freezing_build():
-    assert built(BLOCKS[2]).config["optimizer"]["freeze"]
+    assert built(blocks("Groups and freezing")[0]).config["optimizer"]["freeze"]
 
 
 def test_names_are_printed(capsys):
-    exec(BLOCKS[0], {})
+    exec(blocks("Names")[0], {})
     assert "network.blocks.0.qkv.kernel" in capsys.readouterr().out.splitlines()
 
 
 def test_what_is_loaded_is_an_average_that_is_kept_or_between(monkeypatch):
     """Each line of the averages is told of a run of (0.05, 0.1) beside the one decay of `make digits`."""
-    options, asked = built(BLOCKS[7].splitlines()[1]).options, []
+    options, asked = built(blocks("Averages")[0].splitlines()[1]).options, []
     monkeypatch.setattr("score_lab.load", lambda workdir, ema=0: asked.append(ema) or SimpleNamespace(denoiser=None))
-    exec(BLOCKS[8], {})
+    exec(blocks("Averages")[1], {})
     found = ["between" if _between(options, ema) else _position(options, ema) for ema in asked]
     assert asked == [0, 1, 0.05, 0.07, None] and found == [0, 1, 1, "between", None]
 
@@ -61,5 +68,5 @@ def test_the_table_of_residuals_is_what_is_computed():
 
 
 def test_fine_tuning_is_a_section_that_is_known():
-    parts = built(BLOCKS[3])
+    parts = built(blocks("Fine-tuning")[0])
     assert parts.config["init_from"]["new"] == ["network.conditioning.table"] and parts.origin is None
