@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from score_lab.build import refuse
 from score_lab.cost import Measured, turning_point
@@ -41,6 +42,10 @@ def save_roofline(file: str | Path, series: Mapping[str, Sequence[Measured]], ti
         for point, at, rate in zip(points, x, y, strict=True):
             ax.annotate(str(point.batch), (at, rate), xytext=(4, -9), textcoords="offset points", fontsize=7.5, color=colour)
     ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     ax.legend(fontsize=8.5, frameon=False, loc="lower right")
     return save(fig, file)
 
