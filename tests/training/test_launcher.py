@@ -134,6 +134,25 @@ def test_ctrl_c_saves_and_exits_with_130(monkeypatch, capsys, tmp_path):
     assert 2 <= load(tmp_path / "run").step < 40
 
 
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupt_of_one_of_several_processes_ends_it_at_once(monkeypatch, capsys, count):
+    """What JAX does at the end of a process would wait for the others, for minutes; of one process nothing does, and it ends as ever."""
+
+    def end(status):
+        raise Ended(status)
+
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(train.os, "_exit", end)
+    with pytest.raises(KeyboardInterrupt if count == 1 else Ended) as caught, train.together():
+        raise KeyboardInterrupt
+    said = "error: interrupted by Ctrl-C: the same commands go on from the newest checkpoint\n"
+    assert (caught.value.args, capsys.readouterr().err) == (((), "") if count == 1 else ((130,), said))
+
+
 @pytest.mark.parametrize("error", [ValueError("coordinator_address should be defined."), jax.errors.JaxRuntimeError("UNAVAILABLE: x\ny")])
 def test_processes_that_do_not_find_each_other_are_one_line(monkeypatch, capsys, tmp_path, error):
     """What JAX raises where it finds no cluster, or cannot listen: the form with three numbers is named; nothing is written."""
