@@ -106,7 +106,7 @@ def train(
             reports.add(figures, step)
             reports.report(step, state)
             run.snapshot(plan, step, state)
-            stopping = run.stop.agreed()
+            stopping = run.stop.agreed() and step < plan.options.steps  # what is done is done, whoever asks then
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
                 run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
             run.settle(now=False)

@@ -134,6 +134,19 @@ def test_ctrl_c_saves_and_exits_with_130(monkeypatch, capsys, tmp_path):
     assert 2 <= load(tmp_path / "run").step < 40
 
 
+def test_a_signal_in_the_last_dispatch_of_a_run_that_is_done_is_status_0(monkeypatch, capsys, tmp_path):
+    """A scheduler that queues again what was stopped would run it once more for nothing."""
+
+    def pressed(config, workdir):
+        return ((4, lambda denoiser, step: os.kill(os.getpid(), signal.SIGTERM)),)
+
+    monkeypatch.setattr(train, "preview", pressed)
+    words = ["--config.network.width=8", "--config.network.depth=1", "--config.data.num_train=64", "--config.data.num_test=16"]
+    words += ["--config.data.batch_size=16", "--config.training.steps=4", "--config.optimizer.warmup=1", "--config.training.eval_every=0"]
+    assert run(monkeypatch, capsys, TOY, *words, f"--workdir={tmp_path / 'run'}") == (0, "")
+    assert load(tmp_path / "run").step == 4
+
+
 class Ended(BaseException):
     """In place of the end of the process."""
 
