@@ -123,7 +123,10 @@ def test_a_signal_to_the_group_is_not_for_the_workers_and_they_end_with_the_run(
         deadline = time.monotonic() + 20
         while any(map(alive, left)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not any(map(alive, left))
+        orphans = list(filter(alive, left))
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        assert not orphans
 
 
 @pytest.mark.slow
