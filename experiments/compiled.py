@@ -4,7 +4,8 @@
 
 JAX finds a program by its text, compiler options, devices and its own version; a CPU's instruction set is none of these, so that each kind
 of machine has a folder of its own.  Nothing is kept unless it is asked for, by the flag or by JAX's own JAX_COMPILATION_CACHE_DIR.
-Programs that the process starts (the cells of a sweep) use the same directory.
+Processes that this one starts on this machine inherit the folder.  The cells of a sweep, which may run on another machine, are told
+DIRECTORY instead, and find the folder of theirs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pathlib import Path
 
 from score_lab.build import refuse
 
-__all__ = ["FLAG", "HELP", "keep_programs", "machine", "taken"]
+__all__ = ["FLAG", "HELP", "VARIABLES", "elsewhere", "keep_programs", "machine", "taken"]
 
 FLAG = "--compilation_cache"
 HELP = "a directory that keeps compiled programs for later processes, of this command or of any other"
+VARIABLES = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+"""What is set for the processes that this one starts; the first names the folder of this machine."""
+_asked: list[str] = []
 
 
 def taken(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -54,12 +58,18 @@ def keep_programs(directory: str) -> Path:
         writable = False
     if not writable:
         refuse(FLAG, directory, "a directory that can be made and written")
-    options = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
-    for name, value in options.items():
-        os.environ[name.upper()] = str(value)
+    for name, value in zip(VARIABLES, (str(folder), 0.0), strict=True):
+        os.environ[name] = str(value)
         if "jax" in sys.modules:  # it has read its environment
-            sys.modules["jax"].config.update(name, value)
+            sys.modules["jax"].config.update(name.lower(), value)
+    _asked[:] = [directory]
     return folder
+
+
+def elsewhere() -> tuple[list[str], dict[str, None]]:
+    """``(words, environment)`` of a process that may run on another machine: the flag as this process was given it, and without what is
+    set here.  Both are empty where the flag was not given."""
+    return [f"{FLAG}={directory}" for directory in _asked], dict.fromkeys(VARIABLES) if _asked else {}
 
 
 def machine() -> str:

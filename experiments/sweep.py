@@ -25,6 +25,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.compiled import elsewhere, taken
 from experiments.launcher import FAILED, REFUSED, launch, parse, split
 from experiments.sweep_parts import Cell, Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
 from score_lab.build import ConfigError, refuse
@@ -102,10 +103,10 @@ def _only_where(values: flags.FlagValues) -> None:
 
 
 def _shared(words: Sequence[str]) -> list[str]:
-    """Of the command line what every cell is told: ``--config`` and the overrides."""
+    """Of the command line what every cell is told: ``--config``, the overrides and ``--compilation_cache``."""
     overrides, others = split(words)
     told = [word if "=" in word else f"{word}={others[k + 1]}" for k, word in enumerate(others) if word.partition("=")[0] == "--config"]
-    return [*told, *(f"--config.{name}={value}" for name, value in overrides)]
+    return [*told, *(f"--config.{name}={value}" for name, value in overrides), *elsewhere()[0]]
 
 
 def executor_of(values: flags.FlagValues, folder: Path) -> Any:
@@ -154,7 +155,8 @@ def checked(cells: Sequence[Cell]) -> dict[str, int]:
     steps = {}
     for cell in cells:
         try:
-            config = plain(parse("", ["train", *cell.words], lambda v: flags.DEFINE_string("workdir", None, "", flag_values=v)).config)
+            words = ["train", *taken(cell.words)[1]]
+            config = plain(parse("", words, lambda v: flags.DEFINE_string("workdir", None, "", flag_values=v)).config)
             parallel_of(config)
             preview(config, cell.workdir)
             alone = config | {"parallel": None, "training": {**config.get("training", {}), "devices": 1}}
@@ -226,7 +228,7 @@ class Sweep:
         kept = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} if local and gpus is None else {}
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            job = self.executor.submit(Job(cell.words, self.ends / f"{cell.name}.jsonl", kept))
+            job = self.executor.submit(Job(cell.words, self.ends / f"{cell.name}.jsonl", kept | elsewhere()[1]))
         finally:
             signal.signal(signal.SIGINT, before)
         if self.values.cluster == "slurm":

@@ -96,11 +96,18 @@ def say_memory(config: dict, workdir: str | None, allow: Sequence[str] = ()) -> 
 def together() -> Iterator[None]:
     """Of several processes, one that fails ends at once, with one line: what JAX and Orbax do at the end of a process waits for the
     others.  They find that it is gone in the next sum that they make with it, and end in the same way; one that waits for it in a
-    checkpoint is ended by JAX after HEARTBEAT seconds, in JAX's words."""
+    checkpoint is ended by JAX after HEARTBEAT seconds, in JAX's words.  A Ctrl-C that interrupts, the second one, does the same."""
     import jax
 
+    interrupted = 128 + signal.SIGINT
     try:
         yield
+    except KeyboardInterrupt:
+        if jax.process_count() == 1:
+            raise
+        fail("interrupted by Ctrl-C: the same commands go on from the newest checkpoint", interrupted)
+        sys.stdout.flush()
+        os._exit(interrupted)
     except Exception as error:
         if jax.process_count() == 1:
             raise

@@ -58,6 +58,7 @@ def test_a_second_process_compiles_nothing_and_trains_the_same(tmp_path):
 @pytest.fixture
 def settings(monkeypatch):
     """What the flag sets, put back afterwards."""
+    monkeypatch.setattr(compiled, "_asked", [])
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     for name in names:

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import network_guard
 import pytest
 
-from experiments import launcher, sweep
+from experiments import compiled, launcher, sweep
 from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
 from score_lab.training.lock import Lock
 from score_lab.training.seals import seal
@@ -286,6 +287,41 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
     assert not (tmp_path / "script").exists()
     for line in ("partition=gpu", "gpus-per-node=2", "cpus-per-task=8", "time=90", "account=ours", "signal=USR2@120"):
         assert f"#SBATCH --{line}\n" in script
+
+
+def test_cells_are_told_the_directory_of_programs_and_not_the_folder_of_this_machine(tmp_path, monkeypatch, capsys):
+    """A cell of Slurm may run on a machine of another kind, which has a folder of its own."""
+    before = {name: getattr(jax.config, name.lower()) for name in compiled.VARIABLES}
+    for name in compiled.VARIABLES:
+        monkeypatch.setenv(name, "before")
+    monkeypatch.setattr(compiled, "_asked", [])
+    monkeypatch.chdir(ROOT)
+    program, jobs = tmp_path / "program", []
+    program.write_text(f"#!/bin/bash\necho \"$@\" > {tmp_path}/words\nenv > {tmp_path}/env\n")
+    program.chmod(0o755)
+
+    class Here:
+        def submit(self, job):
+            jobs.append(job)
+            with monkeypatch.context() as of_job:
+                of_job.setattr(sys, "executable", str(program))
+                job()
+            finish(tmp_path / "out" / "seed=0", steps=60)
+            return SimpleNamespace(job_id="1", done=lambda: True, paths=SimpleNamespace(stderr=tmp_path / "err"))
+
+    monkeypatch.setattr(sweep, "executor_of", lambda values, folder: Here())
+    flag = f"--compilation_cache={tmp_path / 'programs'}"
+    try:
+        words = [*TOY, *flag.split("="), f"--output={tmp_path / 'out'}", "--grid=config.seed=0", "--cluster=debug"]
+        assert said(monkeypatch, capsys, *words)[0] == 0
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "programs" / compiled.machine())
+    finally:
+        for name, value in before.items():
+            jax.config.update(name.lower(), value)
+    told = (tmp_path / "words").read_text().split()
+    assert told.count(flag) == 1 and told[:2] == ["-m", "experiments.train"] and told[2:] == list(jobs[0].words)
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert "PATH" in names and not names & set(compiled.VARIABLES)
 
 
 @pytest.mark.slow

@@ -22,7 +22,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import multiprocessing
+import os
 import sys
+import threading
 from typing import Any
 
 import grain
@@ -179,5 +182,18 @@ def batches(
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain's worker pool reads its own flags, which a notebook never parses
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch))
+        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_apart)
     return iter(dataset)
+
+
+def _apart(index: int, count: int) -> None:
+    """In a process that reads ahead: a signal to the group of the process that asked for it (Ctrl-C of a terminal, Slurm's SIGTERM) is not
+    for it, which is still read from until a checkpoint is written.  It ends with the one that asked, however that one ends."""
+    os.setpgid(0, 0)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -22,6 +22,7 @@ from score_lab.build import refuse
 from score_lab.training.disk import hush, remove_half_written
 from score_lab.training.names import leaf_name
 from score_lab.training.seals import damage, seal
+from score_lab.training.stops import NonFiniteLoss
 from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
@@ -165,7 +166,7 @@ class Arrays:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is not None and jax.process_count() > 1:
+        if error[0] is not None and jax.process_count() > 1 and not issubclass(error[0], NonFiniteLoss):  # which all of them raise at once
             return  # what is being written waits for processes that may be gone
         try:
             self.settle()

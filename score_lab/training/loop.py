@@ -85,8 +85,9 @@ def train(
 
     From then on the process keeps the buffers that it frees (memory.py).
 
-    Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written; and
-    NonFiniteLoss, PipelineFailed or DiskFull (stops.py), as configured, for what a run cannot go on with.
+    Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written; Unreadable
+    where the newest checkpoint is not known to be damaged and cannot be read; and NonFiniteLoss, PipelineFailed or DiskFull, as configured,
+    for what a run cannot go on with (stops.py).
     """
     plan = prepare(plain(config), Path(workdir), callbacks, allow)
     for check in checks:
@@ -106,7 +107,7 @@ def train(
             reports.add(figures, step)
             reports.report(step, state)
             run.snapshot(plan, step, state)
-            stopping = run.stop.agreed()
+            stopping = run.stop.agreed() and step < plan.options.steps  # what is done is done, whoever asks then
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
                 run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
             run.settle(now=False)

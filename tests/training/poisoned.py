@@ -1,7 +1,8 @@
-"""Data with a record that is not a number, and data whose worker dies: for runs that have to survive them."""
+"""Data with a record that is not a number, data whose worker dies, and data that are slow: for runs that have to survive them."""
 
 import dataclasses
 import os
+import time
 
 import numpy as np
 
@@ -49,3 +50,26 @@ class Dying(Toy):
     def _open(self, split):
         records = super()._open(split)
         return Deadly(self.how, 5, self.parent, **records.arrays) if split == "train" else records
+
+
+class Late(ArrayRecords):
+    """Records of which every batch takes ``seconds``."""
+
+    def __init__(self, seconds, **arrays):
+        super().__init__(**arrays)
+        self.seconds = seconds
+
+    def gather(self, indices):
+        time.sleep(self.seconds)
+        return super().gather(indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow(Toy):
+    """Two moons, for every training batch of which one waits ``seconds``."""
+
+    seconds: float = 0.5
+
+    def _open(self, split):
+        records = super()._open(split)
+        return Late(self.seconds, **records.arrays) if split == "train" else records

@@ -134,6 +134,39 @@ def test_ctrl_c_saves_and_exits_with_130(monkeypatch, capsys, tmp_path):
     assert 2 <= load(tmp_path / "run").step < 40
 
 
+def test_a_signal_in_the_last_dispatch_of_a_run_that_is_done_is_status_0(monkeypatch, capsys, tmp_path):
+    """A scheduler that queues again what was stopped would run it once more for nothing."""
+
+    def pressed(config, workdir):
+        return ((4, lambda denoiser, step: os.kill(os.getpid(), signal.SIGTERM)),)
+
+    monkeypatch.setattr(train, "preview", pressed)
+    words = ["--config.network.width=8", "--config.network.depth=1", "--config.data.num_train=64", "--config.data.num_test=16"]
+    words += ["--config.data.batch_size=16", "--config.training.steps=4", "--config.optimizer.warmup=1", "--config.training.eval_every=0"]
+    assert run(monkeypatch, capsys, TOY, *words, f"--workdir={tmp_path / 'run'}") == (0, "")
+    assert load(tmp_path / "run").step == 4
+
+
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupt_of_one_of_several_processes_ends_it_at_once(monkeypatch, capsys, count):
+    """What JAX does at the end of a process would wait for the others, for minutes; of one process nothing does, and it ends as ever."""
+
+    def end(status):
+        raise Ended(status)
+
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    monkeypatch.setattr(train.os, "_exit", end)
+    with pytest.raises((KeyboardInterrupt, Ended)) as caught, train.together():
+        raise KeyboardInterrupt
+    said = "error: interrupted by Ctrl-C: the same commands go on from the newest checkpoint\n"
+    ended = (caught.type, caught.value.args, capsys.readouterr().err)
+    assert ended == ((KeyboardInterrupt, (), "") if count == 1 else (Ended, (130,), said))
+
+
 @pytest.mark.parametrize("error", [ValueError("coordinator_address should be defined."), jax.errors.JaxRuntimeError("UNAVAILABLE: x\ny")])
 def test_processes_that_do_not_find_each_other_are_one_line(monkeypatch, capsys, tmp_path, error):
     """What JAX raises where it finds no cluster, or cannot listen: the form with three numbers is named; nothing is written."""

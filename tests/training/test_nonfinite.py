@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,8 @@ import pytest
 
 from experiments.replay import first, lines
 from score_lab.build import ConfigError
-from score_lab.training import NonFiniteLoss, build_parts, load, train
+from score_lab.training import NonFiniteLoss, PipelineFailed, build_parts, load, train
+from score_lab.training.arrays import Arrays
 from score_lab.training.feed import Feed, open_source, train_stream
 from score_lab.training.metrics import read_metrics
 from score_lab.training.parallel import layout_of
@@ -165,3 +168,18 @@ def test_stop_writes_down_and_may_go_on_with_skip(config, tmp_path, capsys):
     run = train(poisoned(config, log_every=1), tmp_path)
     assert run.step == 20 and all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(run.state.params)))
     assert f"loss is nan at step {step}: left out, 1 in a row; see why: python -m experiments.replay" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "error", "waits"), [(2, NonFiniteLoss, True), (2, PipelineFailed, False), (1, PipelineFailed, True)])
+def test_a_checkpoint_in_flight_is_waited_for_where_all_processes_stop_alike(monkeypatch, count, error, waits):
+    """NonFiniteLoss of several processes is raised in each at the same step; of any other error the rest may know nothing."""
+    asked = []
+    stored = object.__new__(Arrays)
+    stored._sealing, stored._error = threading.Thread(target=asked.append, args=("sealed",)), None
+    stored.manager = types.SimpleNamespace(wait_until_finished=lambda: asked.append("written"), close=lambda: asked.append("closed"))
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    if waits:
+        stored._sealing.start()
+    with pytest.raises(error), stored:
+        raise error("stopped")
+    assert asked == (["sealed", "written", "closed"] if waits else [])

@@ -2,10 +2,13 @@
 
 import os
 import queue
+import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from training import together
 
 from score_lab.training import PipelineFailed, load, train
 from score_lab.training import feed as feeds
@@ -77,6 +80,53 @@ def test_the_processes_of_other_streams_are_not_its_own(monkeypatch):
     alive -= {8}
     with pytest.raises(PipelineFailed, match="before step 4: its process 8 is gone"):
         feed._next(3)
+
+
+def started(process):
+    """The processes that ``process`` has started and that are alive: Grain's, and what Python starts to look after their memory."""
+    found = set()
+    for file in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        found |= {int(pid) for pid in file.read_text().split()}
+    return found
+
+
+def alive(pid):
+    """Whether it runs: not gone, and not dead and unmissed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_group_is_not_for_the_workers_and_they_end_with_the_run(tmp_path):
+    """As Slurm and a terminal send it, here while the run waits for a batch: it saves, with status 143.  kill -9 of the run alone leaves no
+    process behind, where nobody else could end them.
+    """
+    words = ["--config.data.target=training.poisoned:Slow", "--config.data.num_workers=1", "--config.data.prefetch=1"]
+    training = ("steps=400", "log_every=1", "eval_every=0", "checkpoint_every=400", "steps_per_dispatch=1")
+    words += [f"--config.training.{word}" for word in training]
+    file = tmp_path / "metrics.jsonl"
+    with together.start(tmp_path, *words, count=1, devices=1) as (process,):
+        together.until(lambda: file.exists() and len(file.read_text().splitlines()) > 2, [process])
+        os.killpg(process.pid, signal.SIGTERM)
+        (status,), (said,), (errors,) = together.ended([process])
+    assert status == 143 and "Traceback" not in errors, errors
+    step, *_ = together.saved(tmp_path)
+    assert 3 <= step < 400 and f"stopped by SIGTERM at step {step}, which is saved" in said
+    with together.start(tmp_path, *words, count=1, devices=1) as (process,):
+        together.until(lambda: len(file.read_text().splitlines()) > step + 1, [process])
+        left = started(process)
+        assert len(left) == 2
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 20
+        while any(map(alive, left)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        orphans = list(filter(alive, left))
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        assert not orphans
 
 
 @pytest.mark.slow

@@ -26,14 +26,14 @@ TINY = ["--config=configs/toy.py:ot", "--config.network.width=16", "--config.dat
 
 @contextlib.contextmanager
 def start(workdir, *words, count=2, devices=2, program=PROGRAM, cache=None):
-    """The processes of the run of TINY with ``words``, ``devices`` to each; those that are left at the end are killed."""
+    """The processes of the run of TINY with ``words``, each with ``devices`` and a group of its own; those that are left are killed."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     compiled = {} if cache is None else {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "no_proxy": "localhost,127.0.0.1"}  # for gRPC
     environment = network_guard.environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **flags, **compiled)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     processes = []
     for index in range(count):
         joined = [f"--distributed=localhost:{port},{count},{index}"] if count > 1 else []
