@@ -177,6 +177,10 @@ class Checkpoints(Arrays):
         state, restored = self.part(like, step, host=self._ocp.args.JsonRestore())
         return state, restored["host"]
 
+    def host(self, step: int) -> dict[str, Any]:
+        """The host's part of ``step`` alone: no array is read."""
+        return self.manager.restore(step, args=self._ocp.args.Composite(host=self._ocp.args.JsonRestore()))["host"]
+
 
 def _any(mine: bool) -> bool:
     """Whether it is so in any process."""

@@ -132,7 +132,8 @@ def test_killed_between_the_record_and_a_checkpoint(config, copy, trained, monke
     ]  # fmt: skip
     (run,) = [runs.run_in(workdir) for workdir in runs.find_runs([copy])]
     assert "changed at 20: " in runs.table([run]) and "optimizer.learning_rate" in runs.table([run])
-    assert load(copy).config == plain(changed)
+    assert read_workdir(copy)["config"] == plain(changed)
+    assert load(copy).config == plain(config()) | {"parallel": parallel}  # of checkpoint 20, which is older
     with pytest.raises(ConfigError, match=r"config.data.batch_size: 16 is refused; allowed: 24, with .*--allow data.batch_size$"):
         train(config(training__steps=30, optimizer__learning_rate=1e-3), copy)
 
@@ -252,6 +253,25 @@ def test_a_changed_run_that_is_stopped_is_the_one_that_was_not(config, halted, t
     assert read_workdir(tmp_path / "again")["allowed"] == read_workdir(new)["allowed"]
     hosts = [json.loads((w / "checkpoints" / "8" / "host" / "metadata").read_text()) for w in (tmp_path / "again", new)]
     assert [(host["position"], host["start"]) for host in hosts] == [({"next_index": 4}, {"batch": 4, "example": 64})] * 2
+
+
+def test_an_older_checkpoint_is_loaded_as_what_it_was_made_with(config, tmp_path):
+    """Changed at 4: checkpoint 2 holds the average of 0.9 and none of 0.5, over the levels that it was trained on, of the data that it saw;
+    what changes freely is the newest."""
+    before = sgd(config, training__steps=4)
+    after = before | {"sampling": {"n": 8}, "training": before["training"] | {"ema": (0.5,), "steps": 6}}
+    after |= {"denoiser": {"sigma_data": "data", "log_snr_min": -3.0}, "data": before["data"] | {"num_train": 150}}
+    train(before, tmp_path)
+    was = load(tmp_path, ema=0.9, step=2)
+    train(after, tmp_path, allow=["training,denoiser.log_snr_min,data"])
+    old, new = load(tmp_path, ema=0.9, step=2), load(tmp_path, ema=0.5)
+    assert bits(old.params) == bits(was.params) and old.denoiser.log_snr_range == was.denoiser.log_snr_range
+    assert old.denoiser.log_snr_range[0] < -3.0 == new.denoiser.log_snr_range[0]
+    assert (old.ema, old.spec, old.config) == (0.9, was.spec, plain(before) | {"sampling": {"n": 8}}) and new.spec != old.spec
+    assert (new.ema, new.config, new.step) == (0.5, plain(after), 6)
+    for ema, step in ((0.5, 2), (0.9, 6)):
+        with pytest.raises(ConfigError, match=f"^ema: {ema} is refused"):
+            load(tmp_path, ema=ema, step=step)
 
 
 def changed_since_2(new, tmp_path):
