@@ -19,8 +19,8 @@ from experiments import train as command
 from experiments.replay import lines
 from score_lab.build import ConfigError
 from score_lab.data import Toy, batches
-from score_lab.training import load, train
-from score_lab.training.carried import carried
+from score_lab.training import load, seals, train
+from score_lab.training.carried import carried, check_fits
 from score_lab.training.changes import check_never, record_at
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Start
@@ -346,6 +346,18 @@ REFUSED = [
     ("--config.init_from.workdir=x --allow=init_from", "config.init_from: {'workdir': 'x'} is refused", "a run begins once"),
     ("--config.training.steps=10 --allow=training", "training.steps: 10 is refused; allowed: more than 20", "no step is left for it"),
 ]
+
+
+def test_a_command_that_lacks_a_name_reads_no_array(config, copy, monkeypatch):
+    """It is refused by sizes alone; one whose metadata are damaged is looked at to the end, and the one before it counts."""
+    with monkeypatch.context() as patched:
+        patched.setattr(seals, "_mark", lambda path: pytest.fail(f"{path} was read"))
+        with pytest.raises(ConfigError, match="--allow optimizer.learning_rate$"):
+            train(config(optimizer__learning_rate=0.1), copy)
+    file = copy / "checkpoints" / "20" / "state" / "_METADATA"
+    file.write_bytes(b"?" * len(file.read_bytes()))
+    changed = prepare(plain(config(optimizer__learning_rate=0.1)), copy, allow=["optimizer"])
+    assert check_fits(copy, changed.parts, changed.changes) == 10
 
 
 ON_A_MESH = [(f"{words} --config.parallel.fsdp=2", said, end) for words, said, end in REFUSED if "--config.network" in words]
