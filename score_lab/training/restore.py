@@ -38,6 +38,7 @@ class Loaded:
       versions: of the libraries that the run was begun with.
       params: ``{"network": ..., "objective": ...}``, all that was trained.
       residual: of the profile of an average that was put together from snapshots (``PostHoc``), None for one that was tracked.
+      note: what is to be said of such an average wherever it is used (``PostHoc.line``).
     """
 
     denoiser: NetworkDenoiser
@@ -49,6 +50,7 @@ class Loaded:
     versions: dict[str, str]
     params: Any
     residual: float | None = None
+    note: str | None = None
 
 
 def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | None = None) -> Loaded:
@@ -72,15 +74,15 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
         step, (config, parts, params), damaged = _read(checkpoints, lambda s: _of_step(workdir, checkpoints, record, ema, s), asked, step)
     for later, why in damaged.items():
         warnings.warn(f"{workdir}: checkpoint {later} is damaged ({why}): passed over for that of step {step}", stacklevel=2)
-    residual, kept = None, (*parts.options.ema, *parts.options.profiles)
+    residual, note, kept = None, None, (*parts.options.ema, *parts.options.profiles)
     if params is None:
         found = post_hoc(workdir, parts.options.profiles, abstract_state(parts).ema[len(parts.options.ema) :], ema, step)
-        params, step, residual = found.params, found.step, found.residual
-        print(found.line(ema), file=sys.stderr, flush=True)
+        params, step, residual, note = found.params, found.step, found.residual, found.line(ema)
+        print(note, file=sys.stderr, flush=True)
     parts = parts.with_range(params)
     position = None if residual is not None else _position(parts.options, ema)
     used = ema if residual is not None else None if position is None else kept[position]
-    return Loaded(parts.denoiser(params), config, step, used, parts.spec, parts, record["versions"], params, residual)
+    return Loaded(parts.denoiser(params), config, step, used, parts.spec, parts, record["versions"], params, residual, note)
 
 
 def _of_step(

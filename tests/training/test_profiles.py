@@ -143,7 +143,8 @@ def test_averages_of_a_run_against_those_of_its_parameters(recorded, capsys):
     assert far(flat(found.params["network"]), direct[0.05]) < 1e-5 and found.residual < 1e-6 and found.snapshots == 32
     between = load(home, ema=0.07)
     said = f"ema 0.07: put together from the snapshots up to step {STEPS}, residual of its profile {between.residual:.1e}\n"
-    assert 1e-4 < between.residual <= RESIDUAL and capsys.readouterr().err == said and between.step == STEPS
+    assert 1e-4 < between.residual <= RESIDUAL and capsys.readouterr().err == said == f"{between.note}\n" and between.step == STEPS
+    assert tracked.note is None
     gamma, made = exponent(0.07), flat(between.denoiser.params)
     size = (gamma + 1) / np.sqrt((2 * gamma + 1) * STEPS)  # of the profile
     allowed = between.residual * size * np.linalg.norm(trajectory, axis=0)
