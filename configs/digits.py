@@ -66,4 +66,4 @@ def _edm2(config: ConfigDict) -> None:
     }  # fmt: skip
     config.objective = {"target": "LearnedWeighting", "objective": config.objective}
     config.optimizer = {"name": "adam", "learning_rate": 1e-2, "b2": 0.99, "schedule": "inverse_sqrt", "warmup": 50, "decay_after": 300}
-    config.training.update({"steps": 900, "eval_every": 300, "checkpoint_every": 300, "profiles": (0.05, 0.1), "snapshot_every": 90})
+    config.training.update({"steps": 900, "eval_every": 300, "checkpoint_every": 300, "profiles": (0.05, 0.1)})

@@ -86,6 +86,6 @@ def _edm2(config: ConfigDict) -> None:
     config.optimizer = {
         "name": "adam", "learning_rate": 1e-2, "b2": 0.99, "schedule": "inverse_sqrt", "warmup": 10_000_000 // 2048, "decay_after": 35_000,
     }  # fmt: skip
-    config.training.update({"steps": 2**30 // 2048, "ema": (), "profiles": (0.05, 0.1), "snapshot_every": 4096, "nonfinite": "skip"})
+    config.training.update({"steps": 2**30 // 2048, "ema": (), "profiles": (0.05, 0.1), "nonfinite": "skip"})
     config.sampling.grid = {"target": "Karras", "num_steps": 32}
     config.sampling.extrapolate = True  # the grid reaches sigma = 0.002 and 80, just outside the law's 99.8 %

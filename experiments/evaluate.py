@@ -24,7 +24,6 @@ from experiments.system import System, add_options, examples, open_system
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table, energy_distance
 from score_lab.samplers import sample_chunked
-from score_lab.training import Loaded
 
 
 def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
@@ -46,13 +45,6 @@ def check(run: System, images: bool) -> None:
         refuse("--labels", -1, "classes: it is measured whether a sample shows its own")
 
 
-def put_together(loaded: Loaded) -> list[str]:
-    """What is to be said of an average that was not tracked."""
-    if loaded.residual is None:
-        return []
-    return [f"ema {loaded.ema:g}: put together from the snapshots up to step {loaded.step}, residual of its profile {loaded.residual:.1e}"]
-
-
 def main() -> None:
     """Parses the command line, samples, measures and writes."""
     parser = overrides.Parser("evaluate", __doc__)
@@ -68,7 +60,7 @@ def main() -> None:
 
     reference = Reference.fit(x, label, x_test, label_test) if images else None
     table = Table(reference.criteria() if images else (), reference.describe() if images else ())
-    table.notes = [*table.notes, *(note for _, which in runs for note in put_together(which))]
+    table.notes = [*table.notes, *(which.note for _, which in runs if which.note)]
     for run, _ in runs:
         measures, nfe = measure(run, reference, x_test)
         names = {"path": type(run.denoiser.path).__name__, "sampler": type(run.sampler).__name__}

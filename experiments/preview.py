@@ -30,6 +30,8 @@ SECONDS = 12.0
 """What the film takes at most, before its last picture; each is shown for half a second at most."""
 DECIDES = ("seed", "path", "target", "network", "denoiser")
 """The sections of a configuration that say, beside ``sampling``, what samples a preview shows."""
+NOT_DRAWN = ("n", "chunk")
+"""What of ``sampling`` changes none of them: a preview has its own n, and a sample depends on the seed and its index alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ def preview(config: Mapping[str, Any], workdir: str | Path) -> list[tuple[int, C
     if not (len(shape) == 3 and shape[-1] in (1, 3)) and shape != (2,):
         allowed = f"None: examples of shape {shape} are neither images of 1 or 3 channels nor points (2,)"
         refuse("config.preview", config["preview"], allowed)
-    made_by = json.dumps([options.n, section, {name: config.get(name) for name in DECIDES}], sort_keys=True)
+    drawn = {name: value for name, value in section.items() if name not in NOT_DRAWN}
+    made_by = json.dumps([options.n, drawn, {name: config.get(name) for name in DECIDES}], sort_keys=True)
     folder, most = Path(workdir) / "previews", (config.get("training") or {}).get("devices")
 
     def previews(denoiser: Any, step: int) -> dict[str, bytes] | None:

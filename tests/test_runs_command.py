@@ -75,6 +75,17 @@ def test_every_byte_is_read_where_that_is_asked_for(home, monkeypatch, capsys):
     assert run["state"] == "damaged" and run["why"] == "checkpoint 30: arrays is not what was written"
 
 
+def test_one_that_cannot_be_looked_at_is_listed_with_the_others(home, monkeypatch, capsys):
+    """Its seal cannot be read as a file: it says so, and the others are there."""
+    file = home / "runs" / "a" / "stopped" / "seals" / "30.json"
+    file.unlink()
+    file.mkdir()
+    found = {run["workdir"]: run for run in json.loads(said(monkeypatch, capsys, "--json")[1])}
+    assert len(found) == 4 and found["runs/a/finished"]["state"] == "finished"
+    run = found["runs/a/stopped"]
+    assert run["state"] == "unknown" and run["why"].startswith("checkpoint 30 cannot be looked at (") and "Is a directory" in run["why"]
+
+
 def test_compare(home, monkeypatch, capsys):
     """The fields in which they differ, those that one lacks among them."""
     status, out, _ = said(monkeypatch, capsys, "--compare", "runs/a/stopped", "runs/a/finished")

@@ -61,9 +61,16 @@ class FlaxNetwork:
 
     @property
     def takes_shares(self) -> bool:
-        """Whether ``apply`` takes parameters that are shared out among devices (shares.py) as they are: not where a network's own ``apply``
-        or ``cast`` would see shares that it knows nothing of."""
-        return type(self).apply is FlaxNetwork.apply and type(self).cast is FlaxNetwork.cast
+        """Whether ``apply`` takes parameters that are shared out among devices (shares.py) as they are: not where ``apply``, ``cast`` or
+        ``module`` of a network of one's own would see shares that it knows nothing of."""
+        return type(self).apply is FlaxNetwork.apply and type(self).cast is FlaxNetwork.cast and self.has_own_blocks
+
+    @property
+    def has_own_blocks(self) -> bool:
+        """Whether ``BLOCKS`` speaks of ``module``: the same class defines both, or it names none.  A subclass with a module of its own may
+        call a list of the same name as it likes."""
+        module, blocks = (next(cls for cls in type(self).__mro__ if name in vars(cls)) for name in ("module", "BLOCKS"))
+        return not self.BLOCKS or module is blocks
 
     @property
     def uses_convolution(self) -> bool:

@@ -93,7 +93,7 @@ class EDM2(FlaxNetwork):
     @property
     def takes_shares(self) -> bool:
         """True: ``cast`` leaves them alone, and a weight is divided by its length when it is whole."""
-        return type(self).apply is FlaxNetwork.apply and type(self).cast is EDM2.cast
+        return type(self).apply is FlaxNetwork.apply and type(self).cast is EDM2.cast and self.has_own_blocks
 
     def cast(self, params: PyTree, compute: jnp.dtype) -> PyTree:
         """The parameters as they are: a weight is rounded to ``compute`` after it was divided by its length."""

@@ -22,7 +22,7 @@ from score_lab.build import refuse
 from score_lab.training.disk import hush, remove_half_written
 from score_lab.training.names import leaf_name
 from score_lab.training.seals import damage, seal
-from score_lab.training.stops import NonFiniteLoss
+from score_lab.training.stops import NonFiniteLoss, Unreadable
 from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
@@ -115,9 +115,17 @@ class Arrays:
         if jax.process_count() == 1:
             self._open()
 
-    def damage(self, step: int) -> str | None:
-        """What is wrong with the files of ``step``, None if nothing is known to be."""
-        return damage(self.directory / str(step), self.seals / f"{step}.json")
+    def damage(self, step: int, deep: bool = True) -> str | None:
+        """What is wrong with the files of ``step``, None if nothing is known to be; not ``deep``, by their sizes alone.  Raises Unreadable
+        where that cannot be known."""
+        try:
+            return self._damage(step, deep)
+        except OSError as error:
+            raise Unreadable(f"{self.directory / str(step)} could not be looked at ({error}): nothing was changed") from error
+
+    def _damage(self, step: int, deep: bool) -> str | None:
+        """``damage``; raises OSError where it cannot be known."""
+        return damage(self.directory / str(step), self.seals / f"{step}.json", deep)
 
     def part(self, like: PyTree, step: int, **beside: Any) -> Any:
         """``like`` of ``step`` (a dict may name some of it only), each leaf where its ``sharding`` says, or on the first device where it

@@ -10,7 +10,7 @@ What a checkpoint was made with is what its own record says, not config.json: a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Start
 from score_lab.training.options import data_options
 from score_lab.training.parts import Parts
-from score_lab.training.state import abstract_state
+from score_lab.training.state import TrainState, abstract_state
 
 __all__ = ["carried", "check_fits"]
 
@@ -45,13 +45,13 @@ def carried(host: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
 
 
 def check_fits(workdir: Path, parts: Parts, changes: Sequence[Change]) -> int | None:
-    """The step of the newest checkpoint that is whole, None where there is none.  Nothing is written or locked.
+    """The step of the newest checkpoint whose files have their sizes, None where there is none; no array is read, which is done when the
+    run goes on.  Nothing is written or locked.
 
     Raises ConfigError where ``changes`` make ``parts`` into what that cannot be read as, naming the first leaf with both shapes.
     """
     with Checkpoints(workdir) as checkpoints:
-        step = next((step for step in reversed(checkpoints.steps) if checkpoints.damage(step) is None), None)
-        differences = [] if step is None else checkpoints.differences(abstract_state(parts), step)
+        step, differences = next(_looked_at(checkpoints, abstract_state(parts)), (None, []))
     if differences:
         order = list(CAUSES)
         name, saved, wanted = min(differences, key=lambda found: order.index(_part(found[0])))
@@ -63,6 +63,19 @@ def check_fits(workdir: Path, parts: Parts, changes: Sequence[Change]) -> int | 
         advice = "no --allow makes that fit, and a new run can start from the parameters: config.init_from (docs/training.md)"
         raise ConfigError(f"{begun(workdir, change, changes)}, or another workdir: {fact}; {advice}")
     return step
+
+
+def _looked_at(checkpoints: Checkpoints, like: TrainState) -> Iterator[tuple[int, list[tuple[str, str, str]]]]:
+    """``(step, differences from like)`` of the checkpoints whose files have their sizes, the newest first; every byte of one is read only
+    where its names and shapes cannot be."""
+    for step in reversed(checkpoints.steps):
+        if checkpoints.damage(step, deep=False) is not None:
+            continue
+        try:
+            yield step, checkpoints.differences(like, step)
+        except Exception:  # whatever damaged metadata make Orbax raise
+            if checkpoints.damage(step) is None:
+                raise
 
 
 def _part(leaf: str) -> str:

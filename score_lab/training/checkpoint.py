@@ -130,8 +130,8 @@ class Checkpoints(Arrays):
                 try:
                     why = self.damage(step)
                     found = DAMAGED if why else SOUND if is_sealed(self.seals / f"{step}.json") else UNSEALED
-                except OSError as error:
-                    found, why = UNKNOWN, str(error)
+                except (OSError, Unreadable) as error:
+                    found, why = UNKNOWN, str(error.__cause__ or error)
         if jax.process_count() > 1:
             step, found = multihost_utils.broadcast_one_to_all(np.array([step, found], np.int32)).tolist()
             if jax.process_index() and found in (DAMAGED, UNKNOWN):
@@ -142,10 +142,10 @@ class Checkpoints(Arrays):
         again = "nothing was changed, and the same command tries again"
         return f"{self.directory.parent}: checkpoint {step} is not known to be damaged, and could not be read ({why}): {again}"
 
-    def damage(self, step: int) -> str | None:
-        """What is wrong with the files of ``step``, None if nothing is known to be."""
+    def _damage(self, step: int, deep: bool) -> str | None:
+        """That of the files, and a held-out loss that cannot be read."""
         readable = _figures_can_be_read(self.directory / str(step))
-        return super().damage(step) or (None if readable else "its held-out loss cannot be read")
+        return super()._damage(step, deep) or (None if readable else "its held-out loss cannot be read")
 
     def seal_again(self, step: int) -> None:
         """Seals ``step``, which was just read, where the run was killed before it could: else the best checkpoint may stay without."""
@@ -176,6 +176,10 @@ class Checkpoints(Arrays):
         """
         state, restored = self.part(like, step, host=self._ocp.args.JsonRestore())
         return state, restored["host"]
+
+    def host(self, step: int) -> dict[str, Any]:
+        """The host's part of ``step`` alone: no array is read."""
+        return self.manager.restore(step, args=self._ocp.args.Composite(host=self._ocp.args.JsonRestore()))["host"]
 
 
 def _any(mine: bool) -> bool:

@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from score_lab.build import ConfigError
 from score_lab.training.metrics import say
-from score_lab.training.stops import DiskFull, RunStopped
+from score_lab.training.stops import DiskFull, NotWritten, RunStopped
 
-__all__ = ["Disk", "hush", "no_space", "quiet", "remove_half_written"]
+__all__ = ["Disk", "hush", "no_space", "not_written", "quiet", "remove_half_written"]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+FAILING = (errno.EIO, errno.ESTALE, errno.EROFS)
+"""What a file system says that fails, is gone, or can only be read."""
 TRIES, PAUSE = 40, 0.05
 """How often a folder that is still written into is removed, and the seconds between."""
 
@@ -31,10 +34,20 @@ def no_space(error: BaseException | None) -> str | None:
 
     TensorStore, which writes arrays, tells of it in words alone.
     """
+    return _said_of(error, FULL)
+
+
+def not_written(error: BaseException | None) -> str | None:
+    """The same of a file system that fails, is gone or can only be read: ``input/output error``, ``read-only file system``."""
+    return _said_of(error, FAILING)
+
+
+def _said_of(error: BaseException | None, numbers: tuple[int, ...]) -> str | None:
+    """The words of the first of ``numbers`` that ``error``, or one that it came from, says."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        for number in FULL:
+        for number in numbers:
             words = os.strerror(number)
             if isinstance(error, OSError) and error.errno == number or words in str(error):
                 return words[0].lower() + words[1:]
@@ -85,13 +98,16 @@ class Disk:
     @contextlib.contextmanager
     def writing(self, what: str, last: bool = False) -> Iterator[None]:
         """Around the writing of ``what``.  Raises DiskFull where there is no space and the run is to stop, or this was the ``last`` of its
-        kind; other errors as they are."""
+        kind, NotWritten where the file system fails; other errors as they are."""
         try:
             yield
-        except RunStopped:
+        except (RunStopped, ConfigError):
             raise
         except Exception as error:  # noqa: BLE001 - Orbax and TensorStore raise this in several types
             why = no_space(error)
+            if why is None and (failing := not_written(error)) is not None:
+                again = "stopped; what was saved before is whole, and the same command goes on from there"
+                raise NotWritten(f"{self.workdir}: {what} could not be written ({failing}): {again}") from error
             if why is None:
                 raise
             if last or not self.go_on:

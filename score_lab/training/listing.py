@@ -4,6 +4,7 @@
     finished   its newest checkpoint is of config.training.steps
     stopped    neither
     damaged    config.json or the newest checkpoint cannot be what was written (by the sizes in its seal; every byte with ``deep``)
+    unknown    the newest checkpoint cannot be looked at: no permission, a file system that fails
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Run:
 
     Attributes:
       state: of the module.
-      why: who holds it, or what is damaged; "" otherwise.
+      why: who holds it, what is damaged, or why it cannot be looked at; "" otherwise.
       step, steps: made and asked for; None where that cannot be read.
       best, best_step: the lowest held-out loss that was reported, and where.
       loss: of the last line.
@@ -66,17 +67,20 @@ def run_in(workdir: Path, deep: bool = False) -> Run:
     evaluated = [line for line in figures if isinstance(line.get(BEST), float)]
     best = min(evaluated, key=lambda line: line[BEST], default=None)
     saved = sorted(int(entry.name) for entry in (workdir / "checkpoints").glob("*") if entry.name.isdigit())
-    steps, allowed, why = _said(workdir)
+    (steps, allowed, why), broken, unknown = _said(workdir), None, ""
     if not why and saved:
-        broken = damage(workdir / "checkpoints" / str(saved[-1]), workdir / "seals" / f"{saved[-1]}.json", deep)
+        try:
+            broken = damage(workdir / "checkpoints" / str(saved[-1]), workdir / "seals" / f"{saved[-1]}.json", deep)
+        except OSError as error:
+            unknown = f"checkpoint {saved[-1]} cannot be looked at ({error})"
         why = f"checkpoint {saved[-1]}: {broken}" if broken else ""
     held = holder(workdir)
     done = max(saved, default=0)
-    state = "running" if held else "damaged" if why else "finished" if steps is not None and done >= steps else "stopped"
+    looked = "damaged" if why else "unknown" if unknown else "finished" if steps is not None and done >= steps else "stopped"
     return Run(
         workdir=str(workdir),
-        state=state,
-        why=held or why,
+        state="running" if held else looked,
+        why=held or why or unknown,
         step=max(done, figures[-1]["step"] if held and figures else 0),
         steps=steps,
         best=best and best[BEST],
@@ -100,7 +104,7 @@ def _said(workdir: Path) -> tuple[int | None, list[dict[str, Any]], str]:
     try:
         record = read_workdir(workdir)
         return int(record["config"]["training"]["steps"]), record.get("allowed", []), ""
-    except (ConfigError, KeyError, TypeError, ValueError):
+    except (ConfigError, KeyError, OSError, TypeError, ValueError):
         return None, [], "config.json cannot be read"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from score_lab.build import refuse
+from score_lab.training.disk import no_space
 
 __all__ = ["Lock", "holder"]
 
@@ -28,15 +29,20 @@ LOOK = 0.05
 
 class Lock:
     """While entered, this process holds ``workdir``.  Raises ConfigError at once where another does, or where nobody can; the file stays,
-    and holds nothing."""
+    and holds nothing.  A workdir that cannot be made or written into is refused too."""
 
     def __init__(self, workdir: Path):
         self.workdir = Path(workdir)
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Lock:
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        file = (self.workdir / "lock").open("a+")
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            file = (self.workdir / "lock").open("a+")
+        except OSError as error:
+            if no_space(error) is not None:
+                raise  # which is no mistake, and told as any other lack of it
+            refuse("workdir", str(self.workdir), f"a directory that can be made and written into: {error.strerror} ({error.filename})")
         try:
             free = _taken(file) or time.sleep(LOOK) or _taken(file)
         except OSError as error:

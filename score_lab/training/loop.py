@@ -86,8 +86,8 @@ def train(
     From then on the process keeps the buffers that it frees (memory.py).
 
     Raises ConfigError for a user's error, also where another run is writing the workdir, before anything is compiled or written; Unreadable
-    where the newest checkpoint is not known to be damaged and cannot be read; and NonFiniteLoss, PipelineFailed or DiskFull, as configured,
-    for what a run cannot go on with (stops.py).
+    where the newest checkpoint is not known to be damaged and cannot be read; NonFiniteLoss, PipelineFailed or DiskFull, as
+    configured, and NotWritten for what a run cannot go on with (stops.py).
     """
     plan = prepare(plain(config), Path(workdir), callbacks, allow)
     for check in checks:

@@ -20,7 +20,7 @@ from score_lab.training.mesh import Meshed
 from score_lab.training.options import TrainingOptions, check_sections, data_options, options_of, parallel_of
 from score_lab.training.parallel import Layout, layout_of, steps_per_dispatch
 from score_lab.training.parts import Parts, build_parts, measure_sigma_data
-from score_lab.training.profiles import snapshots_needed
+from score_lab.training.profiles import MOST, RESIDUAL, snapshots_needed
 from score_lab.training.workdir import record_in
 
 __all__ = ["DETERMINISTIC", "Callback", "Plan", "prepare"]
@@ -79,6 +79,13 @@ class Plan:
     def snapshots(self, step: int) -> bool:
         """Whether the profiles are stored after ``step``: when it is due, and at the end."""
         return bool(self.options.profiles) and (self.due(self.snapshot_every, step) or step == self.options.steps)
+
+    def snapshots_after(self, step: int) -> int:
+        """How many of them there will be after ``step``."""
+        if not self.options.profiles:
+            return 0
+        steps, every = self.options.steps, self.snapshot_every or self.options.steps
+        return -(-steps // every) - step // every
 
     def counts(self, step: int) -> list[int]:
         """Steps of every dispatch from ``step`` to the end: ``several`` at its multiples, single ones elsewhere."""
@@ -157,7 +164,12 @@ def _cadences(parts: Parts, others: list[int]) -> tuple[int, int]:
     if every != "auto":
         return steps_per_dispatch(parts, [*others, every] if every else others), every
     several = steps_per_dispatch(parts, others)
-    every = max(1, options.steps // snapshots_needed(tuple(options.profiles)))
+    needed = snapshots_needed(tuple(options.profiles))
+    if needed is None:
+        allowed = f"a number of steps, or a third width between in config.training.profiles, {tuple(options.profiles)}"
+        left = f"even {MOST} snapshots leave more than {RESIDUAL:g} of an average between"
+        refuse("config.training.snapshot_every", "auto", f"{allowed}: {left}")
+    every = max(1, options.steps // needed)
     if every < several and options.steps_per_dispatch == "auto":
         several = steps_per_dispatch(parts, [*others, every])
     return several, max(several, every // several * several)

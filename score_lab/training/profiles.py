@@ -24,7 +24,7 @@ import numpy as np
 from score_lab.build import refuse
 from score_lab.types import Array
 
-__all__ = ["RESIDUAL", "WIDEST", "coefficients", "exponent", "rate", "residual_of", "snapshots_needed", "width"]
+__all__ = ["MOST", "RESIDUAL", "WIDEST", "coefficients", "exponent", "rate", "residual_of", "snapshots_needed", "width"]
 
 RESIDUAL = 1e-3
 """What may be left of a profile that was not tracked."""
@@ -89,9 +89,9 @@ def residual_of(widths: Sequence[float], steps: Sequence[int]) -> float:
 
 
 @functools.cache
-def snapshots_needed(widths: tuple[float, ...], residual: float = RESIDUAL) -> int:
+def snapshots_needed(widths: tuple[float, ...], residual: float = RESIDUAL) -> int | None:
     """The least number of snapshots, evenly spaced over a run, that leave at most ``residual`` of every profile between the tracked
-    ``widths``; at most MOST.  (0.05, 0.1) need 32, (0.05, 0.07, 0.1) need 6."""
+    ``widths``; None where even MOST leave more.  (0.05, 0.1) need 32, (0.05, 0.07, 0.1) need 6."""
 
     def enough(count: int) -> bool:
         return residual_of(widths, [1024 * k for k in range(1, count + 1)]) <= residual
@@ -99,6 +99,8 @@ def snapshots_needed(widths: tuple[float, ...], residual: float = RESIDUAL) -> i
     high = 1
     while high < MOST and not enough(high):
         high *= 2
+    if high == MOST and not enough(MOST):
+        return None
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2

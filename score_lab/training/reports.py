@@ -19,7 +19,7 @@ from score_lab.training.prepare import Plan
 from score_lab.training.skip import SKIPPED
 from score_lab.training.speed import speed_of
 from score_lab.training.spikes import Spikes
-from score_lab.training.state import TrainState
+from score_lab.training.state import TrainState, abstract_state
 from score_lab.training.stops import NonFiniteLoss
 
 __all__ = ["SPIKES", "Reports", "denoiser_of"]
@@ -60,6 +60,10 @@ class Reports:
         self._speed = speed_of(plan) if plan.options.mfu else None
         if self._speed and plan.lead:
             say(self._speed.line(plan.layout.devices[0].device_kind))
+        if (count := plan.snapshots_after(step)) and plan.lead:
+            size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_state(plan.parts).ema[len(plan.options.ema) :]))
+            every = f", one every {plan.snapshot_every} steps" if plan.snapshot_every else ", at the end"
+            say(f"{plan.workdir}: {count} snapshot{'s' if count > 1 else ''} of {size / 2**20:.3f} MiB will be written{every}")
         self._begun = time.perf_counter()
         self._clock: tuple[float, int] | None = None
 

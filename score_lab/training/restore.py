@@ -12,6 +12,7 @@ from typing import Any
 from score_lab.build import ConfigError, refuse
 from score_lab.data import DataSpec
 from score_lab.denoiser import NetworkDenoiser
+from score_lab.training.changes import SECTIONS
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.options import TrainingOptions
 from score_lab.training.parts import Parts, anywhere, build_parts
@@ -28,7 +29,8 @@ class Loaded:
 
     Attributes:
       denoiser: the trained network on its path, with the log_snr range it was trained on.
-      config: the plain configuration of the run.
+      config: the plain configuration that the checkpoint was made with, where it was changed on the way too; sections that change freely
+        (changes.py) are the newest.
       step: of the checkpoint, or of the newest snapshot of an average that was put together afterwards.
       ema: the decay or width of the average that was loaded, None for the parameters themselves.
       spec: shape, number of classes and fingerprint of the data.
@@ -36,6 +38,7 @@ class Loaded:
       versions: of the libraries that the run was begun with.
       params: ``{"network": ..., "objective": ...}``, all that was trained.
       residual: of the profile of an average that was put together from snapshots (``PostHoc``), None for one that was tracked.
+      note: what is to be said of such an average wherever it is used (``PostHoc.line``).
     """
 
     denoiser: NetworkDenoiser
@@ -47,6 +50,7 @@ class Loaded:
     versions: dict[str, str]
     params: Any
     residual: float | None = None
+    note: str | None = None
 
 
 def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | None = None) -> Loaded:
@@ -65,28 +69,39 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
     record = read_workdir(workdir)
     if not (workdir / "checkpoints").is_dir():
         refuse("workdir", str(workdir), "the workdir of a run that has saved a checkpoint: this one has none yet")
-    data = record["data"]
-    spec = DataSpec(tuple(data["shape"]), data["num_classes"], data["fingerprint"])
-    try:
-        parts = anywhere(build_parts(record["config"], spec, record["sigma_data"]))
-    except ConfigError as error:
-        raise ConfigError(f"{workdir / 'config.json'}: {error}") from None
-    kept, like = (*parts.options.ema, *parts.options.profiles), abstract_state(parts)
-    between = _between(parts.options, ema)
-    position = None if between else _position(parts.options, ema)
     with Checkpoints(workdir) as checkpoints:
         asked = _step(workdir, checkpoints, step)
-        step, params, damaged = _read(checkpoints, lambda s: None if between else _params(checkpoints, like, position, s), asked, step)
+        step, (config, parts, params), damaged = _read(checkpoints, lambda s: _of_step(workdir, checkpoints, record, ema, s), asked, step)
     for later, why in damaged.items():
         warnings.warn(f"{workdir}: checkpoint {later} is damaged ({why}): passed over for that of step {step}", stacklevel=2)
-    residual = None
-    if between:
-        found = post_hoc(workdir, parts.options.profiles, like.ema[len(parts.options.ema) :], ema, step)
-        params, step, residual = found.params, found.step, found.residual
-        print(found.line(ema), file=sys.stderr, flush=True)
+    residual, note, kept = None, None, (*parts.options.ema, *parts.options.profiles)
+    if params is None:
+        found = post_hoc(workdir, parts.options.profiles, abstract_state(parts).ema[len(parts.options.ema) :], ema, step)
+        params, step, residual, note = found.params, found.step, found.residual, found.line(ema)
+        print(note, file=sys.stderr, flush=True)
     parts = parts.with_range(params)
-    used = ema if between else None if position is None else kept[position]
-    return Loaded(parts.denoiser(params), record["config"], step, used, spec, parts, record["versions"], params, residual)
+    position = None if residual is not None else _position(parts.options, ema)
+    used = ema if residual is not None else None if position is None else kept[position]
+    return Loaded(parts.denoiser(params), config, step, used, parts.spec, parts, record["versions"], params, residual, note)
+
+
+def _of_step(
+    workdir: Path, checkpoints: Checkpoints, record: dict[str, Any], ema: int | float | None, step: int
+) -> tuple[dict[str, Any], Parts, Any]:
+    """``(configuration, parts, parameters)`` of checkpoint ``step``: by its own record where ``record``, that of the run, says that
+    something was changed on the way.  The parameters are None where they have to be put together from the snapshots."""
+    own = checkpoints.host(step).get("record", record) if record.get("allowed") else record
+    free = {name: record["config"][name] for name in SECTIONS if name in record["config"]}
+    config = {name: section for name, section in own["config"].items() if name not in SECTIONS} | free
+    data = own["data"]
+    try:
+        parts = anywhere(build_parts(config, DataSpec(tuple(data["shape"]), data["num_classes"], data["fingerprint"]), own["sigma_data"]))
+    except ConfigError as error:
+        where = "config.json" if config == record["config"] else f"checkpoints/{step}"
+        raise ConfigError(f"{workdir / where}: {error}") from None
+    if _between(parts.options, ema):
+        return config, parts, None
+    return config, parts, _params(checkpoints, abstract_state(parts), _position(parts.options, ema), step)
 
 
 def _between(options: TrainingOptions, ema: int | float | None) -> bool:

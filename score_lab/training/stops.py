@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DiskFull", "NonFiniteLoss", "PipelineFailed", "RunStopped", "Unreadable"]
+__all__ = ["DiskFull", "NonFiniteLoss", "NotWritten", "PipelineFailed", "RunStopped", "Unreadable"]
 
 
 class RunStopped(RuntimeError):
@@ -15,6 +15,10 @@ class NonFiniteLoss(RunStopped):
 
 class DiskFull(RunStopped):
     """Something could not be written because the disk is full, a quota is used up or a file may not grow."""
+
+
+class NotWritten(RunStopped):
+    """Something could not be written for another reason: a file system that fails, is gone or can only be read."""
 
 
 class PipelineFailed(RunStopped):

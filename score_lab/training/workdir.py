@@ -31,9 +31,13 @@ def record_of(parts: Parts, versions: Mapping[str, str], allowed: Sequence[Mappi
 
 def record_in(workdir: Path) -> dict[str, Any] | None:
     """The record of the run that ``workdir`` holds checkpoints of, or None for a new one; ConfigError where no run may use it."""
-    if workdir.exists() and not workdir.is_dir():
+    try:
+        taken = workdir.exists() and not workdir.is_dir()
+        saved = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
+    except OSError as error:
+        refuse("workdir", str(workdir), f"a directory that can be looked into: {error.strerror} ({error.filename})")
+    if taken:
         refuse("workdir", str(workdir), "a directory, or a name that is free: this is a file")
-    saved = any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*"))
     if not saved:
         return None
     if not (workdir / "config.json").exists():

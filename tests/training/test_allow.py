@@ -19,8 +19,8 @@ from experiments import train as command
 from experiments.replay import lines
 from score_lab.build import ConfigError
 from score_lab.data import Toy, batches
-from score_lab.training import load, train
-from score_lab.training.carried import carried
+from score_lab.training import load, seals, train
+from score_lab.training.carried import carried, check_fits
 from score_lab.training.changes import check_never, record_at
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Start
@@ -132,7 +132,8 @@ def test_killed_between_the_record_and_a_checkpoint(config, copy, trained, monke
     ]  # fmt: skip
     (run,) = [runs.run_in(workdir) for workdir in runs.find_runs([copy])]
     assert "changed at 20: " in runs.table([run]) and "optimizer.learning_rate" in runs.table([run])
-    assert load(copy).config == plain(changed)
+    assert read_workdir(copy)["config"] == plain(changed)
+    assert load(copy).config == plain(config()) | {"parallel": parallel}  # of checkpoint 20, which is older
     with pytest.raises(ConfigError, match=r"config.data.batch_size: 16 is refused; allowed: 24, with .*--allow data.batch_size$"):
         train(config(training__steps=30, optimizer__learning_rate=1e-3), copy)
 
@@ -254,6 +255,25 @@ def test_a_changed_run_that_is_stopped_is_the_one_that_was_not(config, halted, t
     assert [(host["position"], host["start"]) for host in hosts] == [({"next_index": 4}, {"batch": 4, "example": 64})] * 2
 
 
+def test_an_older_checkpoint_is_loaded_as_what_it_was_made_with(config, tmp_path):
+    """Changed at 4: checkpoint 2 holds the average of 0.9 and none of 0.5, over the levels that it was trained on, of the data that it saw;
+    what changes freely is the newest."""
+    before = sgd(config, training__steps=4)
+    after = before | {"sampling": {"n": 8}, "training": before["training"] | {"ema": (0.5,), "steps": 6}}
+    after |= {"denoiser": {"sigma_data": "data", "log_snr_min": -3.0}, "data": before["data"] | {"num_train": 150}}
+    train(before, tmp_path)
+    was = load(tmp_path, ema=0.9, step=2)
+    train(after, tmp_path, allow=["training,denoiser.log_snr_min,data"])
+    old, new = load(tmp_path, ema=0.9, step=2), load(tmp_path, ema=0.5)
+    assert bits(old.params) == bits(was.params) and old.denoiser.log_snr_range == was.denoiser.log_snr_range
+    assert old.denoiser.log_snr_range[0] < -3.0 == new.denoiser.log_snr_range[0]
+    assert (old.ema, old.spec, old.config) == (0.9, was.spec, plain(before) | {"sampling": {"n": 8}}) and new.spec != old.spec
+    assert (new.ema, new.config, new.step) == (0.5, plain(after), 6)
+    for ema, step in ((0.5, 2), (0.9, 6)):
+        with pytest.raises(ConfigError, match=f"^ema: {ema} is refused"):
+            load(tmp_path, ema=ema, step=step)
+
+
 def changed_since_2(new, tmp_path):
     """``new`` without its checkpoints after 2, so that what is replayed crosses the change at 4."""
     shutil.copytree(new, tmp_path / "run")
@@ -326,6 +346,18 @@ REFUSED = [
     ("--config.init_from.workdir=x --allow=init_from", "config.init_from: {'workdir': 'x'} is refused", "a run begins once"),
     ("--config.training.steps=10 --allow=training", "training.steps: 10 is refused; allowed: more than 20", "no step is left for it"),
 ]
+
+
+def test_a_command_that_lacks_a_name_reads_no_array(config, copy, monkeypatch):
+    """It is refused by sizes alone; one whose metadata are damaged is looked at to the end, and the one before it counts."""
+    with monkeypatch.context() as patched:
+        patched.setattr(seals, "_mark", lambda path: pytest.fail(f"{path} was read"))
+        with pytest.raises(ConfigError, match="--allow optimizer.learning_rate$"):
+            train(config(optimizer__learning_rate=0.1), copy)
+    file = copy / "checkpoints" / "20" / "state" / "_METADATA"
+    file.write_bytes(b"?" * len(file.read_bytes()))
+    changed = prepare(plain(config(optimizer__learning_rate=0.1)), copy, allow=["optimizer"])
+    assert check_fits(copy, changed.parts, changed.changes) == 10
 
 
 ON_A_MESH = [(f"{words} --config.parallel.fsdp=2", said, end) for words, said, end in REFUSED if "--config.network" in words]

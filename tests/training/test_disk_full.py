@@ -15,10 +15,12 @@ import network_guard
 import numpy as np
 import pytest
 
+from score_lab.build import ConfigError, refuse
 from score_lab.training import DiskFull, arrays, load, train
 from score_lab.training.arrays import Arrays
 from score_lab.training.disk import Disk, no_space, remove_half_written
 from score_lab.training.metrics import read_metrics
+from score_lab.training.stops import NotWritten
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,6 +101,21 @@ def test_what_is_no_lack_of_space_is_an_error_as_it_is():
     for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         assert no_space(ValueError(f"OUT_OF_RANGE: Failed to write 10 bytes: {os.strerror(number)} [os_error_code='{number}']"))
     assert no_space(ValueError("a value")) is None and no_space(None) is None
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EROFS])
+def test_a_file_system_that_fails_is_one_line(number):
+    """Also where that is told in words alone, and where more space would be waited for; a refusal stays one."""
+    said = os.strerror(number)
+    for error in (OSError(number, said), ValueError(f"UNKNOWN: Error writing d/fe63: {said} [os_error_code='{number}']")):
+        with pytest.raises(NotWritten, match=rf"(?i)^w: checkpoint 5 could not be written \({said}\): stopped; what was saved[^\n]*$"):
+            with Disk("w", go_on=True).writing("checkpoint 5"):
+                raise error
+    with pytest.raises(ConfigError, match="^workdir"), Disk("w", go_on=True).writing("the lock"):
+        try:
+            raise OSError(number, said)
+        except OSError:
+            refuse("workdir", "w", said)
 
 
 @pytest.mark.parametrize("kind", ["stop", pytest.param("go_on", marks=pytest.mark.slow)])

@@ -10,6 +10,7 @@ import pytest
 
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
+from score_lab.networks import EDM2, MLP
 from score_lab.training import train
 from score_lab.training.mesh import Meshed, shared_axis
 from score_lab.training.names import named
@@ -46,6 +47,15 @@ def test_the_updates_are_those_of_pmap(config, trained, tmp_path, parallel):
     x = jnp.ones((3, 2))
     a, b = (run.denoiser(x, jnp.asarray(0.5), {"label": jnp.zeros(3, jnp.int32)}).x0 for run in (made, trained[1]))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_of_ones_own_gets_its_parameters_whole(config, tmp_path):
+    """It has inherited what says that its ``blocks`` take shares, and they do not: the updates are those of pmap all the same."""
+    quick = {"network": {"target": "training.direct:Direct", "width": 8, "depth": 2}, "training__steps": 4, "training__eval_every": 0}
+    quick |= {"objective__label_dropout": 0.0, "optimizer__warmup": 0}
+    mesh, pmap = (train(config(**quick, parallel=parallel), tmp_path / name) for name, parallel in (("mesh", FSDP), ("pmap", None)))
+    assert MLP().takes_shares and EDM2().takes_shares and not mesh.parts.network.takes_shares
+    same(mesh.state, pmap.state, 2e-4, 2e-6)
 
 
 @pytest.mark.slow

@@ -76,6 +76,24 @@ def test_samples_of_one_common_step_size_are_made_by_every_process(parts, monkey
     np.testing.assert_array_equal(samples_of(denoiser, section, (2,), 7)[0], direct.x)
 
 
+def test_a_film_goes_on_where_what_changed_draws_no_sample(config, tmp_path, monkeypatch):
+    """The chunk and the n of ``sampling``: its pictures are of the same samples; another seed, grid or n of the preview begins anew."""
+
+    def made_by(shown=4, **changes):
+        told = []
+        own = plain(config(preview={"every": 5, "n": shown}, sampling=SAMPLING | changes))
+        monkeypatch.setattr(previews, "samples_of", lambda *args: (np.zeros((shown, 2)), None))
+        monkeypatch.setattr(previews, "save_still", lambda file, step, x, label, made_by: told.append(made_by) or file.write_bytes(b""))
+        ((_, function),) = preview(own, tmp_path)
+        (tmp_path / "previews").mkdir(exist_ok=True)
+        function(None, 5)
+        return told[0]
+
+    assert made_by() == made_by(chunk=3) == made_by(chunk="1GiB", n=9)
+    others = [made_by(shown=5), made_by(seed=1), made_by(clip=True), made_by(grid={"target": "UniformLogSNR", "num_steps": 4})]
+    assert len({made_by(), *others}) == 5
+
+
 def test_a_run_that_was_killed_has_the_pictures_and_the_film_of_one_that_was_not(config, tmp_path):
     """A picture every five steps, killed behind the third and before its checkpoint: the same bytes; TensorBoard has these pictures."""
     pytest.importorskip("matplotlib")

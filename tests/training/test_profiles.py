@@ -88,6 +88,25 @@ def test_by_default_there_are_as_many_as_are_needed(config, changes, several, ev
         assert residual_of((0.05, 0.10), [step for step in range(1, changes["steps"] + 1) if plan.snapshots(step)]) <= RESIDUAL
 
 
+def test_widths_too_far_apart_for_any_number_of_snapshots_are_refused(config, tmp_path):
+    """Asked for as "auto" alone; a number of steps, or a width between, is taken."""
+    far = {"training__steps": 50_000, "training__profiles": (0.002, 0.2)}
+    said = r"^config.training.snapshot_every: 'auto' is refused; allowed: a number of steps, or a third width between in .*512 [^\n]*$"
+    with pytest.raises(ConfigError, match=said):
+        prepare(config(**far), None)
+    assert residual_of((0.002, 0.2), [10 * k for k in range(1, 513)]) > RESIDUAL
+    assert prepare(config(**far | {"training__snapshot_every": 10}), None).snapshot_every == 10
+    assert prepare(config(**far | {"training__profiles": (0.002, 0.02, 0.2)}), None).snapshot_every > 10
+
+
+@pytest.mark.parametrize("every", [0, 1, 7, 10, 20, 30])
+def test_as_many_snapshots_are_announced_as_are_due(config, every):
+    """From the beginning and from any step."""
+    plan = prepare(config(training__profiles=(0.05, 0.1), training__snapshot_every=every), None)
+    for step in range(20):
+        assert plan.snapshots_after(step) == sum(plan.snapshots(k) for k in range(step + 1, 21))
+
+
 def flat(params):
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(params)])
 
@@ -124,7 +143,8 @@ def test_averages_of_a_run_against_those_of_its_parameters(recorded, capsys):
     assert far(flat(found.params["network"]), direct[0.05]) < 1e-5 and found.residual < 1e-6 and found.snapshots == 32
     between = load(home, ema=0.07)
     said = f"ema 0.07: put together from the snapshots up to step {STEPS}, residual of its profile {between.residual:.1e}\n"
-    assert 1e-4 < between.residual <= RESIDUAL and capsys.readouterr().err == said and between.step == STEPS
+    assert 1e-4 < between.residual <= RESIDUAL and capsys.readouterr().err == said == f"{between.note}\n" and between.step == STEPS
+    assert tracked.note is None
     gamma, made = exponent(0.07), flat(between.denoiser.params)
     size = (gamma + 1) / np.sqrt((2 * gamma + 1) * STEPS)  # of the profile
     allowed = between.residual * size * np.linalg.norm(trajectory, axis=0)
@@ -192,9 +212,11 @@ def stored_by(config, home):
     return home
 
 
-def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeypatch):
+def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeypatch, capsys):
     """One bit anywhere, a file that is missing, and one that cannot be read for a while: one line that names it; a tracked width loads."""
     home = stored_by(config, tmp_path / "run")
+    size = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(load(home).params)) / 2**20
+    assert capsys.readouterr().out.count(f"{home}: 2 snapshots of {size:.3f} MiB will be written, one every 5 steps\n") == 1
     seals = [json.loads((home / "snapshot_seals" / f"{step}.json").read_text()) for step in (5, 10)]
     assert all(seals) and load(home, ema=0.07).residual > 0
     file = max((home / "snapshots" / "5").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)

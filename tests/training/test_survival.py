@@ -14,6 +14,8 @@ import network_guard
 import numpy as np
 import pytest
 
+from experiments import launcher
+from experiments import train as command
 from score_lab.build import ConfigError
 from score_lab.training import Unreadable, checkpoint, load, seals, train
 from score_lab.training.checkpoint import DAMAGED, SOUND, UNKNOWN, UNSEALED, Checkpoints
@@ -172,6 +174,28 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, number):
     assert "\n" not in str(caught.value) and holder(tmp_path) is None
 
 
+@pytest.mark.parametrize("number", [None, errno.EROFS, errno.EACCES], ids=["below a file", "read-only", "no permission"])
+def test_a_workdir_that_cannot_be_made_is_one_line(config, tmp_path, monkeypatch, capsys, number):
+    """Through the launcher: exit status 2, and nothing is there that was not."""
+    file, mkdir = tmp_path / "config.py", os.mkdir
+    file.write_text(f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({config()!r})\n")
+    workdir = (tmp_path if number else file) / "new"
+
+    def refused(path, *args, **words):
+        if number and os.fspath(path) == str(workdir):
+            raise OSError(number, os.strerror(number), str(path))
+        mkdir(path, *args, **words)
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    monkeypatch.setattr(sys, "argv", ["train", f"--config={file}", f"--workdir={workdir}"])
+    with pytest.raises(SystemExit) as left:
+        launcher.launch(command.main)
+    err, why = capsys.readouterr().err, os.strerror(number or errno.ENOTDIR)
+    assert left.value.code == 2 and err.count("\n") == 1, err
+    assert err.startswith(f"error: workdir: '{workdir}' is refused; allowed: a directory that can be made and written into: {why} ("), err
+    assert not workdir.exists()
+
+
 def failing(error):
     """A restore that raises ``error``."""
 
@@ -217,6 +241,8 @@ def test_a_file_system_that_fails_while_it_is_looked_at(trained, tmp_path, monke
         patch.setattr(seals, "_mark", mark)
         with pytest.raises(Unreadable, match="checkpoint 20 .*Input/output error"):
             load(workdir)
+        with pytest.raises(Unreadable, match="checkpoints/20 could not be looked at .*Input/output error.*: nothing was changed$"):
+            load(workdir, step=20)
     assert load(workdir).step == 20
 
 
