@@ -18,8 +18,10 @@ from PIL.PngImagePlugin import PngInfo
 from training.test_watching import events_in
 
 from experiments import preview as previews
-from experiments.preview import film, preview, samples_of, save_still
+from experiments import stills
+from experiments.preview import preview, samples_of
 from experiments.sampling import build_sampling, section_of
+from experiments.stills import film, save_still
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
 from score_lab.samplers import sample
@@ -136,7 +138,7 @@ def still(file, grey, made_by="these"):
 def test_a_film_is_of_the_same_samples_up_to_its_step_and_does_not_grow_without_end(tmp_path, monkeypatch):
     """Those of another preview, those that a killed run has made beyond the step, and what is no whole picture stay out; the first and the
     last are in it."""
-    monkeypatch.setattr(previews, "FRAMES", 5)
+    monkeypatch.setattr(stills, "FRAMES", 5)
     for step in range(1, 13):
         still(tmp_path / f"step_{step:08d}.png", 20 * step)
     still(tmp_path / "step_00000007.png", 255, "others")
