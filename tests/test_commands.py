@@ -13,6 +13,7 @@ import pytest
 
 import benchmarks.__main__ as benches
 from experiments import digits, overrides
+from experiments.compiled import taken
 from score_lab.build import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ def understood(monkeypatch):
             monkeypatch.setattr(module, "parse", stops(module.parse))
 
     def run(module, words):
-        monkeypatch.setattr(sys, "argv", [module, *words])
+        monkeypatch.setattr(sys, "argv", [module, *(words if module == "benchmarks" else taken(words)[1])])  # as ``launch`` does
         with pytest.raises(Parsed):
             (benches if module == "benchmarks" else sys.modules[module]).main()
 

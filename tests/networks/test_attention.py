@@ -110,6 +110,7 @@ def test_forward_derivatives_take_xlas(asked, gpu, monkeypatch):
     assert type(forward_mode(plain)) is type(plain)
 
 
+@pytest.mark.slow
 def test_what_cudnn_alone_trained_is_loaded_on_a_cpu(tmp_path):
     """Training with "cudnn" is refused before anything is written where there is none; a workdir of it is sampled there all the same."""
     network = {"target": "DiT", "width": 16, "depth": 1, "heads": 2, "dtype": "bfloat16", "attention": "xla"}

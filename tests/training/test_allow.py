@@ -242,6 +242,7 @@ def test_the_new_learning_rate_is_what_is_used(halted):
     assert [line["learning_rate"] for line in figures] == pytest.approx([0.1] * 4 + [0.025] * 4)
 
 
+@pytest.mark.slow
 def test_a_changed_run_that_is_stopped_is_the_one_that_was_not(config, halted, tmp_path):
     """4 steps of 16, 2 of 24, Ctrl-C, 2 of 24 without --allow: the arrays of the run that made the last four at once."""
     stopped, _, new = halted
@@ -286,6 +287,7 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in read_metrics(workdir)}
 
 
+@pytest.mark.slow
 def test_replay_makes_each_update_under_the_configuration_of_its_time(halted, tmp_path):
     """Of step 8, from checkpoint 2 across the change; and of what was written down of step 6 before the run went back to 4 and changed: the
     losses are those of the lines."""

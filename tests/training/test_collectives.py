@@ -91,6 +91,7 @@ def test_norms_that_nobody_asks_for_are_no_collective(config):
 DEEP = {"target": "DiT", "patch": 2, "width": 64, "depth": 4, "heads": 1, "mlp_ratio": 16.0, "num_classes": 2}, (2, 2, 1)
 
 
+@pytest.mark.slow
 def test_temporaries_fall_with_fsdp(config):
     """Where each device holds all, a step keeps the gradient besides; where four share them, a quarter of it and the arrays at work."""
     held = {}

@@ -158,6 +158,7 @@ def test_shared_out_it_is_pmap(config, whole, tmp_path, parallel):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-4, atol=5e-6), numbers(made.state), numbers(whole[1].state))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_same_bits(config, whole, tmp_path):
     train(turning(config, training__steps=10), tmp_path / "run")
     made = train(turning(config), tmp_path / "run")

@@ -96,6 +96,7 @@ def test_a_film_goes_on_where_what_changed_draws_no_sample(config, tmp_path, mon
     assert len({made_by(), *others}) == 5
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_has_the_pictures_and_the_film_of_one_that_was_not(config, tmp_path):
     """A picture every five steps, killed behind the third and before its checkpoint: the same bytes; TensorBoard has these pictures."""
     pytest.importorskip("matplotlib")

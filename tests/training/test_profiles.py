@@ -88,6 +88,7 @@ def test_by_default_there_are_as_many_as_are_needed(config, changes, several, ev
         assert residual_of((0.05, 0.10), [step for step in range(1, changes["steps"] + 1) if plan.snapshots(step)]) <= RESIDUAL
 
 
+@pytest.mark.slow
 def test_widths_too_far_apart_for_any_number_of_snapshots_are_refused(config, tmp_path):
     """Asked for as "auto" alone; a number of steps, or a width between, is taken."""
     far = {"training__steps": 50_000, "training__profiles": (0.002, 0.2)}

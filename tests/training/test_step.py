@@ -69,6 +69,7 @@ def test_an_update_is_the_gradient_of_the_mean_over_the_batch(config, batch, x64
     assert int(after.step) == 5
 
 
+@pytest.mark.slow
 def test_one_device_is_four(config, batch):
     """Two steps in a dispatch, the whole batch on one device or two microbatches on each of four, Adam and clipping, to float32
     rounding.
