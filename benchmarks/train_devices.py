@@ -1,7 +1,7 @@
 """Training on two CPU devices beside one of them: by pmap, a mesh of data parallelism, and FSDP; mlp, dit8, unet8, unet32.
 
-Both devices share the machine's cores, as one does alone.  No layout may be a trap: the bound is four times the time of one device, a tenth
-of what a convolution's gradient costs inside a loop on a CPU.
+Both devices share the machine's cores, as one does alone.  No layout may be a trap: the bound is twice the time of one device, far below
+what a convolution's gradient costs inside a loop on a CPU (some forty times).  mlp has none: it computes no longer than devices talk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from score_lab.training.options import ParallelOptions
 CPU_DEVICES = 2
 NETWORKS = ("mlp", "dit8", "unet8", "unet32")
 LAYOUTS = {"pmap": None, "mesh": ParallelOptions(), "FSDP": ParallelOptions(fsdp=CPU_DEVICES)}
-TRAP = 4.0
+BOUNDS = dict.fromkeys(("dit8", "unet8", "unet32"), 2.0)
 
 
 def measure(options: Options) -> Iterator[str]:
@@ -35,4 +35,4 @@ def measure(options: Options) -> Iterator[str]:
         for kind in LAYOUTS:
             a, b = (float(np.median(times[which])) for which in (kind, "one"))
             found = interval(times[kind] / times["one"])
-            yield line(Ratio(f"{name}, two devices by {kind} / one", a, b, *found, options.pairs, TRAP), 1e3 / steps)
+            yield line(Ratio(f"{name}, two devices by {kind} / one", a, b, *found, options.pairs, BOUNDS.get(name)), 1e3 / steps)

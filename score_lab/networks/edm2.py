@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from score_lab.build import refuse
-from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors, rematerialised
+from score_lab.networks.base import FlaxNetwork, check_integer, check_shared, divisors
 from score_lab.networks.edm2_blocks import Block, Conditioning
 from score_lab.networks.edm2_layers import MPConv, mp_cat
 from score_lab.networks.layers import check_attention
-from score_lab.networks.unet import attends, check_levels, check_resolutions
+from score_lab.networks.unet import attends, check_levels, check_resolutions, through
 from score_lab.types import Array, Float, Int, PyTree
 
 __all__ = ["EDM2"]
@@ -171,13 +171,5 @@ class _EDM2(nnx.Module):
     ) -> Float[Array, "batch height width channels_out"]:
         c = self.conditioning(level, level_s, label, augment, x.dtype)
         h = self.inward(jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1))
-        kept = [h]
-        for block in self.down:
-            h = rematerialised(block, self.remat)(h, c, key)
-            kept.append(h)
-        for block in self.middle:
-            h = rematerialised(block, self.remat)(h, c, key)
-        for block in self.up:
-            inward = h if block.way == "up" else mp_cat(h, kept.pop(), self.skip_balance)
-            h = rematerialised(block, self.remat)(inward, c, key)
+        h = through(self, h, c, key, lambda h, kept: mp_cat(h, kept, self.skip_balance))
         return self.outward(h, jnp.repeat(self.gain[...], self.channels_out))

@@ -23,6 +23,7 @@ from score_lab.networks.edm2_layers import (
     unit_magnitude,
     unit_normal,
 )
+from score_lab.networks.embedding import rows_of
 from score_lab.networks.layers import attend, dropout
 from score_lab.networks.unet_blocks import WAYS
 from score_lab.types import Array, Float, Int
@@ -63,10 +64,7 @@ class Conditioning(nnx.Module):
         if hasattr(self, "level_s"):
             c = mp_sum(c, self.level_s(fourier(level - level_s, self.count, self.max_frequency).astype(dtype)), 0.5)
         if hasattr(self, "table"):
-            rows = self.table.shape[0]
-            row = jnp.where((label >= -1) & (label < rows - 1), label + 1, rows)
-            told = jnp.take(unit_magnitude(self.table[...]), row, axis=0, mode="fill", fill_value=jnp.nan)
-            c = mp_sum(c, told.astype(dtype), self.balance)
+            c = mp_sum(c, rows_of(unit_magnitude(self.table[...]), label).astype(dtype), self.balance)
         if hasattr(self, "augment"):
             c = c + self.augment(augment, self.augment_gain[...])
         return mp_silu(c)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from score_lab.networks.layers import widened
 from score_lab.types import Array, Float
 
 __all__ = [
@@ -37,22 +38,18 @@ SILU = 0.596
 """The published three digits of sqrt(E[silu(z)^2])."""
 
 
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def unit_magnitude(weight: Float[Array, "*fan_in out"]) -> Float[Array, "*fan_in out"]:
     """``weight`` with M = 1 over all axes but the last, for every output by itself: of length sqrt(fan-in).  In its own dtype.
 
     NaN for an output whose weights are all 0, which has no direction.
     """
-    wide = _wide(weight)
+    wide = widened(weight)
     return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=tuple(range(weight.ndim - 1)), keepdims=True))).astype(weight.dtype)
 
 
 def fan_in_unit(weight: Float[Array, "*fan_in out"]) -> Float[Array, "*fan_in out"]:
     """``w_o / |w_o|`` for every output; float32 or higher."""
-    return unit_magnitude(_wide(weight)) / math.sqrt(math.prod(weight.shape[:-1]))
+    return unit_magnitude(widened(weight)) / math.sqrt(math.prod(weight.shape[:-1]))
 
 
 def unit_normal(key: Any, shape: tuple[int, ...]) -> Array:
@@ -80,7 +77,7 @@ def mp_cat(a: Float[Array, "*axes first"], b: Float[Array, "*axes second"], t: f
 
 def pixel_norm(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes channels"]:
     """x / (M[x] + 1e-4) over the last axis, in float32 or higher, returned in x's dtype; finite with its derivatives at x = 0."""
-    wide = _wide(x)
+    wide = widened(x)
     square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     magnitude = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     return (wide / (magnitude + 1e-4)).astype(x.dtype)
@@ -98,7 +95,7 @@ def frequencies_and_phases(count: int, max_frequency: float) -> tuple[np.ndarray
 
 def fourier(level: Float[Array, " batch"], count: int, max_frequency: float) -> Float[Array, "batch features"]:
     """sqrt(2) cos(w_j l + p_j), (batch, count), in float32 or higher."""
-    level = _wide(level)
+    level = widened(level)
     frequencies, phases = (jnp.asarray(x, level.dtype)[None, :] for x in frequencies_and_phases(count, max_frequency))
     return math.sqrt(2.0) * jnp.cos(level[:, None] * frequencies + phases)
 

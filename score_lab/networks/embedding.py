@@ -18,9 +18,10 @@ from flax import nnx
 
 from score_lab.networks.base import FlaxNetwork
 from score_lab.networks.initializers import small, zeros
+from score_lab.networks.layers import widened
 from score_lab.types import Array, Float, Int
 
-__all__ = ["Conditioning", "LevelEmbedding", "level_features"]
+__all__ = ["Conditioning", "LevelEmbedding", "level_features", "rows_of"]
 
 COUNT = 64
 MIN_FREQUENCY = 1.0 / 16.0
@@ -28,10 +29,16 @@ MIN_FREQUENCY = 1.0 / 16.0
 
 def level_features(level: Float[Array, " batch"], max_frequency: float) -> Float[Array, "batch features"]:
     """(cos w_j l, sin w_j l) for 64 frequencies, geometric from 1/16 to ``max_frequency``; float32 or higher, (batch, 128)."""
-    level = level.astype(jnp.promote_types(level.dtype, jnp.float32))
+    level = widened(level)
     frequencies = jnp.asarray(np.geomspace(MIN_FREQUENCY, max_frequency, COUNT), level.dtype)
     angle = level[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def rows_of(table: Float[Array, "rows width"], label: Int[Array, " batch"]) -> Float[Array, "batch width"]:
+    """table[label + 1]: row 0 is "no label" (-1), row k + 1 is label k; labels outside [-1, rows - 2] give NaN, never another class."""
+    row = jnp.where((label >= -1) & (label < len(table) - 1), label + 1, len(table))
+    return jnp.take(table, row, axis=0, mode="fill", fill_value=jnp.nan)
 
 
 class LevelEmbedding(nnx.Module):
@@ -77,9 +84,7 @@ class Conditioning(nnx.Module):
         if hasattr(self, "level_s"):
             c = c + self.level_s(level - level_s)
         if hasattr(self, "table"):
-            rows = self.table.shape[0]
-            row = jnp.where((label >= -1) & (label < rows - 1), label + 1, rows)
-            c = c + jnp.take(self.table[...], row, axis=0, mode="fill", fill_value=jnp.nan)
+            c = c + rows_of(self.table[...], label)
         if hasattr(self, "augment"):
             c = c + self.augment(augment)
         return c

@@ -20,7 +20,7 @@ from score_lab.build import refuse
 from score_lab.networks.base import FlaxNetwork
 from score_lab.types import Array, Float
 
-__all__ = ["ATTENTION", "GroupNorm", "Linear", "attend", "check_attention", "dropout", "has_cudnn", "layer_norm", "modulate"]
+__all__ = ["ATTENTION", "GroupNorm", "Linear", "attend", "check_attention", "dropout", "has_cudnn", "layer_norm", "modulate", "widened"]
 
 ATTENTION = ("auto", "xla", "cudnn")
 HALF = ("bfloat16", "float16")
@@ -28,12 +28,12 @@ HALF = ("bfloat16", "float16")
 
 def layer_norm(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """Layer normalisation over the last axis without parameters (adaptive scales and shifts follow it), in x's dtype."""
-    wide = _wide(x)
+    wide = widened(x)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     return (centred * _over_deviation(jnp.mean(jnp.square(centred), axis=-1, keepdims=True))).astype(x.dtype)
 
 
-def _wide(x: Array) -> Array:
+def widened(x: Array) -> Array:
     """x in float32 or higher: what statistics are computed in, in two passes."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -74,7 +74,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
         """The normalised x, in x's dtype."""
-        wide = _wide(x).reshape(x.shape[0], -1, x.shape[-1])
+        wide = widened(x).reshape(x.shape[0], -1, x.shape[-1])
         centred = wide - self._over_groups(jnp.mean(wide, axis=1))
         factor = _over_deviation(self._over_groups(jnp.mean(jnp.square(centred), axis=1))) * self.scale[None, None, :]
         return (centred * factor + self.bias[None, None, :]).reshape(x.shape).astype(x.dtype)

@@ -10,7 +10,8 @@ Level i has ``width * multipliers[i]`` channels at H / 2^i x W / 2^i.  NCSN++-li
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from score_lab.networks.layers import GroupNorm, check_attention
 from score_lab.networks.unet_blocks import Resample, ResBlock, conv
 from score_lab.types import Array, Float, Int
 
-__all__ = ["UNet", "attends", "check_levels", "check_resolutions"]
+__all__ = ["UNet", "attends", "check_levels", "check_resolutions", "through"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,26 @@ def _check_heads(network: UNet, level: int) -> None:
         refuse(field, value, f"a divisor of the {channels} channels (width * multiplier) of level {level}: {divisors(channels)}")
 
 
+def through(
+    unet: Any,
+    h: Float[Array, "batch height width channels"],
+    c: Float[Array, "batch embedding"],
+    key: Array | None,
+    join: Callable[[Array, Array], Array],
+) -> Float[Array, "batch height width channels_last"]:
+    """h through the blocks ``down``, ``middle`` and ``up`` of ``unet``: every output of the way down is kept, and a block of the way up
+    that does not double the resolution takes ``join(h, kept)``, the last kept first.  ``c`` and ``key`` go to every block."""
+    kept = [h]
+    for block in unet.down:
+        h = rematerialised(block, unet.remat)(h, c, key)
+        kept.append(h)
+    for block in unet.middle:
+        h = rematerialised(block, unet.remat)(h, c, key)
+    for block in unet.up:
+        h = rematerialised(block, unet.remat)(h if block.way == "up" else join(h, kept.pop()), c, key)
+    return h
+
+
 class _UNet(nnx.Module):
     def __init__(self, network: UNet, shape: tuple[int, ...], rngs: nnx.Rngs):
         levels = len(network.multipliers)
@@ -175,13 +196,5 @@ class _UNet(nnx.Module):
     ) -> Float[Array, "batch height width channels_out"]:
         c = jax.nn.silu(self.conditioning(level, level_s, label, augment))
         h = self.inward(x)
-        kept = [h]
-        for block in self.down:
-            h = rematerialised(block, self.remat)(h, c, key)
-            kept.append(h)
-        for block in self.middle:
-            h = rematerialised(block, self.remat)(h, c, key)
-        for block in self.up:
-            inward = h if block.way == "up" else jnp.concatenate([h, kept.pop()], axis=-1)
-            h = rematerialised(block, self.remat)(inward, c, key)
+        h = through(self, h, c, key, lambda h, kept: jnp.concatenate([h, kept], axis=-1))
         return self.outward(jax.nn.silu(self.norm(h)))
