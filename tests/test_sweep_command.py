@@ -242,7 +242,7 @@ def test_a_checkpoint_lets_the_run_save_once_and_is_the_same_job(long_run, tmp_p
         raise SystemExit
 
     def soon():
-        while not (tmp_path / "words").exists():
+        while job._child is None or not (tmp_path / "words").exists():  # the job knows its run, and the run hears a signal
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGUSR2)
 
