@@ -37,6 +37,16 @@ def test_x64_is_for_one_test(x64):
     assert jnp.asarray(0.5).dtype == jnp.float64
 
 
+def test_a_program_is_compiled_once():
+    """Another function of the same operations adds nothing to what is kept, one of others does."""
+    folder, added = Path(jax.config.jax_compilation_cache_dir), []
+    for number in (2.5, 2.5, 3.5):
+        before = set(folder.iterdir())
+        jax.jit(lambda x, number=number: x * number + 1.25)(jnp.zeros((3, 5, 7))).block_until_ready()
+        added.append(len(set(folder.iterdir()) - before))
+    assert added[0] > 0 == added[1] < added[2]
+
+
 def test_types_are_checked_inside_score_lab():
     with pytest.raises(jaxtyping.TypeCheckError, match="name"):
         nearest(3, ["3"])  # str(3) would do without the check
