@@ -79,6 +79,10 @@ def test_a_bad_grid_is_one_line_and_nothing_is_begun(tmp_path, monkeypatch, caps
     assert not (tmp_path / "out").exists()
 
 
+def no_srun(*_, **__):
+    raise RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')  # submitit's words
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -97,6 +101,7 @@ def test_a_bad_grid_is_one_line_and_nothing_is_begun(tmp_path, monkeypatch, caps
 def test_refused(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no srun
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=no_srun))  # whether or not it is installed
     words = [word.replace("OUT", str(tmp_path / "out")) for word in words]
     status, out, err = said(monkeypatch, capsys, *TOY, *words)
     assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
