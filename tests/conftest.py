@@ -17,6 +17,7 @@ _QUICK += " --xla_cpu_parallel_codegen_split_count=1"  # small programs, and two
 if tuple(map(int, metadata.version("jaxlib").split(".")[:3])) <= (0, 11, 0):  # later ones have no others, and take 1.8 times as long
     _QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{_QUICK} {_FLAGS} --xla_force_host_platform_device_count=4".strip()
+XLA_FLAGS = os.environ["XLA_FLAGS"]
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("JAX_ENABLE_X64", None)
@@ -62,6 +63,13 @@ def _rank_promotion(request):
         return
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _flags_of_this_test():
+    """What a launcher that was run in this process adds to XLA_FLAGS ends with the test: a later one starts processes with them."""
+    yield
+    os.environ["XLA_FLAGS"] = XLA_FLAGS
 
 
 @pytest.fixture(scope="session", autouse=True)

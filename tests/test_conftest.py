@@ -1,6 +1,7 @@
 """The strict session is strict: each of its promises has a test that would fail without it."""
 
 import http.client
+import os
 import socket
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def test_a_part_may_hold_tracers_and_sentinels():
     assert traced.shape == (3,) and jnp.allclose(traced, path.alpha(jnp.full(3, 0.5)))
     assert jax.vmap(lambda path: path.beta_max, in_axes=(VP(None, None),), axis_size=3)(path).shape == (3,)
     assert jax.tree.map(lambda _: None, path) == VP(None, None)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_flags_that_a_launcher_adds_are_not_those_of_the_next_test(number):
+    """Whichever of the two is the second one."""
+    assert "--xla_of_the_other" not in os.environ["XLA_FLAGS"] and "device_count=4" in os.environ["XLA_FLAGS"]
+    os.environ["XLA_FLAGS"] += f" --xla_of_the_other={number}"
 
 
 def test_another_machine_is_out_of_reach(monkeypatch):
