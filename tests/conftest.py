@@ -17,6 +17,7 @@ _QUICK += " --xla_cpu_parallel_codegen_split_count=1"  # small programs, and two
 if tuple(map(int, metadata.version("jaxlib").split(".")[:3])) <= (0, 11, 0):  # later ones have no others, and take 1.8 times as long
     _QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{_QUICK} {_FLAGS} --xla_force_host_platform_device_count=4".strip()
+XLA_FLAGS = os.environ["XLA_FLAGS"]
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("JAX_ENABLE_X64", None)
@@ -29,6 +30,7 @@ jaxtyping.install_import_hook("score_lab", "strict_types.check")
 import jax  # noqa: E402
 import network_guard  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -61,6 +63,33 @@ def _rank_promotion(request):
         return
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _flags_of_this_test():
+    """What a launcher that was run in this process adds to XLA_FLAGS ends with the test: a later one starts processes with them."""
+    yield
+    os.environ["XLA_FLAGS"] = XLA_FLAGS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """A program that is compiled again (another test makes the same, or it was dropped: below) is read from a folder of this process, in
+    half the time; writing it costs nothing to speak of.  JAX writes a file in place, so two processes do not share one.  Where the user
+    keeps programs elsewhere, they are kept there.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 _MOST_MAPPINGS, _EVERY = 5_000, 20

@@ -3,6 +3,7 @@
 A subprocess is not guarded: launch one with ``environment()``, where every proxy points at a closed local port.
 """
 
+import contextlib
 import os
 import socket
 
@@ -47,6 +48,15 @@ def install(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
     monkeypatch.setattr(socket, "getaddrinfo", guarded_lookup(socket.getaddrinfo))
     return tried
+
+
+@contextlib.contextmanager
+def held_port():
+    """A port of this machine that nobody else is given while it is held.  A server of gRPC, which shares ports, may listen there."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("localhost", 0))
+        yield holder.getsockname()[1]
 
 
 def environment(**extra):

@@ -1,6 +1,7 @@
 """The strict session is strict: each of its promises has a test that would fail without it."""
 
 import http.client
+import os
 import socket
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def test_x64_is_for_one_test(x64):
     assert jnp.asarray(0.5).dtype == jnp.float64
 
 
+def test_a_program_is_compiled_once():
+    """Another function of the same operations adds nothing to what is kept, one of others does."""
+    folder, added = Path(jax.config.jax_compilation_cache_dir), []
+    for number in (2.5, 2.5, 3.5):
+        before = set(folder.iterdir())
+        jax.jit(lambda x, number=number: x * number + 1.25)(jnp.zeros((3, 5, 7))).block_until_ready()
+        added.append(len(set(folder.iterdir()) - before))
+    assert added[0] > 0 == added[1] < added[2]
+
+
 def test_types_are_checked_inside_score_lab():
     with pytest.raises(jaxtyping.TypeCheckError, match="name"):
         nearest(3, ["3"])  # str(3) would do without the check
@@ -48,6 +59,13 @@ def test_a_part_may_hold_tracers_and_sentinels():
     assert traced.shape == (3,) and jnp.allclose(traced, path.alpha(jnp.full(3, 0.5)))
     assert jax.vmap(lambda path: path.beta_max, in_axes=(VP(None, None),), axis_size=3)(path).shape == (3,)
     assert jax.tree.map(lambda _: None, path) == VP(None, None)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_flags_that_a_launcher_adds_are_not_those_of_the_next_test(number):
+    """Whichever of the two is the second one."""
+    assert "--xla_of_the_other" not in os.environ["XLA_FLAGS"] and "device_count=4" in os.environ["XLA_FLAGS"]
+    os.environ["XLA_FLAGS"] += f" --xla_of_the_other={number}"
 
 
 def test_another_machine_is_out_of_reach(monkeypatch):

@@ -274,7 +274,7 @@ def test_the_configurations_are_found_from_any_folder(tmp_path):
 
     def network(spec):
         environment = network_guard.environment(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
-        return subprocess.run([sys.executable, "-c", say, spec], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run([sys.executable, "-c", say, spec], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     found = network("configs/toy.py:moons")
     assert found.stdout == "MLP\n", found.stderr

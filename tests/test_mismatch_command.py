@@ -149,12 +149,12 @@ def test_terminated_midway_it_goes_on_to_the_same_numbers(config, tmp_path):
     while first.poll() is None and not list(records.glob("*.npz")):
         time.sleep(0.01)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=300)
+    first.communicate(timeout=900)
     kept = {file.name: file.read_bytes() for file in records.glob("*.npz")}
     assert first.returncode == -signal.SIGTERM and kept and not (tmp_path / "stopped" / "table.csv").exists()
     for where in ("stopped", "whole"):
         again = start(where)
-        said, error = again.communicate(timeout=600)
+        said, error = again.communicate(timeout=900)
         assert again.returncode == 0, error
         if where == "stopped":
             assert f" {len(names(tmp_path / 'stopped')) - len(kept)} records made" in said

@@ -79,6 +79,10 @@ def test_a_bad_grid_is_one_line_and_nothing_is_begun(tmp_path, monkeypatch, caps
     assert not (tmp_path / "out").exists()
 
 
+def no_srun(*_, **__):
+    raise RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?')  # submitit's words
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -97,6 +101,7 @@ def test_a_bad_grid_is_one_line_and_nothing_is_begun(tmp_path, monkeypatch, caps
 def test_refused(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no srun
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=no_srun))  # whether or not it is installed
     words = [word.replace("OUT", str(tmp_path / "out")) for word in words]
     status, out, err = said(monkeypatch, capsys, *TOY, *words)
     assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
@@ -242,7 +247,7 @@ def test_a_checkpoint_lets_the_run_save_once_and_is_the_same_job(long_run, tmp_p
         raise SystemExit
 
     def soon():
-        while not (tmp_path / "words").exists():
+        while job._child is None or not (tmp_path / "words").exists():  # the job knows its run, and the run hears a signal
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGUSR2)
 

@@ -118,12 +118,11 @@ def test_the_networks_of_torch_are_ours(network, shape):
     from benchmarks.peers.torch_networks import torch_network
 
     leaves, tree = jax.tree.flatten(network.init(jax.random.key(0), shape))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = jax.tree.unflatten(tree, [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
     rng = np.random.default_rng(0)
+    params = jax.tree.unflatten(tree, [x + 0.05 * rng.standard_normal(x.shape, np.float32) for x in leaves])
     x, level, label = rng.standard_normal((4, *shape), np.float32), np.linspace(-5, 5, 4, dtype=np.float32), np.array([-1, 0, 1, 2])
     cond = {"label": jax.numpy.asarray(label)} if network.num_classes else None
-    ours = network.apply(params, jax.numpy.asarray(x), jax.numpy.asarray(level), cond)
+    ours = jax.jit(network.apply)(params, x, level, cond)
     image = len(shape) == 3
     tensor = torch.tensor(np.moveaxis(x, -1, 1) if image else x)
     theirs = torch_network(network, params, shape)(tensor, torch.tensor(level), torch.tensor(label)).numpy()

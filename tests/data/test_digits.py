@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,7 +73,7 @@ print(sorted({"tensorflow", "torch", "clu"} & set(sys.modules)))
     command = [sys.executable, "-c", code, str(tmp_path)]
     racers = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for racer in racers:
-        shown, trouble = racer.communicate(timeout=120)
+        shown, trouble = racer.communicate(timeout=600)
         assert (racer.returncode, shown) == (0, "[]\n"), trouble[-500:]
     assert [p.name for p in tmp_path.iterdir()] == ["digits"]  # nothing half-built is left
 
@@ -95,11 +94,10 @@ def test_the_default_place_is_the_one_of_tfds(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "says"), [({"size": 9}, "size: 9 .* 8, 16, 32"), ({"data_dir": "/proc/none"}, "data_dir: '/proc/none' cannot be written")]
 )
-def test_what_cannot_be_built_is_refused_in_one_line(spec, says):
-    began = time.monotonic()
+def test_what_cannot_be_built_is_refused_in_one_line(spec, says, at_once):
     with pytest.raises(ConfigError, match=says) as caught:
         build({"target": "Digits", **spec}, room="score_lab.data")
-    assert "\n" not in str(caught.value) and time.monotonic() - began < 2
+    assert "\n" not in str(caught.value)
 
 
 def test_labels_come_with_the_batch(data_dir):

@@ -3,7 +3,6 @@
 import io
 import pickle
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -79,11 +78,9 @@ def test_a_small_split_is_decoded_once_and_a_large_one_is_not_kept(tmp_path):
         ({"target": "TFDS", "name": "cifar10", "value_range": (1, 1)}, "value_range"),
     ],
 )
-def test_absent_data_are_told_at_once_in_one_line(spec, says, tmp_path):
-    began = time.monotonic()
+def test_absent_data_are_told_at_once_in_one_line(spec, says, tmp_path, at_once):
     with pytest.raises(ConfigError, match=says) as caught:
         build({**spec, "data_dir": str(tmp_path)}, room="score_lab.data", field="config.data")
-    assert time.monotonic() - began < 2
     assert "\n" not in str(caught.value) and str(caught.value).startswith("config.data: ")
     assert not list(tmp_path.iterdir())
 

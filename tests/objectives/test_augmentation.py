@@ -162,7 +162,7 @@ def test_one_device_is_four_and_the_network_is_told():
     label = rng.integers(10, size=16).astype(np.int32)
     batch = {"x0": rng.normal(size=(16, 8, 8, 1)).astype(np.float32), "cond": {"label": label}, "index": np.arange(16, dtype=np.int32)}
     start = init_state(parts, 0)
-    start = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), start.params)
+    start = jax.tree.map(lambda p: p + 0.1 * np.sin(np.arange(p.size, dtype=p.dtype)).reshape(p.shape), start.params)
     ends = []
     for devices, accumulate in ((1, 1), (4, 2)):
         layout = layout_of(16, accumulate, devices)
@@ -185,7 +185,7 @@ def test_one_device_is_four_and_the_network_is_told():
 )
 def test_sampling_tells_0(network):
     """Without an entry the label is 0 to the bit, and another label is another prediction."""
-    params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), network.init(KEY, (8, 8, 1)))
+    params = jax.tree.map(lambda p: p + 0.1 * np.sin(np.arange(p.size, dtype=p.dtype)).reshape(p.shape), network.init(KEY, (8, 8, 1)))
     denoiser = NetworkDenoiser(params, network, LinearFlow(), F(sigma_data=1.0))
     x, t = IMAGES[:3], jnp.array(0.5)
     bare = denoiser(x, t).x0

@@ -2,9 +2,7 @@
 
 import copy
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 CONFIG = {
     "seed": 3,
@@ -47,21 +45,3 @@ def trained(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("run")
     return workdir, train(tiny(), workdir)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Runs of one configuration compile the same programs; they are kept in a folder of this session, unless the user keeps them
-    elsewhere.
-    """
-    if jax.config.jax_compilation_cache_dir:
-        yield
-        return
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.5)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()

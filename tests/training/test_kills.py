@@ -149,18 +149,18 @@ def test_sigterm_at_a_random_moment(tmp_path):
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     process = start(whole)
-    assert process.communicate(timeout=300) and process.returncode == 0
-    process, deadline = start(broken), time.time() + 300
+    assert process.communicate(timeout=900) and process.returncode == 0
+    process, deadline = start(broken), time.time() + 900
     while not (broken / "checkpoints" / "400").exists() and time.time() < deadline:
         time.sleep(0.01)
     time.sleep(random.Random(1).uniform(0.0, 0.2))
     process.terminate()
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=900)[0]
     step = int(re.search(r"stopped by SIGTERM at step (\d+), which is saved: the same command goes on from there", said)[1])
     assert process.returncode == 128 + signal.SIGTERM == 143 and 400 <= step < 2000
     with Checkpoints(broken) as checkpoints:
         assert checkpoints.steps[-1] == step and checkpoints.damage(step) is None and (broken / "seals" / f"{step}.json").exists()
     process = start(broken)
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=900)[0]
     assert process.returncode == 0 and f"goes on from step {step}" in said
     same(broken, whole, json.loads((whole / "config.json").read_text())["config"])

@@ -190,7 +190,7 @@ def test_a_process_that_finds_no_others_ends_by_itself(tmp_path, words, said):
     program = "from experiments import launcher, train; train.PATIENCE = 2; launcher.launch(train.main)"
     command = [sys.executable, "-c", program, TOY, f"--workdir={tmp_path / 'run'}", f"--distributed={words}"]
     environment = network_guard.environment(no_proxy="localhost,127.0.0.1")
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 2 and said in ran.stderr and "HOST:PORT,COUNT,INDEX" in ran.stderr, ran.stderr
     ours = [line for line in ran.stderr.splitlines() if not line.startswith("WARNING:jax")]  # of proxies, which the environment names
     assert len(ours) == 1 and ours[0].startswith("error: --distributed: ")

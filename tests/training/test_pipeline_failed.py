@@ -120,7 +120,7 @@ def test_a_signal_to_the_group_is_not_for_the_workers_and_they_end_with_the_run(
         assert len(left) == 2
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while any(map(alive, left)) and time.monotonic() < deadline:
             time.sleep(0.05)
         orphans = list(filter(alive, left))

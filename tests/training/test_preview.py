@@ -4,7 +4,6 @@ refused by name where they cannot be.
 
 import io
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -176,21 +175,19 @@ def test_two_processes_draw_the_picture_of_one(tmp_path, mesh):
     single process draws with what was saved at that step.
     """
     pytest.importorskip("matplotlib")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     words = ["--config=configs/toy.py:ot", "--config.network.width=16", "--config.data.batch_size=64", "--config.optimizer.warmup=5"]
     words += [f"--config.training.{word}" for word in ("steps=40", "log_every=20", "checkpoint_every=20", "eval_every=0")]
     words += ["--config.preview.every=20", "--config.preview.n=37", *(f"--config.parallel.{word}" for word in mesh)]
     environment = network_guard.environment(XLA_FLAGS="--xla_force_host_platform_device_count=2", no_proxy="localhost,127.0.0.1")
     command = [sys.executable, "-m", "experiments.train", *words, f"--workdir={tmp_path / 'two'}"]
-    processes = [subprocess.Popen([*command, f"--distributed=localhost:{port},2,{k}"], env=environment, stdout=subprocess.DEVNULL)
-                 for k in range(2)]  # fmt: skip
-    try:
-        assert [process.wait(300) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    with network_guard.held_port() as port:
+        joined = [f"--distributed=localhost:{port},2,{k}" for k in range(2)]
+        processes = [subprocess.Popen([*command, word], env=environment, stdout=subprocess.DEVNULL) for word in joined]
+        try:
+            assert [process.wait(900) for process in processes] == [0, 0]
+        finally:
+            for process in processes:
+                process.kill()
     loaded = load(tmp_path / "two")
     ((_, draw),) = preview(loaded.config, tmp_path / "one")
     (tmp_path / "one").mkdir()

@@ -33,7 +33,7 @@ def micro(batch, count):
 
 def nonzero(state):
     """The state with parameters that are nowhere 0, so that no gradient is 0 by chance (the last layer of a network starts at 0)."""
-    params = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), state.params)
+    params = jax.tree.map(lambda p: p + 0.1 * np.sin(np.arange(p.size, dtype=p.dtype)).reshape(p.shape), state.params)
     ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return dataclasses.replace(state, step=state.step + 4, params=params, ema=ema)
 

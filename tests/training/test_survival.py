@@ -25,7 +25,7 @@ from score_lab.training.record import write_workdir
 
 def files_of(workdir, step):
     found = [path for path in (workdir / "checkpoints" / str(step)).rglob("*") if path.is_file() and path.stat().st_size]
-    return sorted(found, key=lambda path: -path.stat().st_size)
+    return sorted(found, key=lambda path: (-path.stat().st_size, path))
 
 
 def truncate(path):

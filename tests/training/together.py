@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,27 +26,25 @@ TINY = ["--config=configs/toy.py:ot", "--config.network.width=16", "--config.dat
 @contextlib.contextmanager
 def start(workdir, *words, count=2, devices=2, program=PROGRAM, cache=None):
     """The processes of the run of TINY with ``words``, each with ``devices`` and a group of its own; those that are left are killed."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     compiled = {} if cache is None else {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "no_proxy": "localhost,127.0.0.1"}  # for gRPC
     environment = network_guard.environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **flags, **compiled)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     processes = []
-    for index in range(count):
-        joined = [f"--distributed=localhost:{port},{count},{index}"] if count > 1 else []
-        command = [*program, *TINY, f"--workdir={workdir}", *words, *joined]
-        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, **pipes))
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    with network_guard.held_port() as port:
+        try:
+            for index in range(count):
+                joined = [f"--distributed=localhost:{port},{count},{index}"] if count > 1 else []
+                command = [*program, *TINY, f"--workdir={workdir}", *words, *joined]
+                processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, **pipes))
+            yield processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
-def ended(processes, timeout=300):
+def ended(processes, timeout=900):
     """``(statuses, what each said, what each said of errors)``."""
     said = [process.communicate(timeout=timeout) for process in processes]
     return [process.returncode for process in processes], [out for out, _ in said], [err for _, err in said]
@@ -61,7 +58,7 @@ def run(workdir, *words, **options):
     return said
 
 
-def until(there, processes, seconds=200):
+def until(there, processes, seconds=600):
     """Waits until ``there()``, while all ``processes`` live."""
     deadline = time.monotonic() + seconds
     while not there():
