@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -413,3 +414,35 @@ def test_four_runs_of_which_one_is_killed_make_one_table(tmp_path):
     second = ran()
     assert second.returncode == 0 and second.stdout.startswith("4 of 4 cells are done already\n")
     assert sorted(path.name for path in (output / "jobs").iterdir()) == jobs and json.loads((output / "table.json").read_text()) == rows
+
+
+def free_slurm():
+    """Why no job of Slurm can begin here, or None."""
+    if shutil.which("sbatch") is None:
+        return "there is no Slurm: sbatch is not on PATH"
+    nodes = subprocess.run(["sinfo", "--noheader", "--format=%a %T"], capture_output=True, text=True, check=False)
+    return None if any(state in nodes.stdout for state in ("up idle", "up mixed")) else f"no node of Slurm is free {nodes.stderr.strip()}"
+
+
+@pytest.mark.slow
+def test_on_slurm_a_cell_that_is_told_to_stop_goes_on_as_the_same_job(tmp_path):
+    """As at a preemption with a grace period: it saves and queues itself again.  Where the nodes do not see this folder: --basetemp."""
+    pytest.importorskip("submitit")
+    if why := free_slurm():
+        pytest.skip(why)
+    output = tmp_path / "sweep"
+    words = [*TOY, "--config.data.target=training.poisoned:Slow", f"--output={output}", "--grid=config.seed=0"]
+    env = network_guard.environment(JAX_PLATFORMS="cpu", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    command = [sys.executable, "-m", "experiments.sweep", *words, "--cluster=slurm", "--time=15"]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 600
+    while not list(output.glob("seed=0/seals/*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    job = (output / "jobs" / "seed=0.job").read_text()
+    subprocess.run(["scancel", "--signal=TERM", job], check=True)
+    said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    assert [(end["status"], end["requeued"]) for end in ends_of(output / "jobs" / "seed=0.jsonl")] == [(143, True), (0, False)]
+    (row,) = json.loads((output / "table.json").read_text())
+    assert (row["state"], row["step"], row["jobs"]) == ("finished", 60, 2) and (output / "jobs" / "seed=0.job").read_text() == job
