@@ -1,4 +1,4 @@
-"""The recipes of docs/scaling.md: their commands are taken by the launchers, and each does what is said of it, as far as can be told here."""
+"""The recipes of docs/scaling.md: the launchers take their commands, and each does what is said of it, as far as can be told here."""
 
 import os
 import re
