@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ REQUEUES = 100
 """How often one job may reach its time limit and be queued again; preemptions are not counted."""
 LOOK = {"local": 0.3, "slurm": 5.0, "debug": 0.0}
 """Seconds between two looks at the jobs."""
+OPEN = ("UNKNOWN", "PREEMPTED")
+"""What sacct says also of a job that is gone: without accounting, and where preempted jobs are cancelled.  submitit waits for these."""
 LONG = 60 * 24 * 365
 """Minutes that a local job may take if --time says nothing."""
 
@@ -131,10 +134,10 @@ def executor_of(values: flags.FlagValues, folder: Path) -> Any:
     except RuntimeError as error:
         refuse("--cluster", "slurm", f"local, or slurm where its commands are ({error})")
     asked = {"partition": values.partition, "gpus_per_node": values.gpus, "cpus_per_task": values.cpus}
-    more = dict(pair.split("=", 1) for pair in values.slurm)
+    more = {"requeue": True} | dict(pair.split("=", 1) for pair in values.slurm)
     executor.update_parameters(
         time=values.time or 60, signal_delay_s=values.grace, nodes=1, ntasks_per_node=1, stderr_to_stdout=False,
-        additional_parameters=more or None, **{name: value for name, value in asked.items() if value is not None},
+        additional_parameters=more, **{name: value for name, value in asked.items() if value is not None},
     )  # fmt: skip
     return executor
 
@@ -225,6 +228,8 @@ class Sweep:
         local, gpus = self.values.cluster == "local", self.values.gpus
         if local and gpus:
             self.executor.update_parameters(gpus_per_node=gpus, visible_gpus=tuple(range(slot * gpus, (slot + 1) * gpus)))
+        if self.values.cluster == "slurm":
+            self.executor.update_parameters(job_name=cell.name)
         kept = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} if local and gpus is None else {}
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -243,11 +248,17 @@ class Sweep:
         import submitit
 
         job = submitit.SlurmJob(self.ends, file.read_text())
-        return None if job.done(force_check=True) else job
+        return None if job.done(force_check=True) or self.lost(job) else job
 
     def ended(self, active: Active) -> bool:
         """Whether whoever was at the cell is gone."""
-        return holder(active.cell.workdir) is None if active.job is None else active.job.done()
+        if active.job is None:
+            return holder(active.cell.workdir) is None
+        return active.job.done() or self.lost(active.job)
+
+    def lost(self, job: Any) -> bool:
+        """Whether Slurm has ended ``job`` although submitit waits for it."""
+        return self.values.cluster == "slurm" and job.state in OPEN and not in_queue(job.job_id)
 
     def judge(self, active: Active) -> None:
         """Done, queued again, or given up with the reason."""
@@ -256,6 +267,9 @@ class Sweep:
             print(f"{cell.name}: done", flush=True)
         elif active.job is None or holder(cell.workdir) is not None:
             self.queue.insert(0, cell)  # somebody else was, or is at it: that is no death
+        elif self.values.cluster == "slurm" and active.job.state == "PREEMPTED":
+            self.queue.insert(0, cell)
+            print(f"{cell.name}: preempted, and not queued again by Slurm: begun anew", flush=True)
         elif refused or self.tries[cell.name] >= self.values.retries:
             self.failed[cell.name] = why
             print(f"{cell.name}: given up: {why}", flush=True)
@@ -268,11 +282,14 @@ class Sweep:
         """``(why the job ended, whether it was refused and would be again)``; a reason is one line."""
         if active.job is None:
             return "", False
-        if self.values.cluster == "slurm":
+        state = active.job.state
+        if self.values.cluster == "slurm" and state not in OPEN:
             active.job.exception()  # waits for what a slow file system has not shown yet
         told = ends_of(self.ends / f"{active.cell.name}.jsonl")[active.ended :]
         if not told or told[-1]["requeued"]:
-            return f"its job ended without a word ({active.job.state}): killed, or out of memory; log {self.log(active.job)}", False
+            if state.startswith("CANCELLED"):
+                return f"its job was cancelled; log {self.log(active.job)}", True
+            return f"its job ended without a word ({state}): killed, or out of memory; log {self.log(active.job)}", False
         status = told[-1]["status"]
         if status < 0:
             return f"killed by {signal.Signals(-status).name}", False
@@ -304,6 +321,13 @@ class Sweep:
         write_tables(rows, self.output)
         print(f"\n{table(rows)}\n\n{self.output / 'table.csv'}, {self.output / 'table.json'}", flush=True)
         return 0 if all(self.done(cell) for cell in self.cells) else FAILED
+
+
+def in_queue(job: str) -> bool:
+    """Whether Slurm has ``job`` in its queue, running or not; also if it does not answer."""
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%A"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return job in asked.stdout.split() or (asked.returncode != 0 and "Invalid job id" not in asked.stderr)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,6 @@ __all__ = ["Cell", "Job", "Row", "cells_of", "ends_of", "parse_grid", "rows_of",
 
 POLL = 0.1
 """Seconds between two looks at whether a run has ended."""
-HELD = 600
-"""Seconds that a job of Slurm whose run was asked to stop waits for Slurm to end it."""
 LONGEST = 120
 """Letters of a cell's name; a longer one is cut, and told from others by its key."""
 
@@ -113,8 +111,9 @@ class Job:
 
     Each run adds a line ``{"status": -9, "seconds": 3.1, "requeued": false}`` to ``ends`` (a negative status is the signal that ended it).
     SIGTERM is passed on to the run, which saves and stops.  ``checkpoint`` is submitit's, called before a time limit or at preemption:
-    the run saves and stops, and the same job is queued again; the run goes on in its workdir.  Under Slurm, which sends SIGTERM to a job
-    that it is about to end and perhaps to queue again, the job does not end by itself then: what Slurm makes of it is the outcome.
+    the run saves and stops, and the same job is queued again; the run goes on in its workdir.  Under Slurm SIGTERM means that the job is
+    preempted or cancelled: once the run has saved, a job that has a grace period left is queued again, so that its place is free at once,
+    and of one that has none Slurm has decided already.  Then the job ends without a result, which submitit would take for its end.
     """
 
     def __init__(self, words: Sequence[str], ends: Path, environment: Mapping[str, str | None] | None = None):
@@ -127,17 +126,18 @@ class Job:
         environment = {name: value for name, value in (os.environ | self.environment).items() if value is not None}
         self._begun = time.monotonic()
         sys.stdout.flush()
-        # A session of its own: what a terminal or Slurm sends to the whole group would reach the run twice, and a second signal ends it
-        # without a checkpoint.
+        # A session of its own: a Ctrl-C of the terminal is for the sweep.  SIGUSR2 is submitit's and would end the run, which Slurm's
+        # proctrack/linuxproc sends it to, as to every process of the job: it is blocked there.
         command = [sys.executable, "-m", "experiments.train", *self.words]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         child = self._child = subprocess.Popen(command, env=environment, start_new_session=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         before = _on_sigterm(self._pass_on)
         try:
             self._wait(child)
-            if self._asked and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            if self._asked and child.returncode != 0 and os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and left_to_slurm():
                 self._told(requeued=True)
-                time.sleep(HELD)
-                return child.returncode
+                sys.exit(128 + signal.SIGTERM)
         finally:
             if child.returncode is None:
                 self._pass_on()
@@ -157,7 +157,7 @@ class Job:
         return DelayedSubmission(Job(self.words, self.ends, self.environment))
 
     def _pass_on(self, *_: Any) -> None:
-        """SIGTERM for the run, once: a second one would end it without a checkpoint."""
+        """SIGTERM for the run, once."""
         if not self._asked:
             self._asked = True
             self._child.send_signal(signal.SIGTERM)
@@ -188,6 +188,13 @@ def _on_sigterm(handler: Any) -> Any:
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, handler)
+
+
+def left_to_slurm() -> bool:
+    """Whether Slurm goes on with this job, which was told to stop: it is queued again here if it still counts as running."""
+    job = os.environ["SLURM_JOB_ID"]
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=False).stdout
+    return "JobState=RUNNING" not in shown or subprocess.run(["scontrol", "requeue", job], check=False).returncode == 0
 
 
 def ends_of(file: Path) -> list[dict[str, Any]]:

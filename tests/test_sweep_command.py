@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,7 +163,9 @@ class Played:
     def submit(self, job):
         name = job.ends.stem
         self.submitted.append(name)
-        status = self.story[name.replace("=", "")].pop(0)
+        status, state = self.story[name.replace("=", "")].pop(0), "FINISHED"
+        if isinstance(status, str):  # what sacct says of a job that told nothing
+            status, state = None, status
         err = self.folder / f"{len(self.submitted)}.err"
         self.folder.mkdir(parents=True, exist_ok=True)
         err.write_text("a warning\nerror: loss: it is NaN\n" if status else "")
@@ -171,7 +174,7 @@ class Played:
                 file.write(json.dumps({"status": status, "seconds": 1.0, "requeued": False}) + "\n")
         if status == 0:
             finish(self.folder.parent / name)
-        return SimpleNamespace(job_id="1", done=lambda: True, state="FINISHED", paths=SimpleNamespace(stderr=err))
+        return SimpleNamespace(job_id="1", done=lambda: True, state=state, paths=SimpleNamespace(stderr=err))
 
 
 def played(output, retries=1, cells=4, **story):
@@ -192,6 +195,21 @@ def test_what_dies_is_queued_again_and_given_up_in_the_end(tmp_path, capsys):
     assert "seed=1: killed by SIGKILL; queued again (1 of 1)" in out and "seed=2: its job ended without a word (FINISHED)" in out
     rows = json.loads((tmp_path / "table.json").read_text())
     assert [(row["state"], row["jobs"]) for row in rows] == [("finished", 1), ("finished", 2), ("failed", 1), ("failed", 1)]
+
+
+def test_a_preempted_job_is_no_death_and_a_cancelled_one_is_what_the_user_wanted(tmp_path, monkeypatch, capsys):
+    """On Slurm, where sacct says PREEMPTED of a job that was cancelled for another, and submitit would wait for it."""
+    pytest.importorskip("submitit")
+    one, executor = played(tmp_path, retries=0, cells=2, seed0=["PREEMPTED", "PREEMPTED", 0], seed1=["CANCELLED by 0"])
+    one.values.cluster, executor.update_parameters = "slurm", lambda job_name: None
+    monkeypatch.setitem(sweep.LOOK, "slurm", 0.0)
+    monkeypatch.setattr(sweep.Sweep, "queued", lambda self, cell: None)
+    submit = executor.submit
+    monkeypatch.setattr(executor, "submit", lambda job: SimpleNamespace(**vars(submit(job)), exception=lambda: None))
+    one.run()
+    assert executor.submitted == ["seed=0", "seed=1", "seed=0", "seed=0"]
+    assert set(one.failed) == {"seed=1"} and one.failed["seed=1"].startswith("its job was cancelled")
+    assert one.tries == {"seed=0": 0, "seed=1": 0} and capsys.readouterr().out.count("seed=0: preempted") == 2
 
 
 def test_what_is_done_is_not_run_again_and_more_steps_are(tmp_path, capsys):
@@ -263,8 +281,47 @@ def test_a_checkpoint_lets_the_run_save_once_and_is_the_same_job(long_run, tmp_p
     assert made[0].function.words == job.words and made[0].function.ends == job.ends
 
 
+def test_the_signal_of_submitit_is_not_for_the_run(long_run):
+    """SIGUSR2 to every process of a job, as Slurm's proctrack/linuxproc sends it."""
+    assert long_run("kill -USR2 $$")() == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "requeue", "asked", "left"),
+    [("RUNNING", 0, True, True), ("RUNNING", 1, True, False), ("COMPLETING", 0, False, True), ("CANCELLED", 0, False, True)],
+)
+def test_a_job_of_slurm_that_is_told_to_stop_ends_once_its_run_has_saved(long_run, tmp_path, monkeypatch, state, requeue, asked, left):
+    """Preempted with a grace period it still counts as running: it is queued again.  Otherwise Slurm has decided already.  Its end is no
+    result, but for a job that may not be queued again (--no-requeue)."""
+    said = f"echo JobState={state} Reason=None" if state else ""
+    shown = f'#!/bin/bash\nif [ "$1" = requeue ]; then echo "$2" >> {tmp_path}/requeued; exit {requeue}; fi\n{said}\n'
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(shown)
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    for name, value in {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    job = long_run("while :; do sleep 0.05; done")
+
+    def soon():
+        while not (tmp_path / "words").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=soon).start()
+    if left:
+        with pytest.raises(SystemExit) as ended:
+            job()
+        assert ended.value.code == 143
+    else:
+        assert job() == 143
+    (end,) = ends_of(tmp_path / "jobs" / "w.jsonl")
+    assert (end["status"], end["requeued"]) == (143, left) and (tmp_path / "saved").read_text() == "saved\n"
+    assert (tmp_path / "requeued").exists() == asked
+
+
 SLURM = {
     "srun": "exit 0",
+    "squeue": "cat {home}/queue",
     "sbatch": 'cp "$1" {home}/script; echo Submitted batch job 7',
     "sacct": "echo 'JobID|State|NodeList'; echo '7|PENDING|None assigned'",
 }
@@ -290,7 +347,14 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
             script = (tmp_path / "script").read_text()
             (tmp_path / "script").unlink()
     assert not (tmp_path / "script").exists()
-    for line in ("partition=gpu", "gpus-per-node=2", "cpus-per-task=8", "time=90", "account=ours", "signal=USR2@120"):
+    for state, queue, ended in (("PENDING", "", False), ("PREEMPTED", "7", False), ("PREEMPTED", "", True), ("FAILED", "", True)):
+        (tmp_path / "bin" / "sacct").write_text(f"#!/bin/bash\necho 'JobID|State|NodeList'; echo '7|{state}|None assigned'\n")
+        (tmp_path / "queue").write_text(queue)
+        one.active[0].job.watcher.clear()
+        assert one.ended(one.active[0]) == ended
+        assert (one.queued(cells[0]) is None) == ended
+    asked = ("partition=gpu", "gpus-per-node=2", "cpus-per-task=8", "time=90", "account=ours", "signal=USR2@120")
+    for line in ("requeue", "job-name=seed=0", *asked):
         assert f"#SBATCH --{line}\n" in script
 
 
@@ -312,7 +376,7 @@ def test_cells_are_told_the_directory_of_programs_and_not_the_folder_of_this_mac
                 of_job.setattr(sys, "executable", str(program))
                 job()
             finish(tmp_path / "out" / "seed=0", steps=60)
-            return SimpleNamespace(job_id="1", done=lambda: True, paths=SimpleNamespace(stderr=tmp_path / "err"))
+            return SimpleNamespace(job_id="1", done=lambda: True, state="FINISHED", paths=SimpleNamespace(stderr=tmp_path / "err"))
 
     monkeypatch.setattr(sweep, "executor_of", lambda values, folder: Here())
     flag = f"--compilation_cache={tmp_path / 'programs'}"
@@ -355,3 +419,35 @@ def test_four_runs_of_which_one_is_killed_make_one_table(tmp_path):
     second = ran()
     assert second.returncode == 0 and second.stdout.startswith("4 of 4 cells are done already\n")
     assert sorted(path.name for path in (output / "jobs").iterdir()) == jobs and json.loads((output / "table.json").read_text()) == rows
+
+
+def free_slurm():
+    """Why no job of Slurm can begin here, or None."""
+    if shutil.which("sbatch") is None:
+        return "there is no Slurm: sbatch is not on PATH"
+    nodes = subprocess.run(["sinfo", "--noheader", "--format=%a %T"], capture_output=True, text=True, check=False)
+    return None if any(state in nodes.stdout for state in ("up idle", "up mixed")) else f"no node of Slurm is free {nodes.stderr.strip()}"
+
+
+@pytest.mark.slow
+def test_on_slurm_a_cell_that_is_told_to_stop_goes_on_as_the_same_job(tmp_path):
+    """As at a preemption with a grace period: it saves and queues itself again.  Where the nodes do not see this folder: --basetemp."""
+    pytest.importorskip("submitit")
+    if why := free_slurm():
+        pytest.skip(why)
+    output = tmp_path / "sweep"
+    words = [*TOY, "--config.data.target=training.poisoned:Slow", f"--output={output}", "--grid=config.seed=0"]
+    env = network_guard.environment(JAX_PLATFORMS="cpu", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    command = [sys.executable, "-m", "experiments.sweep", *words, "--cluster=slurm", "--time=15"]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 600
+    while not list(output.glob("seed=0/seals/*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    job = (output / "jobs" / "seed=0.job").read_text()
+    subprocess.run(["scancel", "--signal=TERM", job], check=True)
+    said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    assert [(end["status"], end["requeued"]) for end in ends_of(output / "jobs" / "seed=0.jsonl")] == [(143, True), (0, False)]
+    (row,) = json.loads((output / "table.json").read_text())
+    assert (row["state"], row["step"], row["jobs"]) == ("finished", 60, 2) and (output / "jobs" / "seed=0.job").read_text() == job

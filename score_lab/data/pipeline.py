@@ -20,10 +20,12 @@ The iterator is Grain's: ``get_state()`` is a small JSON-able dict, ``set_state`
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -184,16 +186,25 @@ def batches(
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_apart)
+        _at_exit()
     return iter(dataset)
 
 
 def _apart(index: int, count: int) -> None:
-    """In a process that reads ahead: a signal to the group of the process that asked for it (Ctrl-C of a terminal, Slurm's SIGTERM) is not
-    for it, which is still read from until a checkpoint is written.  It ends with the one that asked, however that one ends."""
+    """In a process that reads ahead: a signal to the group of the process that asked for it (Ctrl-C of a terminal), or SIGTERM to every
+    process of a job (Slurm's proctrack/linuxproc, systemd), is not for it, which is still read from until a checkpoint is written.  It
+    ends with the one that asked, however that one ends."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+@functools.cache
+def _at_exit() -> None:
+    """A process that ends without having closed its streams ends who reads ahead for it: Python would send them SIGTERM, and wait."""
+    atexit.register(lambda: [child.kill() for child in multiprocessing.active_children() if child.name.startswith("grain")])

@@ -22,7 +22,8 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is a request to stop; a second Ctrl-C (of one process: either) interrupts at once.
+    """While entered, the first SIGINT or SIGTERM is a request to stop; a second Ctrl-C interrupts at once.  A second SIGTERM changes
+    nothing: schedulers send more than one (Slurm's proctrack/linuxproc to every process of a job, some of which pass it on).
 
     Attributes:
       signal: the one that asked, None for none; with several processes what ``named`` found.
@@ -45,8 +46,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
+        if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.signal is not None:
+            return
         self.signal = signal.Signals(number)
         if self._several:
             signal.raise_signal(signal.SIGTERM)

@@ -1,8 +1,12 @@
 """The stream of batches: order, shards, exact continuation, one pass with a mask."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import grain
+import network_guard
 import numpy as np
 import pytest
 
@@ -10,6 +14,8 @@ from score_lab.build import ConfigError
 from score_lab.data import ArrayRecords, DataSpec, Digits, Source, Toy, batches
 from score_lab.data.hashing import bits
 from score_lab.data.pipeline import BatchSource, stream_order
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Numbers(Source):
@@ -195,3 +201,21 @@ def test_worker_processes_give_the_same_batches_and_resume(data_dir):
     for a, b in zip(expected[5:], take(again, 3), strict=True):
         same(a, b)
     again.close()
+
+
+NEVER_CLOSED = """
+from score_lab.data import Toy
+from score_lab.data.pipeline import batches
+if __name__ == "__main__":
+    stream = batches(Toy(num_train=40), "train", 8, seed=0, num_workers=1)
+    print(next(stream)["x0"].shape, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_never_closes_its_stream_ends(tmp_path):
+    """Who reads ahead for it hears no SIGTERM, by which Python would end it."""
+    (tmp_path / "program.py").write_text(NEVER_CLOSED)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, env=network_guard.environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "(8, 2)\n", done.stderr

@@ -182,6 +182,19 @@ def test_between_two_lines_the_host_waits_for_nothing_that_is_new(config, tmp_pa
     assert sum(busy) == 0 if spoilt else sum(busy) >= 15, done  # of 21: another process may have had the processor
 
 
+def test_a_second_sigterm_changes_nothing_and_a_second_ctrl_c_interrupts():
+    """Of one process; schedulers send SIGTERM again, and pass it on."""
+    with StopRequest() as stop:
+        assert not stop.agreed()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agreed() and stop.named() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.named() == signal.SIGTERM
+
+
 @pytest.mark.parametrize(("pressed", "name"), [((False, False), "SIGTERM"), ((False, True), "SIGINT")])
 def test_of_several_processes_all_stop_by_one_name(monkeypatch, pressed, name):
     """Stood in for JAX: asked once a dispatch, with its number; SIGTERM stays JAX's, Ctrl-C becomes one, and what stopped is agreed on."""

@@ -99,9 +99,9 @@ def alive(pid):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_group_is_not_for_the_workers_and_they_end_with_the_run(tmp_path):
-    """As Slurm and a terminal send it, here while the run waits for a batch: it saves, with status 143.  kill -9 of the run alone leaves no
-    process behind, where nobody else could end them.
+def test_a_signal_to_all_is_not_for_the_workers_and_they_end_with_the_run(tmp_path):
+    """To the group, as a terminal sends it, and to every process, as some schedulers do and twice, here while the run waits for a batch: it
+    saves, with status 143.  kill -9 of the run alone leaves no process behind, where nobody else could end them.
     """
     words = ["--config.data.target=training.poisoned:Slow", "--config.data.num_workers=1", "--config.data.prefetch=1"]
     training = ("steps=400", "log_every=1", "eval_every=0", "checkpoint_every=400", "steps_per_dispatch=1")
@@ -110,6 +110,8 @@ def test_a_signal_to_the_group_is_not_for_the_workers_and_they_end_with_the_run(
     with together.start(tmp_path, *words, count=1, devices=1) as (process,):
         together.until(lambda: file.exists() and len(file.read_text().splitlines()) > 2, [process])
         os.killpg(process.pid, signal.SIGTERM)
+        for pid in (*started(process), process.pid):
+            os.kill(pid, signal.SIGTERM)
         (status,), (said,), (errors,) = together.ended([process])
     assert status == 143 and "Traceback" not in errors, errors
     step, *_ = together.saved(tmp_path)
