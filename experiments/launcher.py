@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from score_lab.build import ConfigError, nearest
 from score_lab.specs import literal, spec_of
 
 FAILED, REFUSED = 1, 2
+AGAIN = 0.05
+"""Seconds after which a Ctrl-C that was dropped is given once more."""
 INSTALLED = Path(__file__).resolve().parent.parent
 """Where this package and ``configs`` lie: the clone, or site-packages."""
 
@@ -33,6 +36,7 @@ def launch(main: Callable[[], int | None]) -> None:
 
     ``--compilation_cache`` is taken from the command line before ``main`` reads it.
     """
+    interrupt_again()
     try:
         directory, sys.argv[1:] = taken(sys.argv[1:])
         if directory is not None:
@@ -44,6 +48,7 @@ def launch(main: Callable[[], int | None]) -> None:
         what = str(error) or "there is not enough"
         status = fail(f"memory: {what}; allowed: fewer samples (--n), fewer steps (--steps) or a smaller --chunk", REFUSED)
     except KeyboardInterrupt:
+        print("interrupted by Ctrl-C", file=sys.stderr, flush=True)
         status = 128 + signal.SIGINT
     except RuntimeError as error:
         from score_lab.training import RunStopped
@@ -52,6 +57,22 @@ def launch(main: Callable[[], int | None]) -> None:
             raise
         status = fail(str(error), FAILED)
     sys.exit(status)
+
+
+def interrupt_again() -> None:
+    """From now on a Ctrl-C that Python drops is given once more: one that comes while the garbage collector calls JAX back would end
+    nothing, and be a warning of several lines."""
+    before = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if told.exc_type is not KeyboardInterrupt:
+            before(told)
+            return
+        later = threading.Timer(AGAIN, os.kill, [os.getpid(), signal.SIGINT])
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = hook
 
 
 def fail(line: str, status: int) -> int:
