@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ from score_lab.build import ConfigError, nearest
 from score_lab.specs import literal, spec_of
 
 FAILED, REFUSED = 1, 2
+_interrupted: list[int] = []
 AGAIN = 0.05
 """Seconds after which a Ctrl-C that was dropped is given once more."""
 INSTALLED = Path(__file__).resolve().parent.parent
@@ -37,6 +39,7 @@ def launch(main: Callable[[], int | None]) -> None:
     ``--compilation_cache`` is taken from the command line before ``main`` reads it.
     """
     interrupt_again()
+    atexit.register(leave_interrupted)  # the first to be registered is the last to be called
     try:
         directory, sys.argv[1:] = taken(sys.argv[1:])
         if directory is not None:
@@ -50,6 +53,7 @@ def launch(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted by Ctrl-C", file=sys.stderr, flush=True)
         status = 128 + signal.SIGINT
+        _interrupted.append(status)
     except RuntimeError as error:
         from score_lab.training import RunStopped
 
@@ -73,6 +77,15 @@ def interrupt_again() -> None:
         later.start()
 
     sys.unraisablehook = hook
+
+
+def leave_interrupted() -> None:
+    """After a Ctrl-C, the end of the process when all else that was to be done at its end is done: jaxlib, interrupted while it traces or
+    compiles, may crash when Python takes it apart."""
+    if _interrupted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_interrupted[0])
 
 
 def fail(line: str, status: int) -> int:
