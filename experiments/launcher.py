@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +26,9 @@ from score_lab.build import ConfigError, nearest
 from score_lab.specs import literal, spec_of
 
 FAILED, REFUSED = 1, 2
+_interrupted: list[int] = []
+AGAIN = 0.05
+"""Seconds after which a Ctrl-C that was dropped is given once more."""
 INSTALLED = Path(__file__).resolve().parent.parent
 """Where this package and ``configs`` lie: the clone, or site-packages."""
 
@@ -33,6 +38,8 @@ def launch(main: Callable[[], int | None]) -> None:
 
     ``--compilation_cache`` is taken from the command line before ``main`` reads it.
     """
+    interrupt_again()
+    atexit.register(leave_interrupted)  # the first to be registered is the last to be called
     try:
         directory, sys.argv[1:] = taken(sys.argv[1:])
         if directory is not None:
@@ -44,7 +51,9 @@ def launch(main: Callable[[], int | None]) -> None:
         what = str(error) or "there is not enough"
         status = fail(f"memory: {what}; allowed: fewer samples (--n), fewer steps (--steps) or a smaller --chunk", REFUSED)
     except KeyboardInterrupt:
+        print("interrupted by Ctrl-C", file=sys.stderr, flush=True)
         status = 128 + signal.SIGINT
+        _interrupted.append(status)
     except RuntimeError as error:
         from score_lab.training import RunStopped
 
@@ -52,6 +61,31 @@ def launch(main: Callable[[], int | None]) -> None:
             raise
         status = fail(str(error), FAILED)
     sys.exit(status)
+
+
+def interrupt_again() -> None:
+    """From now on a Ctrl-C that Python drops is given once more: one that comes while the garbage collector calls JAX back would end
+    nothing, and be a warning of several lines."""
+    before = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if told.exc_type is not KeyboardInterrupt:
+            before(told)
+            return
+        later = threading.Timer(AGAIN, os.kill, [os.getpid(), signal.SIGINT])
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = hook
+
+
+def leave_interrupted() -> None:
+    """After a Ctrl-C, the end of the process when all else that was to be done at its end is done: jaxlib, interrupted while it traces or
+    compiles, may crash when Python takes it apart."""
+    if _interrupted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_interrupted[0])
 
 
 def fail(line: str, status: int) -> int:

@@ -12,7 +12,8 @@ checkpoint on; config.json keeps what was changed and when.  The same command ma
 freely, so, and never.
 
 Ctrl-C saves and stops; the same command goes on from there, bit by bit.  The workdir says by itself what it is: config.json, checkpoints/,
-metrics.jsonl, events/ (tensorboard --logdir), and ``score_lab.load("runs/x").denoiser`` is the result in one line.
+metrics.jsonl, events/ (pip install tensorboard; tensorboard --logdir runs), and ``score_lab.load("runs/x").denoiser`` is the result in one
+line.
 """
 
 from __future__ import annotations

@@ -11,12 +11,16 @@ import difflib
 import importlib
 import inspect
 import numbers
+import os
+import pkgutil
+import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["ConfigError", "build", "find", "makes", "nearest", "refuse"]
+__all__ = ["ConfigError", "build", "find", "makes", "nearest", "refuse", "within"]
 
 
 class ConfigError(ValueError):
@@ -44,6 +48,11 @@ def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = N
     raise ConfigError(" ".join(f"{field}: {value!r} is refused; allowed: {allowed}{hint}".split()))
 
 
+def within(field: str, error: ConfigError, names: Iterable[str]) -> ConfigError:
+    """``error`` of what ``field`` describes: where it is about one of its fields, ``names``, by the name that one may type."""
+    return ConfigError(f"{field}.{error}" if str(error).partition(": ")[0] in names else f"{field}: {error}")
+
+
 def find(name: Any, room: str | None = None, field: str = "target", needs: tuple[str, ...] = ()) -> Any:
     """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``.
 
@@ -62,13 +71,36 @@ def find(name: Any, room: str | None = None, field: str = "target", needs: tuple
         missing = error.name or module_name
         if module_name != missing and not module_name.startswith(missing + "."):
             raise ConfigError(f"{field}: {name!r} needs the module {missing!r}, which is not installed") from None
-        refuse(field, name, f"a module that can be imported; {missing!r} cannot")
+        refuse(field, name, f"a module that can be imported; {missing!r} cannot{_beside(missing)}")
+    except Exception as error:  # noqa: BLE001 - whatever a module of somebody's own raises is told in one line, with the place
+        place = f" ({error.filename}, line {error.lineno})" if isinstance(error, SyntaxError) else _place(error)
+        refuse(field, name, f"a module that can be imported; {module_name!r} raises {type(error).__name__}: {error}{place}")
     names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
     if not hasattr(module, attribute) or isinstance(getattr(module, attribute), types.ModuleType):
         names = [n for n in names if makes(getattr(module, n, None), needs)]
         public = ", ".join(sorted(names))
         refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'{nearest(attribute, names)}")
     return getattr(module, attribute)
+
+
+def _beside(missing: str) -> str:
+    """Where the module ``missing`` was looked for, and the nearest that is there."""
+    package, _, name = missing.rpartition(".")
+    homes = list(getattr(sys.modules.get(package), "__path__", [])) if package else [os.getcwd(), *filter(None, _python_path())]
+    there = [found.name for found in pkgutil.iter_modules(homes)]
+    where = f"it is not in {', '.join(homes)}" if package else f"it is neither in {os.getcwd()} nor in a folder of PYTHONPATH"
+    return f": {where}{nearest(name, there)}"
+
+
+def _python_path() -> list[str]:
+    return os.environ.get("PYTHONPATH", "").split(os.pathsep)
+
+
+def _place(error: BaseException) -> str:
+    """`` (FILE, line N)`` of the innermost frame outside the import machinery that ``error`` came through, or an empty string."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen") and f.filename != __file__]
+    frames = [f for f in frames if f.filename != importlib.__file__]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def build(spec: Any, room: str | None = None, field: str = "config", needs: tuple[str, ...] = (), **context: Any) -> Any:
@@ -122,7 +154,7 @@ def build(spec: Any, room: str | None = None, field: str = "config", needs: tupl
     except NotImplementedError:
         refuse(f"{field}.target", chosen, f"a class that writes what {target.__name__} leaves open")
     except ConfigError as error:
-        raise ConfigError(f"{field}.{error}" if str(error).startswith("target: ") else f"{field}: {error}") from None
+        raise within(field, error, ("target", *parameters)) from None
     return built
 
 
@@ -165,7 +197,8 @@ def _value(value: Any, hint: Any, room: str | None, field: str) -> Any:
         return float(value)
     if int in allowed and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    refuse(field, value, _names(allowed))
+    one = tuple in allowed and isinstance(value, numbers.Number)
+    refuse(field, value, _names(allowed) + (f", of one number ({value!r},)" if one else ""))
 
 
 def _names(allowed: tuple[type, ...]) -> str:

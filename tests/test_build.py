@@ -175,3 +175,24 @@ def test_find_and_nearest():
 def test_refuse_is_one_line():
     with pytest.raises(ConfigError, match=r"^a.b: 'x y' is refused; allowed: 1 or 2$"):
         refuse("a.b", "x y", "1\n  or 2")
+
+
+def test_a_module_of_ones_own_that_fails_is_one_line_with_its_place(tmp_path, monkeypatch):
+    """What it raises, where; of one that is not there, where it was looked for, and the nearest that is."""
+    package = tmp_path / "my_package_of_build"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "broken.py").write_text("import math\nfrom score_lab.paths import GaussianPth\n")
+    (package / "torn.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, *said in (
+        ("my_package_of_build.broken:X", "raises ImportError: ", "GaussianPth", f"({package}/broken.py, line 2)"),
+        ("my_package_of_build.torn:X", "raises SyntaxError: ", f"({package}/torn.py, line 1)"),
+        ("my_package_of_build.brokn:X", f"'my_package_of_build.brokn' cannot: it is not in {package} (did you mean 'broken'?)"),
+        ("my_pakage_of_build.broken:X", "'my_pakage_of_build' cannot: it is neither in ", "nor in a folder of PYTHONPATH"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            build({"target": name}, field="config.path")
+        told = str(caught.value)
+        assert told.startswith(f"config.path.target: '{name}' is refused; allowed: a module that can be imported; ") and "\n" not in told
+        assert all(words in told for words in said), told

@@ -181,7 +181,7 @@ def first_moments(opt_state):
 def test_ones_own_data_must_be_said_where(variant, what, tmp_path):
     """Without a path one line says how to give it; with labels the network takes them when it is told how many, and batches have them."""
     config = plain(MODULES["own"].get_config(variant))
-    with pytest.raises(ConfigError, match=f"^config.data: path: '' is refused; allowed: {what}: --config.data.path=") as caught:
+    with pytest.raises(ConfigError, match=f"^config.data.path: '' is refused; allowed: {what}: --config.data.path=") as caught:
         prepare(config, tmp_path / "new")
     assert "\n" not in str(caught.value)
     config = small(written("own", variant))

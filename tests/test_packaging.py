@@ -1,12 +1,13 @@
 """What is declared is what is used, was tried, and brings neither TensorFlow nor PyTorch."""
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import distribution, packages_distributions
 
 import network_guard
 import pytest
@@ -106,6 +107,18 @@ print(len(names))
     ran = run("-c", program)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert int(ran.stdout) == sum(f != ROOT / "score_lab/__init__.py" for f in (ROOT / "score_lab").rglob("*.py"))
+
+
+def test_it_is_imported_beside_a_folder_of_its_name(tmp_path):
+    """Where one typed ``git clone`` there is a folder ``score_lab``, which Python takes for a package where nothing else is found."""
+    installed = json.loads(distribution("score-lab").read_text("direct_url.json") or "{}").get("url")
+    if installed != ROOT.as_uri():
+        pytest.skip("what is installed here is not this clone")
+    (tmp_path / "score_lab").mkdir()
+    environment = network_guard.environment(JAX_PLATFORMS="cpu", PYTHONPATH="")
+    program = [sys.executable, "-c", "import score_lab; print(score_lab.load.__name__)"]
+    ran = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.stdout == "load\n", ran.stderr
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -6,10 +6,11 @@ import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_lab.build import build
+from score_lab.build import ConfigError, build
 from score_lab.data import DataSpec
 from score_lab.paths import LinearFlow
 from score_lab.samplers import DDIM, UniformLogSNR, sample
@@ -75,6 +76,27 @@ def test_a_sampler_of_ones_own(monkeypatch):
     ddim = sample(exact, DDIM(), grid, (5, 4), jax.random.key(0)).x
     np.testing.assert_allclose(x[0], ddim, rtol=1e-5, atol=1e-5)
     assert np.abs(x[1] - ddim).max() > 1e-2
+
+
+def test_a_network_of_ones_own(monkeypatch):
+    """Named by its import path it trains; one without the arguments that it is called with is refused in one line."""
+    text = block("class Perceptron")
+    module = types.ModuleType("my_network_of_readme")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(text, module.__dict__)
+    exec(text.replace("Perceptron", "Deaf").replace(", *, level_s=None, key=None", ""), module.__dict__)
+    data = {"target": "Toy", "name": "two_moons", "batch_size": 16}
+    config, spec = CONFIG | {"data": data, "objective": {"target": "Regression"}}, DataSpec((2,), None, "none")
+    config["network"] = {"target": "my_network_of_readme:Perceptron", "width": 8}
+    parts = build_parts(config, spec, 1.0)
+    params, _ = parts.init(jax.random.key(0))
+    x, t = jnp.ones((3, 2)), jnp.full(3, 0.5)
+    assert parts.denoiser(params)(x, t).raw.shape == (3, 2)
+    params["network"]["last"] = params["network"]["last"] + 1.0
+    assert np.ptp(parts.denoiser(params)(x, jnp.array([0.1, 0.5, 0.9])).raw[:, 0]) > 0
+    config["network"]["target"] = "my_network_of_readme:Deaf"
+    with pytest.raises(ConfigError, match=r"config.network: .*Deaf.* is refused; allowed: .*level_s=None.*unexpected keyword argument"):
+        build_parts(config, spec, 1.0)
 
 
 def test_a_path_of_ones_own():

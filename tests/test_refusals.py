@@ -154,7 +154,7 @@ TRAIN = [
     (TOY, "optimizer.name=adamm", "config.optimizer.name: 'adamm'", "sgd", "did you mean 'adam"),
     (TOY, "optimizer.schedule=cosin", "config.optimizer.schedule: 'cosin'", "linear", "did you mean 'cosine'?"),
     (TOY, "data.target=Toyy", "config.data.target: 'Toyy'", "TFDS", "did you mean 'Toy'?"),
-    (TOY, "data.name=two_moon", "config.data: name: 'two_moon'", "checkerboard", "did you mean 'two_moons'?"),
+    (TOY, "data.name=two_moon", "config.data.name: 'two_moon'", "checkerboard", "did you mean 'two_moons'?"),
     (TOY, "coupling.target=MinibachOT", "config.coupling.target: 'MinibachOT'", "did you mean 'MinibatchOT'?"),
     (TOY, "sampling.sampler.target=Huen", "sampling.sampler.target: 'Huen'", "DDIM", "did you mean 'Heun'?"),
     (TOY, "sampling.grid.target=UniformTimes", "sampling.grid.target: 'UniformTimes'", "Karras", "did you mean 'UniformTime'?"),
@@ -173,20 +173,20 @@ TRAIN = [
     (TOY, "optimizer.learning_rate=fast", "config.optimizer.learning_rate: 'fast'", "type"),
     (TOY, "network=3", "config.network: '3'", "allowed"),
     (TOY, "network=MPL", "config.network.target: 'MPL'", "did you mean 'MLP'?"),
-    (TOY, "training.steps=0", "config.training: steps: 0", "at least 1"),
+    (TOY, "training.steps=0", "config.training.steps: 0", "at least 1"),
     (TOY, "sampling.grid.num_steps=0", "num_steps: 0", "at least 1"),
-    (TOY, "sampling.n=0", "config.sampling: n: 0", "at least 1"),
+    (TOY, "sampling.n=0", "config.sampling.n: 0", "at least 1"),
     (TOY, "data.batch_size=0", "config.data.batch_size: 0", "at least 1"),
-    (TOY, "training.ema=(1.5,)", "config.training: ema: (1.5,)", "[0, 1)"),
+    (TOY, "training.ema=(1.5,)", "config.training.ema: (1.5,)", "[0, 1)"),
     (TOY, "optimizer.warmup=1500", "config.optimizer.warmup: 1500", "0 to config.training.steps - 1 = 1499"),
     (TOY, "optimizer.clip=-1.0", "config.optimizer.clip: -1.0", "> 0"),
     (TOY, "optimizer.learning_rate=0.0", "config.optimizer.learning_rate: 0.0", "> 0"),
     (TOY, "training.devices=99", "config.training.devices: 99", "at most 4"),
     (TOY, "training.steps_per_dispatch=7", "config.training.steps_per_dispatch: 7", "a divisor of 100"),
     (TOY, "seed=-1", "config.seed: -1", "at least 0"),
-    (TOY, "network.dropout=1.0", "config.network: dropout: 1.0", "[0, 1)"),
-    (TOY, "preview.every=0", "config.preview: every: 0", "at least 1"),
-    (TOY, "denoiser.sigma_data=-1.0", "config.denoiser: sigma_data: -1.0", "> 0"),
+    (TOY, "network.dropout=1.0", "config.network.dropout: 1.0", "[0, 1)"),
+    (TOY, "preview.every=0", "config.preview.every: 0", "at least 1"),
+    (TOY, "denoiser.sigma_data=-1.0", "config.denoiser.sigma_data: -1.0", "> 0"),
     (TOY, "denoiser.log_snr_min=1e9", "config.denoiser.log_snr_min: 1000000000.0", "below"),
     # impossible combinations
     (TOY, "target.target=Eps --config.denoiser.log_snr_min=-inf", "target: 'Eps'", "zero terminal SNR", "log_snr_min, -10 is usual"),
@@ -207,8 +207,8 @@ TRAIN = [
     (TOY, "sampling.sampler.target=Karras", "sampling.sampler", "Karras is a grid"),
     (TOY, "sampling.guidance.scale=2.0", "sampling.guidance.scale: 2.0", "1 (no guidance)"),
     (TOY, "sampling.sampler.target=DDIM --config.sampling.sampler.eta=2.0", "DDIM.eta: 2.0", "0 <= eta <= 1"),
-    (DIT, "network.patch=3", "config.network", "patch: 3", "[1, 2, 4, 8]"),
-    (DIT, "network.heads=3", "config.network: heads: 3", "a divisor of width 16"),
+    (DIT, "network.patch=3", "config.network.patch: 3", "[1, 2, 4, 8]"),
+    (DIT, "network.heads=3", "config.network.heads: 3", "a divisor of width 16"),
     (DIT, "network.dtype=float8", "dtype: 'float8'", "bfloat16"),
     (DIT, "data.flip=1", "config.data.flip: 1", "bool"),
     (UNET, "network.multipliers=(1,1,1,1,1)", "multipliers: (1, 1, 1, 1, 1)", "at most 4 levels"),
@@ -216,10 +216,10 @@ TRAIN = [
     (UNET, "network.heads=3", "heads: 3", "a divisor of the 8 channels"),
     (UNET, "objective.target=LearnedVariance", "config.network.learned_variance: False", "True"),
     # data that are not there
-    (DIT, "data.path=HOME/none.npz", "config.data: path: 'HOME/none.npz'", "an .npz file that exists"),
-    (DIT, "data.path=HOME/keyless.npz", "config.data: x: None", "a key of HOME/keyless.npz: weights"),
+    (DIT, "data.path=HOME/none.npz", "config.data.path: 'HOME/none.npz'", "an .npz file that exists"),
+    (DIT, "data.path=HOME/keyless.npz", "config.data.x: None", "a key of HOME/keyless.npz: weights"),
     (DIT, "data.path=HOME/points.npz", "config.network", "shape: (2,)", "(height, width, channels)"),
-    (DIT, "data.label=labels", "config.data: label: 'labels'", "did you mean 'label'?"),
+    (DIT, "data.label=labels", "config.data.label: 'labels'", "did you mean 'label'?"),
     ("--config=configs/cifar10.py:edm --workdir=NEW", "data.data_dir=HOME/pictures", "TFDS data 'cifar10' not found", "tfds build cifar10"),
 ]  # fmt: skip
 """Command lines of experiments.train: a start, an override of it (after ``--config.``), and what must be said."""
@@ -369,3 +369,26 @@ def test_the_same_from_the_shell(case, places, tmp_path):
     assert done.returncode == 2, done.stderr
     check_line(done.stderr, [part.replace("HOME", str(places)) for part in says])
     assert digest(places) == before and not (tmp_path / "new").exists()
+
+
+DROPPED = """
+import gc, signal, time
+from experiments import launcher
+
+def drops(*_):
+    gc.callbacks.remove(drops)
+    signal.raise_signal(signal.SIGINT)
+
+def main():
+    gc.callbacks.append(drops)
+    gc.collect()
+    time.sleep(300)
+
+launcher.launch(main)
+"""
+
+
+def test_a_ctrl_c_that_comes_while_garbage_is_collected_is_not_lost():
+    """Python drops what a callback raises, and JAX has one: the command ends with 130 and one line all the same."""
+    ran = subprocess.run([sys.executable, "-c", DROPPED], env=network_guard.environment(), capture_output=True, text=True, timeout=250)
+    assert (ran.returncode, ran.stderr) == (130, "interrupted by Ctrl-C\n")

@@ -91,6 +91,8 @@ def install(venv, constraints, requirement):
     """Installs ``requirement`` (editable) into ``venv`` at the versions of ``constraints``."""
     log_name = os.path.join(venv, "pip.log")
     command = [os.path.join(venv, "bin", "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    # a path that Python searches, and not a finder: that would lose to a folder of the package's name, a clone, where one happens to be
+    command += ["--config-settings", "editable_mode=compat"]
     command += ["--progress-bar", "off", "-c", constraints, "-e", requirement]
     with open(log_name, "w") as log:
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -119,18 +119,19 @@ def check_never(workdir: Path, record: Mapping[str, Any], config: Mapping[str, A
 
 
 def check_allowed(workdir: Path, changes: Sequence[Change], names: Sequence[str]) -> None:
-    """ConfigError naming all ``changes``, and how to allow them, where one is under none of ``names``."""
+    """ConfigError where some of ``changes`` are under none of ``names``: it names them, and the whole ``--allow`` that is needed."""
     missing = [change for change in changes if not any(_under(change.field, name) for name in names)]
     if not missing:
         return
-    hint = ",".join(change.name for change in missing)
-    told = f"{begun(workdir, missing[0], changes)}, another workdir, or to change it on the way (experiments.train)"
+    needed = [name for name in names if any(_under(change.field, name) for change in changes)]
+    hint = ",".join([*(name.removeprefix("config.") for name in needed), *(change.name for change in missing)])
+    told = f"{begun(workdir, missing[0], missing)}, another workdir, or to change it on the way (experiments.train)"
     raise ConfigError(f"{told}: --allow {hint}")
 
 
 def begun(workdir: Path, first: Change, changes: Sequence[Change]) -> str:
     """The beginning of a line that refuses ``first``, with every one of ``changes``."""
-    listed = ", ".join(f"{c.field}: {_short(c.new)} for {_short(c.old)}" for c in changes if c.field != first.field)
+    listed = ", ".join(f"{c.field}: {_short(c.new)}, was {_short(c.old)}" for c in changes if c.field != first.field)
     also = f" (changed too: {listed})" if listed else ""
     return f"{first.field}: {_short(first.new)} is refused{also}; allowed: {_short(first.old)}, with which {workdir} was begun"
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+import jax
+
 from score_lab.build import refuse
 from score_lab.training.carried import carried
 from score_lab.training.changes import FINGERPRINT, history_of
@@ -92,6 +94,8 @@ def train(
     plan = prepare(plain(config), Path(workdir), callbacks, allow)
     for check in checks:
         check(plan.parts)
+    if plan.lead:
+        say(f"{plan.workdir}: {_described(plan)}; the first steps are compiled")
     keep_buffers()
     disk = Disk(plan.workdir, plan.options.disk_full == "go_on", plan.lead)
     with Disk(plan.workdir, go_on=False).writing("what a run begins or ends with", last=True), quiet(), contextlib.ExitStack() as stack:
@@ -221,6 +225,12 @@ def _changed(plan: Plan, host: dict[str, Any]) -> list[str]:
     if host["start"].batch == host["step"]:
         lines += [f"the data are read on from example {host['start'].example} of their order, {plan.parts.batch_size} for an update"]
     return lines
+
+
+def _described(plan: Plan) -> str:
+    """What is trained, and where: ``DiT, 1.31 M parameters, batch 128, 1 device (cpu) by pmap``."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract_state(plan.parts).params))
+    return f"{type(plan.parts.network).__name__}, {count / 1e6:.3g} M parameters, batch {plan.parts.batch_size}, {plan.layout.words}"
 
 
 def _farewell(plan: Plan, step: int, stopped: Signals | None) -> None:

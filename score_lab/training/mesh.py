@@ -76,7 +76,8 @@ class Meshed(Layout):
         devices = list(layout.devices) if layout.processes == 1 else jax.devices()
         count, fsdp = len(devices), options.fsdp
         if count % fsdp:
-            refuse("config.parallel.fsdp", fsdp, f"a divisor of {count}, the number of devices")
+            more = " (JAX_NUM_CPU_DEVICES=N in the environment makes N of a CPU)" if devices[0].platform == "cpu" else ""
+            refuse("config.parallel.fsdp", fsdp, f"a divisor of {count}, the number of devices{more}")
         data = count // fsdp if options.data is None else options.data
         if data * fsdp != count:
             refuse("config.parallel.data", data, f"{count // fsdp}, or None: fsdp = {fsdp} on {count} devices")
@@ -92,6 +93,12 @@ class Meshed(Layout):
         for pattern, axis in self.options.rules:
             if not any(matches((pattern, f"*.{pattern}"), name) for name in leaves):
                 refuse("config.parallel.rules", (pattern, axis), f"a pattern that some parameter matches{nearest(pattern, list(leaves))}")
+
+    @property
+    def words(self) -> str:
+        """``4 devices (cpu) as a mesh, data 2 x fsdp 2``."""
+        data, fsdp = self.mesh.shape[DATA], self.mesh.shape[FSDP]
+        return f"{self._counted(data * fsdp)} as a mesh, data {data} x fsdp {fsdp}"
 
     @property
     def shares(self) -> bool:

@@ -59,6 +59,15 @@ class Layout:
         return self.batch_size // self.processes
 
     @property
+    def words(self) -> str:
+        """Where a run computes: ``4 devices (cpu) by pmap``."""
+        return f"{self._counted(len(self.devices) * self.processes)} by pmap"
+
+    def _counted(self, count: int) -> str:
+        several = f" of {self.processes} processes" if self.processes > 1 else ""
+        return f"{count} device{'s' if count > 1 else ''} ({self.devices[0].device_kind}){several}"
+
+    @property
     def sharding(self) -> jax.sharding.NamedSharding:
         """Of arrays whose first axis runs over the local devices."""
         return jax.sharding.NamedSharding(self._mesh, jax.P(AXIS))

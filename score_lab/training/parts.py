@@ -9,6 +9,7 @@ objective with the class attributes ``level`` and ``two_time`` is built with the
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 import optax
 
-from score_lab.build import ConfigError, build, refuse
+from score_lab.build import ConfigError, build, refuse, within
 from score_lab.data import DataSpec
 from score_lab.denoiser import LEVEL_LIMIT, NetworkDenoiser, trained_range, written_out
 from score_lab.paths.base import GaussianPath
@@ -176,6 +177,7 @@ def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any, augment:
     two_time = {"two_time": True} if getattr(objective, "two_time", False) else {}
     numbers = {"augment_dim": augment.size} if augment is not None else {}
     network = build(config["network"], "score_lab.networks", "config.network", needs=("init", "apply"), **two_time, **numbers)
+    _check_apply(network, config["network"])
     if two_time and getattr(network, "two_time", True) is False:
         refuse("config.network.two_time", False, f"True: {type(objective).__name__} trains a network that is told two times")
     asked, there = (augment.size if augment is not None else 0), getattr(network, "augment_dim", 0)
@@ -190,8 +192,17 @@ def _network(config: Mapping[str, Any], spec: DataSpec, objective: Any, augment:
         try:
             network.check_shape(spec.shape)
         except ConfigError as error:
-            raise ConfigError(f"config.network: {error}") from None
+            raise within("config.network", error, vars(network)) from None
     return network
+
+
+def _check_apply(network: Network, named: Any) -> None:
+    """Refuses a network whose ``apply`` cannot be called as a denoiser calls it (types.Network)."""
+    try:
+        inspect.signature(network.apply).bind(None, None, None, None, level_s=None, key=None)
+    except TypeError as error:
+        called = "apply(params, x, level, cond, level_s=None, key=None), which is how a network is called"
+        refuse("config.network", named, f"a network with the method {called}: of {type(network).__name__}, {error}")
 
 
 def _range(path: GaussianPath, target: Target, objective: Any, options: DenoiserOptions) -> tuple[float, float]:

@@ -130,10 +130,9 @@ def prepare(
     if past is not None:
         _check_data(workdir, past, source.spec)
     changes = [] if record is None else changes_of(record, config, source.spec.fingerprint)
-    if changes:
-        check_never(workdir, record, config, changes)
     parts = build_parts(config, source.spec, _sigma_data(denoiser.sigma_data, record, source))
-    if changes:
+    if changes:  # of a configuration that is one: a name that is misspelt is told as that
+        check_never(workdir, record, config, changes)
         newest = check_fits(workdir, parts, changes)
         check_allowed(workdir, changes, names)
         if newest is not None and options.steps <= newest:

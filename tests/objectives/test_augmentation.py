@@ -211,8 +211,8 @@ def test_an_augmented_run_goes_on_to_the_bit(tmp_path):
 @pytest.mark.parametrize(
     "changes, shape, message",
     [
-        ({"augment": {"target": "EDMAugmentation", "p": 1.5}}, (8, 8, 1), r"config.augment: p: 1.5"),
-        ({"augment": {"target": "EDMAugmentation", "scale_std": -1.0}}, (8, 8, 1), r"config.augment: scale_std: -1.0"),
+        ({"augment": {"target": "EDMAugmentation", "p": 1.5}}, (8, 8, 1), r"config.augment.p: 1.5"),
+        ({"augment": {"target": "EDMAugmentation", "scale_std": -1.0}}, (8, 8, 1), r"config.augment.scale_std: -1.0"),
         ({"augment": {"target": "EDMAugmentatoin"}}, (8, 8, 1), r"config.augment.target: .*did you mean 'EDMAugmentation'"),
         ({"augment": {"target": "EDMAugmentation", "quarter_turns": True}}, (8, 4, 1), r"config.augment.quarter_turns: True.*not square"),
         ({"network": CONFIG["network"] | {"augment_dim": 3}}, (8, 8, 1), r"config.network.augment_dim: 3 is refused; allowed: 9"),

@@ -37,7 +37,7 @@ def run(monkeypatch, capsys, *words, main=train.main):
         ([TOY, "--config.training.stepz=3"], "config.training.stepz: 3 is refused"),
         ([TOY, "--config.trainig.steps=3"], "config.trainig: {'steps': 3} is refused"),
         ([TOY, "--config.training.steps=many"], "config.training.steps: 'many' is refused"),
-        ([TOY, "--config.training.steps=0"], "config.training: steps: 0 is refused"),
+        ([TOY, "--config.training.steps=0"], "config.training.steps: 0 is refused"),
         ([TOY, "--config.training.steps"], "--config.training.steps: no value"),
         ([TOY, "--config.optimizer.name=adamm"], "config.optimizer.name: 'adamm' is refused"),
         ([TOY, "--config.network.widht=8"], "config.network.widht: 8 is refused"),

@@ -150,9 +150,9 @@ def test_which_axis_is_shared_out(name, shape, axis):
     [
         ({"fsdp": 3}, r"config.parallel.fsdp: 3.*a divisor of 4"),
         ({"fsdp": 2, "data": 4}, r"config.parallel.data: 4.*allowed: 2, or None: fsdp = 2 on 4 devices"),
-        ({"fsdp": 0}, r"config.parallel: fsdp: 0.*at least 1"),
+        ({"fsdp": 0}, r"config.parallel.fsdp: 0.*at least 1"),
         ({"fdsp": 2}, r"config.parallel.fdsp.*fsdp"),
-        ({"rules": [["a", "b"]]}, r"config.parallel: rules: \('a', 'b'\).*pairs"),
+        ({"rules": [["a", "b"]]}, r"config.parallel.rules: \('a', 'b'\).*pairs"),
         ({"rules": [["nothing.here", 0]]}, r"config.parallel.rules: \('nothing.here', 0\).*some parameter matches"),
         ({"fsdp": 4, "rules": [["*bias", 1]]}, r"config.parallel.rules: \('\*bias', 1\).*of shape"),
     ],

@@ -204,7 +204,7 @@ def test_two_processes_draw_the_picture_of_one(tmp_path, mesh):
     [
         ({"preview": {"evry": 10}}, r"config.preview.evry: 10.*did you mean 'every'"),
         ({"preview": {"n": 3}}, r"config.preview.every: None"),
-        ({"preview": {"every": 10, "n": 0}}, r"config.preview: n: 0"),
+        ({"preview": {"every": 10, "n": 0}}, r"config.preview.n: 0"),
         ({"preview": {"every": 10}, "sampling": {"samplr": "Euler"}}, r"config.sampling.samplr: 'Euler'.*did you mean 'sampler'"),
     ],
 )

@@ -143,7 +143,7 @@ def test_a_refused_run_changes_nothing(config, trained, tmp_path):
     before = fingerprints(workdir)
     for changes, message in (
         ({"network__width": 16}, r"config.network.width: 16 is refused; allowed: 8, with which .* was begun, or another workdir"),
-        ({"seed": 4, "training__ema": (0.9,)}, r"config.seed: 4 is refused \(changed too: config.training.ema: \[0.9\] for"),
+        ({"seed": 4, "training__ema": (0.9,)}, r"config.seed: 4 is refused \(changed too: config.training.ema: \[0.9\], was"),
         ({"training__steps": 40}, r"config.training.steps: 40"),  # the cosine schedule would have been another
         ({"network__width": "wide"}, r"config.network.width: 'wide'"),
     ):
@@ -179,9 +179,9 @@ def test_what_may_differ(config, trained, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"training__steps": 0}, r"config.training: steps: 0"),
+        ({"training__steps": 0}, r"config.training.steps: 0"),
         ({"training__stepz": 3}, r"config.training.stepz: 3.*did you mean 'steps'"),
-        ({"training__ema": (1.0,)}, r"config.training: ema: \(1.0,\)"),
+        ({"training__ema": (1.0,)}, r"config.training.ema: \(1.0,\)"),
         ({"training__steps": 2.5}, r"config.training.steps: 2.5 is refused; allowed: int"),
         ({"training__accumulate": 3}, r"config.training.accumulate: 3.*a divisor of 4"),
         ({"training__steps_per_dispatch": "many"}, r"steps_per_dispatch: 'many'"),
@@ -190,12 +190,12 @@ def test_what_may_differ(config, trained, tmp_path):
         ({"data__target": "Toys"}, r"config.data.target: 'Toys'.*did you mean 'Toy'"),
         ({"network__num_classes": 3}, r"config.network.num_classes: 3.*2, the number of classes"),
         ({"network__num_classes": 0}, r"config.objective.label_dropout: 0.3.*unconditional"),
-        ({"network": {"target": "DiT", "patch": 3}, "data": {"target": "Digits", "batch_size": 16}}, r"config.network: patch: 3"),
+        ({"network": {"target": "DiT", "patch": 3}, "data": {"target": "Digits", "batch_size": 16}}, r"config.network.patch: 3"),
         ({"network": {"target": "DiT"}}, r"config.network: shape: \(2,\)"),
         ({"path": None}, r"config.path: None.*a run needs"),
         ({"networks": {"target": "MLP"}}, r"config.networks: .*did you mean 'network'"),
         ({"objective": {"target": "score_lab.paths:VP"}}, r"config.objective.target: 'score_lab.paths:VP'.*VP gives no init"),
-        ({"denoiser__sigma_data": -1.0}, r"config.denoiser: sigma_data: -1.0"),
+        ({"denoiser__sigma_data": -1.0}, r"config.denoiser.sigma_data: -1.0"),
         ({"denoiser__log_snr_min": 30.0}, r"config.denoiser.log_snr_min: 30.0"),
         ({"target": {"target": "Eps"}, "denoiser": {"sigma_data": 1.0, "log_snr_min": float("-inf")}}, r"says nothing of x0 at t = 1"),
         ({"seed": -1}, r"config.seed: -1"),
