@@ -65,8 +65,8 @@ def main() -> int:
     """Parses the command line, checks every cell, runs what is not done; 0 if every cell is done, 1 if not."""
     values = parse(__doc__, sys.argv, define)
     for name in ("config", "output", "grid"):
-        if values[name].value is None:
-            refuse(f"--{name}", None, f"--{name}={'FILE:VARIANT' if name == 'config' else 'WHAT'}, see --help")
+        if values[name].value in (None, ""):
+            refuse(f"--{name}", values[name].value, f"--{name}={'FILE:VARIANT' if name == 'config' else 'WHAT'}, see --help")
     _only_where(values)
     output, shared = Path(values.output), _shared(sys.argv[1:])
     grid = parse_grid(values.grid)
