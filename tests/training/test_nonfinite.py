@@ -19,7 +19,8 @@ from score_lab.training.feed import Feed, open_source, train_stream
 from score_lab.training.metrics import read_metrics
 from score_lab.training.parallel import layout_of
 from score_lab.training.replay import recorded, replay
-from score_lab.training.state import init_state, keys_of
+from score_lab.training.skip import keep_finite
+from score_lab.training.state import TrainState, init_state, keys_of
 
 RECORD = 37
 """Of 100 training examples in batches of 16: every batch that holds it is NaN, and no other."""
@@ -76,6 +77,25 @@ def test_a_skipped_update_is_one_that_was_left_out(config, skipped):
     assert sum(line["skipped"] for line in lines_there) == len(left_out)
     assert all(np.isfinite(list(line.values())).all() for line in lines_there)
     assert sorted(int(file.stem) for file in (workdir / "nonfinite").iterdir()) == left_out
+    for line in lines_there:  # the rate goes by the updates that were made, as Optax's own does
+        made = sum(step not in left_out for step in range(1, line["step"] + 1))
+        np.testing.assert_allclose(line["learning_rate"], sound.schedule(made - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("figures", [{"loss": np.inf, "grad_norm": 1.0}, {"loss": 1.0, "grad_norm": np.nan}, {"loss": 1.0, "grad_norm": 1.0}])
+def test_what_is_left_out_changes_the_step_alone(figures):
+    """Parameters, averages, optimizer and what an objective carries; a loss or a gradient that is not finite is enough."""
+
+    def state(value):
+        return TrainState(
+            step=jnp.asarray(int(value)), key=jax.random.key(0), params={"p": jnp.full(2, value)}, ema=({"p": jnp.full(2, value)},),
+            opt_state=(jnp.asarray(value),), objective={"mean": jnp.full(3, value), "count": jnp.asarray(int(value))},
+        )  # fmt: skip
+
+    good = bool(np.isfinite(list(figures.values())).all())
+    kept, told = keep_finite(state(2.0), state(1.0), {name: jnp.asarray(value) for name, value in figures.items()})
+    same(everything(kept), everything(dataclasses.replace(state(2.0 if good else 1.0), step=jnp.asarray(2))))
+    assert float(told["skipped"]) == (0.0 if good else 1.0)
 
 
 @pytest.mark.slow
