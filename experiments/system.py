@@ -99,7 +99,10 @@ def open_workdir(args: argparse.Namespace) -> Loaded:
 
 def average_of(text: str | None) -> Any:
     """What ``load`` takes as ``ema`` for one word of --ema."""
-    return 0 if text is None else literal(text.capitalize() if text.lower() == "none" else text)
+    ema = 0 if text is None else literal(text.capitalize() if text.lower() == "none" else text)
+    if not (ema is None or type(ema) in (int, float)):
+        refuse("--ema", text, "a decay or width as 0.05, a position as 0, or none for the parameters themselves")
+    return ema
 
 
 def step_of(text: str | None) -> Any:

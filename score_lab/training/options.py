@@ -172,9 +172,9 @@ class DenoiserOptions:
     log_snr_min: float | None = None
 
     def check(self) -> None:
-        """Raises ConfigError for a ``sigma_data`` that is neither positive nor "data"."""
-        if self.sigma_data != "data" and not (not isinstance(self.sigma_data, str) and self.sigma_data > 0):
-            refuse("sigma_data", self.sigma_data, "a number > 0, or 'data'")
+        """Raises ConfigError for a ``sigma_data`` that is neither positive and finite nor "data"."""
+        if self.sigma_data != "data" and not (not isinstance(self.sigma_data, str) and 0 < self.sigma_data < float("inf")):
+            refuse("sigma_data", self.sigma_data, "a finite number > 0, or 'data'")
 
 
 def plain(config: Any, field: str = "config") -> Any:
