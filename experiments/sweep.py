@@ -221,7 +221,9 @@ class Sweep:
         self.active.append(Active(cell, job, ended, slot))
 
     def submit(self, cell: Cell, slot: int) -> Any:
-        """A new job.  Ctrl-C is for this process alone: it tells the jobs."""
+        """A new job.  Ctrl-C is for this process alone: it tells the jobs.  ConfigError, in sbatch's words, for what it does not take."""
+        from submitit.core.utils import FailedJobError
+
         local, gpus = self.values.cluster == "local", self.values.gpus
         if local and gpus:
             self.executor.update_parameters(gpus_per_node=gpus, visible_gpus=tuple(range(slot * gpus, (slot + 1) * gpus)))
@@ -229,6 +231,8 @@ class Sweep:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             job = self.executor.submit(Job(cell.words, self.ends / f"{cell.name}.jsonl", kept | elsewhere()[1]))
+        except FailedJobError as error:
+            refuse("--cluster", self.values.cluster, f"what sbatch takes ({error}); jobs that are queued go on, and are found again")
         finally:
             signal.signal(signal.SIGINT, before)
         if self.values.cluster == "slurm":

@@ -18,6 +18,7 @@ import pytest
 
 from experiments import compiled, launcher, sweep
 from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
+from score_lab.build import ConfigError
 from score_lab.training.lock import Lock
 from score_lab.training.seals import seal
 
@@ -287,6 +288,21 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
     assert not (tmp_path / "script").exists()
     for line in ("partition=gpu", "gpus-per-node=2", "cpus-per-task=8", "time=90", "account=ours", "signal=USR2@120"):
         assert f"#SBATCH --{line}\n" in script
+
+
+def test_what_sbatch_refuses_is_one_line(tmp_path, monkeypatch):
+    """In its own words: a partition that is not there, say."""
+    pytest.importorskip("submitit")
+    (tmp_path / "bin").mkdir()
+    for name, text in (SLURM | {"sbatch": "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1"}).items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    values = launcher.parse("", ["sweep", "--grid=config.seed=0", "--cluster=slurm", "--partition=gpu"], sweep.define)
+    cells, output = cells_of(parse_grid(values.grid), ["--config=f.py"], tmp_path / "out"), tmp_path / "out"
+    one = sweep.Sweep(values, sweep.executor_of(values, output / "jobs"), cells, {"seed=0": 20}, output)
+    with pytest.raises(ConfigError, match=r"^--cluster: 'slurm' is refused; allowed: what sbatch takes \(sbatch: error: invalid partition"):
+        one.start(one.queue.pop())
 
 
 def test_cells_are_told_the_directory_of_programs_and_not_the_folder_of_this_machine(tmp_path, monkeypatch, capsys):
