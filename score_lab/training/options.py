@@ -106,6 +106,8 @@ class TrainingOptions:
         for sigma_rel in self.profiles:
             if not (isinstance(sigma_rel, float) and 0.0 < sigma_rel <= WIDEST and sigma_rel not in self.ema):
                 refuse("profiles", self.profiles, f"widths above 0 and at most {WIDEST:.4f}, none of them in ema: (0.05, 0.1)")
+        if len(set(self.profiles)) < len(self.profiles):
+            refuse("profiles", self.profiles, "widths, each once: every one is a copy of the parameters")
         every = self.snapshot_every
         if every != "auto" and not (isinstance(every, int) and every >= 0):
             refuse("snapshot_every", every, "'auto', an int of at least 1, or 0 for one at the end alone", ("auto",))
