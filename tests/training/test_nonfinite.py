@@ -15,9 +15,12 @@ from experiments.replay import first, lines
 from score_lab.build import ConfigError
 from score_lab.training import NonFiniteLoss, PipelineFailed, build_parts, load, train
 from score_lab.training.arrays import Arrays
-from score_lab.training.feed import Feed, open_source, train_stream
+from score_lab.training.feed import Feed, Start, open_source, train_stream
 from score_lab.training.metrics import read_metrics
+from score_lab.training.nonfinite import examples_of
+from score_lab.training.options import plain
 from score_lab.training.parallel import layout_of
+from score_lab.training.prepare import prepare
 from score_lab.training.replay import recorded, replay
 from score_lab.training.skip import keep_finite
 from score_lab.training.state import TrainState, init_state, keys_of
@@ -123,6 +126,16 @@ def test_what_is_written_down_is_what_was_drawn(config, skipped):
     np.testing.assert_array_equal(np.float32(examples["t"]), t)
     np.testing.assert_array_equal(np.float32(examples["log_snr"]), parts.path.log_snr(t))
     assert json.loads(json.dumps(told)) == told
+
+
+def test_the_examples_of_a_run_that_has_changed_its_batch(config):
+    """Of a stream that begins at update 20 and example 320, as one of 24 does after twenty of 16: what it reads, by its data."""
+    plan, start = prepare(plain(config(data__batch_size=24)), None), Start(20, 320)
+    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed, start)
+    for update in (20, 21, 22):
+        x0, examples = next(stream)["x0"], examples_of(plan, update, start)
+        assert examples["position"] == list(range(320 + 24 * (update - 20), 344 + 24 * (update - 20)))
+        np.testing.assert_array_equal(plan.source("train").arrays["image"][examples["record"]], x0)
 
 
 @pytest.mark.slow
