@@ -144,13 +144,17 @@ def main() -> None:
     from score_lab.report import save_roofline
     from score_lab.training import load
     from score_lab.training.options import check_sections, plain
-    from score_lab.training.prepare import DETERMINISTIC, prepare
+    from score_lab.training.prepare import DETERMINISTIC, here, prepare
     from score_lab.training.record import read_workdir
 
     config = read_workdir(values.workdir)["config"] if values.workdir else plain(values.config)
     check_sections(config)
     if config["training"].get("deterministic"):
         set_xla_flag(DETERMINISTIC)  # as the run had it
+    if values.workdir:  # which may have been trained on other devices
+        config, lines = here(config)
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
     plan = prepare(config, None)
     loaded = load(values.workdir) if values.workdir else None
     check_sampling(plan.parts)

@@ -20,10 +20,11 @@ import numpy as np
 
 from experiments import overrides
 from experiments.launcher import launch
-from experiments.system import System, add_options, examples, open_system
+from experiments.system import System, add_options, average_of, examples, open_system, step_of
 from score_lab.build import refuse
 from score_lab.evaluation import Reference, Table, energy_distance
 from score_lab.samplers import sample_chunked
+from score_lab.training.restore import check_averages
 
 
 def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
@@ -51,7 +52,8 @@ def main() -> None:
     add_options(parser)
     args, changes = overrides.parse(parser, sys.argv[1:])
     args.n = 1000 if args.n is None else args.n
-    averages = [ema.strip() or None for ema in (args.ema or "").split(",")]
+    averages = [None] if args.ema is None else [ema.strip() for ema in args.ema.split(",")]
+    check_averages(args.workdir, map(average_of, averages), step_of(args.step))  # before the first is put together from its snapshots
     runs = [open_system(argparse.Namespace(**vars(args) | {"ema": ema}), changes) for ema in averages]  # all before the first is sampled
     loaded, images = runs[0][1], len(runs[0][0].spec.shape) == 3
     for run, _ in runs:

@@ -3,7 +3,8 @@
     python -m experiments.replay --workdir runs/x --step 213
 
 STEP is what the line and WORKDIR/nonfinite/STEP.json name, or any step of the run.  Where the configuration was changed on the way, the
-update is made under that of its time.  Nothing is written.
+update is made under that of its time.  Nothing is written.  On other devices than those of the run it is the same to rounding; a line
+says so where its mesh does not fit them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import sys
 from experiments.launcher import launch
 from experiments.overrides import Parser
 from score_lab.build import refuse
+from score_lab.training.prepare import here
+from score_lab.training.record import read_workdir
 from score_lab.training.replay import Replay, recorded, replay
 
 MOST = 8
@@ -80,6 +83,8 @@ def main() -> int:
     for name in ("workdir", "step"):
         if getattr(args, name) is None:
             refuse(f"--{name}", None, f"--{name}=VALUE, see --help")
+    for line in here(read_workdir(args.workdir)["config"])[1]:
+        print(line, file=sys.stderr, flush=True)
     found = replay(args.workdir, args.step)
     print("\n".join(lines(found, recorded(args.workdir, args.step))))
     return 0 if math.isfinite(found.loss) and math.isfinite(found.grad_norm) else 1

@@ -68,8 +68,9 @@ def main() -> int:
     """Parses the command line, checks every cell, runs what is not done; 0 if every cell is done, 1 if not."""
     values = parse(__doc__, sys.argv, define)
     for name in ("config", "output", "grid"):
-        if values[name].value is None:
-            refuse(f"--{name}", None, f"--{name}={'FILE:VARIANT' if name == 'config' else 'WHAT'}, see --help")
+        given = values[name].value
+        if given is None or given == "" and name == "output":
+            refuse(f"--{name}", given, f"--{name}={'FILE:VARIANT' if name == 'config' else 'WHAT'}, see --help")
     _only_where(values)
     output, shared = Path(values.output), _shared(sys.argv[1:])
     grid = parse_grid(values.grid)
@@ -224,7 +225,7 @@ class Sweep:
         self.active.append(Active(cell, job, ended, slot))
 
     def submit(self, cell: Cell, slot: int) -> Any:
-        """A new job.  Ctrl-C is for this process alone: it tells the jobs."""
+        """A new job.  Ctrl-C is for this process alone: it tells the jobs.  ConfigError, in sbatch's words, for what it does not take."""
         local, gpus = self.values.cluster == "local", self.values.gpus
         if local and gpus:
             self.executor.update_parameters(gpus_per_node=gpus, visible_gpus=tuple(range(slot * gpus, (slot + 1) * gpus)))
@@ -234,6 +235,10 @@ class Sweep:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             job = self.executor.submit(Job(cell.words, self.ends / f"{cell.name}.jsonl", kept | elsewhere()[1]))
+        except RuntimeError as error:  # submitit's FailedJobError
+            if self.values.cluster != "slurm":
+                raise
+            refuse("--cluster", self.values.cluster, f"what sbatch takes ({error}); jobs that are queued go on, and are found again")
         finally:
             signal.signal(signal.SIGINT, before)
         if self.values.cluster == "slurm":

@@ -20,7 +20,7 @@ from score_lab.specs import literal
 from score_lab.training import Loaded, load
 from score_lab.training.options import data_options
 
-__all__ = ["System", "add_options", "examples", "labels_of", "open_system", "sampling_of", "system"]
+__all__ = ["System", "add_options", "average_of", "examples", "labels_of", "open_system", "sampling_of", "step_of", "system"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +94,21 @@ def open_system(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> tup
 
 def open_workdir(args: argparse.Namespace) -> Loaded:
     """``load(--workdir)`` with --ema and --step."""
-    ema = 0 if args.ema is None else literal(args.ema.capitalize() if args.ema.lower() == "none" else args.ema)
-    step = literal(args.step or "None")
-    step = step if type(step) is int or step is None else args.step  # load says which there are
-    return load(args.workdir, ema=ema, step=step)
+    return load(args.workdir, ema=average_of(args.ema), step=step_of(args.step))
+
+
+def average_of(text: str | None) -> Any:
+    """What ``load`` takes as ``ema`` for one word of --ema."""
+    ema = 0 if text is None else literal(text.capitalize() if text.lower() == "none" else text)
+    if not (ema is None or type(ema) in (int, float)):
+        refuse("--ema", text, "a decay or width as 0.05, a position as 0, or none for the parameters themselves")
+    return ema
+
+
+def step_of(text: str | None) -> Any:
+    """What ``load`` takes as ``step`` for --step."""
+    step = literal(text or "None")
+    return step if type(step) is int or step is None else text  # load says which there are
 
 
 def whole(name: str, text: str) -> int:

@@ -53,8 +53,9 @@ def main() -> int:
     """Parses the command line and trains; returns the exit status."""
     values = parse(__doc__, sys.argv, define)
     for name in ("config", "workdir"):
-        if values[name].value is None and not (name == "workdir" and values.memory):
-            refuse(f"--{name}", None, f"--{name}={'FILE:VARIANT' if name == 'config' else 'DIRECTORY'}, see --help")
+        given = values[name].value
+        if given == "" or given is None and not (name == "workdir" and values.memory):
+            refuse(f"--{name}", given, f"--{name}={'FILE:VARIANT' if name == 'config' else 'DIRECTORY'}, see --help")
 
     from experiments.sampling import check_sampling
     from score_lab.training import train

@@ -97,9 +97,9 @@ class F:
         return sigma / (self.sigma_data * root), -alpha * self.sigma_data / root
 
     def check(self) -> None:
-        """``sigma_data > 0``."""
-        if not self.sigma_data > 0:
-            refuse("F.sigma_data", self.sigma_data, "> 0")
+        """``0 < sigma_data < inf``."""
+        if not 0 < self.sigma_data < float("inf"):
+            refuse("F.sigma_data", self.sigma_data, "> 0 and finite")
 
 
 def solve(row: Row, wanted: Row, alpha: Time, sigma: Time) -> tuple[Time, Time]:

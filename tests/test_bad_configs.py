@@ -94,7 +94,7 @@ def parts_of(hint):
 
 WRONG = {int: 8, float: 8.5, str: "many", bool: True, tuple: [1.5, "x"], dict: {"a": 1}, type(None): None}
 PLAIN = (int, float, str, bool, tuple, type(None))
-OUT = {int: (-3,), float: (float("nan"), float("-inf"))}
+OUT = {int: (-3,), float: (float("nan"), float("-inf"), float("inf"))}
 ENDS = ("log_snr_min", "start", "end")
 """Of a range of levels, which may be infinite."""
 
@@ -107,7 +107,7 @@ def bad_values(name, hint):
     takes = kinds | ({int} if float in kinds else set())
     wrong = [value for kind, value in WRONG.items() if kind not in takes]
     out = [value for kind in (int, float) if kind in kinds for value in OUT[kind]]
-    return wrong + [value for value in out if not (name in ENDS and value == float("-inf"))]
+    return wrong + [value for value in out if not (name in ENDS and abs(value) == float("inf"))]
 
 
 def at(config, path):
@@ -196,14 +196,18 @@ def combinations(rng):
 MANY = {"misspelt": 45, "unknown name": 20, "no section": 25, "value": 60, "combinations": 50}
 
 
+def pools():
+    """``(all of them by rule, what draws among them)``."""
+    rng, found = random.Random(0), {}
+    for case in generated(rng):
+        found.setdefault(case[0], []).append(case)
+    return found | {"combinations": list(combinations(rng))}, rng
+
+
 def cases():
     """200 of them: so many of each rule, drawn once."""
-    rng = random.Random(0)
-    pools = {}
-    for case in generated(rng):
-        pools.setdefault(case[0], []).append(case)
-    pools["combinations"] = list(combinations(rng))
-    return [case for rule, many in MANY.items() for case in rng.sample(pools[rule], many)]
+    found, rng = pools()
+    return [case for rule, many in MANY.items() for case in rng.sample(found[rule], many)]
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +290,23 @@ SECONDS = 5.0
 
 def test_two_hundred_bad_configurations_are_one_line_each(launched, tmp_path):
     """Through the launcher: exit status 2, one line on stderr, under five seconds of the processor, and nothing written."""
-    drawn, wrong = cases(), []
+    drawn = cases()
     assert len(drawn) == 200
+    check_all(drawn, launched, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", MANY)
+def test_all_that_the_rules_make_are_one_line_each(rule, launched, tmp_path):
+    """The 200 are drawn from them."""
+    drawn = pools()[0][rule]
+    assert len(drawn) >= MANY[rule]
+    check_all(drawn, launched, tmp_path)
+
+
+def check_all(drawn, launched, home):
+    """Each is refused in one line, under five seconds, and leaves nothing in ``home`` but its own file."""
+    wrong = []
     for number, (rule, start, path, value, config) in enumerate(drawn):
         try:
             status, said, took = launched(config, f"bad_{number}")
@@ -298,7 +317,7 @@ def test_two_hundred_bad_configurations_are_one_line_each(launched, tmp_path):
         except Exception as error:  # noqa: BLE001 - a traceback for whoever wrote this configuration
             wrong.append((rule, start, path, value, repr(error)))
     assert not wrong, "\n".join(map(str, wrong))
-    assert {entry.name for entry in tmp_path.iterdir()} - {"__pycache__"} == {f"bad_{number}.py" for number in range(200)}
+    assert {entry.name for entry in home.iterdir()} - {"__pycache__"} == {f"bad_{number}.py" for number in range(len(drawn))}
 
 
 @pytest.mark.parametrize("start", ["toy:moons", "digits:flow"])

@@ -135,8 +135,11 @@ def test_averages_of_several_widths(workdir, capsys, tmp_path):
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ema ")]
     assert len(told) == 1 and "above 0.001: of 2 snapshots; more of them" in told[0]
     before = (workdir / "evaluation.csv").read_bytes()
-    assert run("evaluate", f"--workdir={workdir}", "--n=64", "--ema=0.05,0.2") == 2
-    assert "ema: 0.2 is refused; allowed: a position below 4, one of the decays (0.9, 0.5), a width from" in capsys.readouterr().err
+    allowed = {"0.2": "ema: 0.2 is refused; allowed: a position below 4, one of the decays (0.9, 0.5), a width from", "": "--ema: ''"}
+    for wrong, line in (allowed | {"wide": "--ema: 'wide' is refused; allowed: a decay or width"}).items():
+        assert run("evaluate", f"--workdir={workdir}", "--n=64", f"--ema=0.05,0.07,{wrong}") == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {line}") and told.count("\n") == 1  # 0.07 was not put together before
     assert (workdir / "evaluation.csv").read_bytes() == before
 
 

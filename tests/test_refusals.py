@@ -232,6 +232,7 @@ WORDS = [
     *[(name, f"--config=HOME/numbers.py --{flag}=NEW", "config.data: 3", "a section")
       for name, flag in (("train", "workdir"), ("digits", "workdir"), ("bounds", "output"))],
     ("train", "--config=configs/toy.py:moons", "--workdir: None", "--workdir=DIRECTORY"),
+    ("train", "--config=configs/toy.py:moons --workdir=", "--workdir: ''", "--workdir=DIRECTORY"),
     ("train", "--workdir=NEW", "--config: None", "--config=FILE:VARIANT"),
     ("train", "--config=configs/toi.py:moons --workdir=NEW", "--config: 'configs/toi.py:moons'", "did you mean 'configs/toy.py'?"),
     ("train", "--config=toy --workdir=NEW", "--config: 'toy'", "did you mean 'configs/toy.py'?"),
@@ -249,6 +250,7 @@ WORDS = [
     ("train", "--config=configs/toy.py:moons --workdir=HOME/run", "config.data", "with which HOME/run was begun, or another workdir"),
     ("sample", "", "--workdir: None", "--workdir=VALUE"),
     ("sample", "--workdir=HOME/pictures", "workdir: 'HOME/pictures'", "a directory that a training run has made"),
+    ("sample", "--workdir=HOME/run --clip --shards=HOME/a_file", "folder: 'HOME/a_file'", "a folder that can be made"),
     ("sample", "--workdir=HOME/wide", "checkpoint: 'ema.0.network", "a checkpoint of the configured network"),
     ("sample", "--workdir=HOME/run --sampler=DDIN", "sampling.sampler.target: 'DDIN'", "DPMSolverPP2M", "did you mean 'DDIM'?"),
     ("sample", "--workdir=HOME/run --sampler=DDIM --sampler.eta=2", "DDIM.eta: 2", "0 <= eta <= 1"),

@@ -1,6 +1,7 @@
 """experiments.sweep: the grid in words, its refusals, requeuing, the table; with local submitit, one of four runs killed on the way."""
 
 import csv
+import importlib.util
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ import pytest
 
 from experiments import compiled, launcher, sweep
 from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
+from score_lab.build import ConfigError
 from score_lab.training.lock import Lock
 from score_lab.training.seals import seal
 
@@ -89,6 +91,7 @@ def no_srun(*_, **__):
     [
         (["--grid=config.seed=0"], "--output"),
         (["--output=OUT"], "--grid"),
+        (["--output=", "--grid=config.seed=0"], "--output: '' is refused"),
         (["--output=OUT", "--grid=config.seed=0", "--config.seed=1"], "fields that the command line does not set: --config.seed=1"),
         (["--output=OUT", "--grid=config.seed=0", "--partition=gpu"], "--partition: 'gpu' is refused; allowed: none with --cluster=local"),
         (["--output=OUT", "--grid=config.seed=0", "--cluster=slurm", "--slurm=account"], "--slurm: 'account'"),
@@ -100,6 +103,8 @@ def no_srun(*_, **__):
     ],
 )
 def test_refused(tmp_path, monkeypatch, capsys, words, message):
+    if message.startswith("slurm where") and importlib.util.find_spec("submitit") is None:  # imported here it would configure logging
+        pytest.skip("submitit is not installed")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no srun
     monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=no_srun))  # whether or not it is installed
@@ -356,6 +361,22 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
     asked = ("partition=gpu", "gpus-per-node=2", "cpus-per-task=8", "time=90", "account=ours", "signal=USR2@120")
     for line in ("requeue", "job-name=seed=0", *asked):
         assert f"#SBATCH --{line}\n" in script
+
+
+def test_what_sbatch_refuses_is_one_line(tmp_path, monkeypatch):
+    """In its own words: a partition that is not there, say."""
+    if importlib.util.find_spec("submitit") is None:
+        pytest.skip("submitit is not installed")
+    (tmp_path / "bin").mkdir()
+    for name, text in (SLURM | {"sbatch": "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1"}).items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    values = launcher.parse("", ["sweep", "--grid=config.seed=0", "--cluster=slurm", "--partition=gpu"], sweep.define)
+    cells, output = cells_of(parse_grid(values.grid), ["--config=f.py"], tmp_path / "out"), tmp_path / "out"
+    one = sweep.Sweep(values, sweep.executor_of(values, output / "jobs"), cells, {"seed=0": 20}, output)
+    with pytest.raises(ConfigError, match=r"^--cluster: 'slurm' is refused; allowed: what sbatch takes \(sbatch: error: invalid partition"):
+        one.start(one.queue.pop())
 
 
 def test_cells_are_told_the_directory_of_programs_and_not_the_folder_of_this_machine(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,8 @@
     %all-reduce.55 = (f32[64]{0}, f32[64,2]{1,0}) all-reduce(...), metadata={op_name="jit(f)/(gradient/psum:metrics/psum)" ...}
 
 XLA joins small ones into one with several results; the scopes of ``jax.named_scope`` that each result had stand in its ``op_name``.
+An asynchronous one, as an accelerator has them, is two instructions, ``all-gather-start`` and ``all-gather-done``: the second is counted,
+whose type is that of the results alone (that of the first holds operands too, for some kinds and in some versions).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ __all__ = ["COLLECTIVES", "Collective", "collectives", "purposes"]
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}
-_LINE = re.compile(rf" = (.+?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+_LINE = re.compile(rf"([\w.\-]+) = (.+?) ({'|'.join(COLLECTIVES)})(-start|-done)?\((.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +44,21 @@ class Collective:
 
 def collectives(text: str) -> list[Collective]:
     """Those of the compiled program ``text`` (``compiled.as_text()``), in its order; the body of a loop once."""
-    found = []
+    found, begun = [], {}
     for line in text.splitlines():
         match = _LINE.search(line)
         if match is None:
             continue
-        results = [(dtype, tuple(map(int, filter(None, dims.split(","))))) for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", match[1])]
-        if match[3] and len(results) > 1:  # an asynchronous one: what goes in stands before what comes out
-            results = results[len(results) // 2 :]
-        scope = re.search(r'op_name="([^"]*)"', line)
-        found.append(Collective(match[2], tuple(results), scope[1] if scope else ""))
+        name, types, kind, half, rest = match.groups()
+        said = re.search(r'op_name="([^"]*)"', rest)
+        scope = said[1] if said else ""
+        if half == "-start":
+            begun[name] = scope
+            continue
+        if half and not scope:
+            scope = next((begun[word] for word in re.findall(r"[\w.\-]+", rest) if word in begun), "")
+        results = [(dtype, tuple(map(int, filter(None, dims.split(","))))) for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", types)]
+        found.append(Collective(kind, tuple(results), scope))
     return found
 
 

@@ -47,8 +47,8 @@ class Toy(Source):
         for field in ("num_train", "num_test"):
             if getattr(self, field) < 1:
                 refuse(field, getattr(self, field), "at least 1")
-        if not self.std >= 0:
-            refuse("std", self.std, "a number from 0")
+        if not 0 <= self.std < float("inf"):
+            refuse("std", self.std, "a finite number from 0")
         if self.seed < 0:
             refuse("seed", self.seed, "an int from 0")
         if self.name != "mixture" and (self.means or self.weights):

@@ -48,8 +48,8 @@ class VE(GaussianPath):
 
     def check(self) -> None:
         """``0 < sigma_min < sigma_max``, then the contract of every path."""
-        if not 0 < self.sigma_min < self.sigma_max:
-            refuse("VE.sigma_min, sigma_max", (self.sigma_min, self.sigma_max), "0 < sigma_min < sigma_max")
+        if not 0 < self.sigma_min < self.sigma_max < float("inf"):
+            refuse("VE.sigma_min, sigma_max", (self.sigma_min, self.sigma_max), "0 < sigma_min < sigma_max < inf")
         super().check()
 
 
@@ -76,7 +76,7 @@ class EDM(GaussianPath):
         return 2.0 * self.sigma_max**2 * t
 
     def check(self) -> None:
-        """``sigma_max > 0``, then the contract of every path."""
-        if not self.sigma_max > 0:
-            refuse("EDM.sigma_max", self.sigma_max, "> 0")
+        """``0 < sigma_max < inf``, then the contract of every path."""
+        if not 0 < self.sigma_max < float("inf"):
+            refuse("EDM.sigma_max", self.sigma_max, "> 0 and finite")
         super().check()

@@ -48,8 +48,8 @@ class _LinearBeta(GaussianPath):
 
     def check(self) -> None:
         """Positive betas that do not decrease, then the contract of every path."""
-        if not 0 < self.beta_min <= self.beta_max:
-            refuse(f"{type(self).__name__}.beta_min, beta_max", (self.beta_min, self.beta_max), "0 < beta_min <= beta_max")
+        if not 0 < self.beta_min <= self.beta_max < float("inf"):
+            refuse(f"{type(self).__name__}.beta_min, beta_max", (self.beta_min, self.beta_max), "0 < beta_min <= beta_max < inf")
         super().check()
 
 

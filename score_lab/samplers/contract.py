@@ -22,11 +22,12 @@ CONTRACT = "step(self, denoise, x, t, s, draw, carry) -> (x_s, carry, prediction
 
 
 def check_numbers(part: Any, *fields: str, positive: bool = False) -> None:
-    """Refuses a field that is not >= 0 (``positive``: > 0), NaN too."""
+    """Refuses a field that is not >= 0 (``positive``: > 0), NaN too, and an infinite one unless its default is."""
     for field in fields:
-        value = getattr(part, field)
-        if not (value > 0 if positive else value >= 0):
-            refuse(f"{type(part).__name__}.{field}", value, "> 0" if positive else ">= 0")
+        value, default = getattr(part, field), getattr(type(part), field, None)
+        infinite = value == float("inf") and default != float("inf")
+        if infinite or not (value > 0 if positive else value >= 0):
+            refuse(f"{type(part).__name__}.{field}", value, ("> 0" if positive else ">= 0") + (" and finite" if infinite else ""))
 
 
 def check_sampler(sampler: Any) -> None:

@@ -163,7 +163,7 @@ def check_solver(name: str, part: Any) -> None:
         refuse(f"{name}.k", part.k, "1, 2 or 3")
     if part.solver not in ("midpoint", "heun"):
         refuse(f"{name}.solver", part.solver, "midpoint or heun", ("midpoint", "heun"))
-    if part.eta is not None and not part.eta >= 0:
-        refuse(f"{name}.eta", part.eta, ">= 0, or None for the ODE")
-    if not part.s_noise >= 0:
-        refuse(f"{name}.s_noise", part.s_noise, ">= 0")
+    if part.eta is not None and not 0 <= part.eta < float("inf"):
+        refuse(f"{name}.eta", part.eta, ">= 0 and finite, or None for the ODE")
+    if not 0 <= part.s_noise < float("inf"):
+        refuse(f"{name}.s_noise", part.s_noise, ">= 0 and finite")

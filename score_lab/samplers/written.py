@@ -209,7 +209,10 @@ def _whole(file: Path, write: Callable[[Any], None]) -> None:
 
 def _begin(folder: Path, manifest: dict) -> None:
     """The folder with its manifest; ConfigError where there is something else in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse("folder", str(folder), f"a folder that can be made ({error.strerror})")
     if any(not p.name.endswith(".part") for p in folder.iterdir()):
         refuse("folder", str(folder), "a new or empty folder, or one with the manifest.json of an earlier run")
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"

@@ -118,7 +118,7 @@ def _group(name: Any, main_rate: Any, fields: dict, own: dict, steps: int, shape
             refuse(f"{field}.{key}", own[key], f"no {key} of its own: a group has the one of config.optimizer")
     learning_rate = own.pop("learning_rate", main_rate)
     if not _number(learning_rate) or learning_rate <= 0:
-        refuse(f"{field}.learning_rate", learning_rate, "a number > 0; config.optimizer.freeze is for what is not trained")
+        refuse(f"{field}.learning_rate", learning_rate, "a finite number > 0; config.optimizer.freeze is for what is not trained")
     return _named(name, learning_rate, fields | own, steps, shape, field)[0]
 
 
@@ -185,7 +185,7 @@ def _check(config: Mapping[str, Any], steps: int) -> None:
         if not good(value):
             refuse(f"config.optimizer.{name}", value, allowed, names if isinstance(value, str) else None)
 
-    check("learning_rate", None, lambda v: _number(v) and v > 0, "a number > 0")
+    check("learning_rate", None, lambda v: _number(v) and v > 0, "a finite number > 0")
     check("schedule", "constant", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
     whole = f"an int from 0 to config.training.steps - 1 = {steps - 1}: --config.optimizer.warmup={steps // 10}"
     check("warmup", 0, lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < steps, whole)
@@ -193,7 +193,7 @@ def _check(config: Mapping[str, Any], steps: int) -> None:
     falls, warmup = config.get("schedule", "constant") == "inverse_sqrt", config.get("warmup", 0)
     after = f"an int from {max(warmup, 1)} on (not within the warmup), or None" if falls else "None: it is for the schedule inverse_sqrt"
     check("decay_after", None, lambda v: v is None or falls and _number(v) and isinstance(v, int) and v >= max(warmup, 1), after)
-    check("clip", None, lambda v: v is None or _number(v) and v > 0, "a norm > 0, or None")
+    check("clip", None, lambda v: v is None or _number(v) and v > 0, "a finite norm > 0, or None")
 
 
 def _takes_rate(value: Any) -> bool:
@@ -205,4 +205,4 @@ def _takes_rate(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -106,6 +106,8 @@ class TrainingOptions:
         for sigma_rel in self.profiles:
             if not (isinstance(sigma_rel, float) and 0.0 < sigma_rel <= WIDEST and sigma_rel not in self.ema):
                 refuse("profiles", self.profiles, f"widths above 0 and at most {WIDEST:.4f}, none of them in ema: (0.05, 0.1)")
+        if len(set(self.profiles)) < len(self.profiles):
+            refuse("profiles", self.profiles, "widths, each once: every one is a copy of the parameters")
         every = self.snapshot_every
         if every != "auto" and not (isinstance(every, int) and every >= 0):
             refuse("snapshot_every", every, "'auto', an int of at least 1, or 0 for one at the end alone", ("auto",))
@@ -172,9 +174,9 @@ class DenoiserOptions:
     log_snr_min: float | None = None
 
     def check(self) -> None:
-        """Raises ConfigError for a ``sigma_data`` that is neither positive nor "data"."""
-        if self.sigma_data != "data" and not (not isinstance(self.sigma_data, str) and self.sigma_data > 0):
-            refuse("sigma_data", self.sigma_data, "a number > 0, or 'data'")
+        """Raises ConfigError for a ``sigma_data`` that is neither positive and finite nor "data"."""
+        if self.sigma_data != "data" and not (not isinstance(self.sigma_data, str) and 0 < self.sigma_data < float("inf")):
+            refuse("sigma_data", self.sigma_data, "a finite number > 0, or 'data'")
 
 
 def plain(config: Any, field: str = "config") -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from score_lab.training.parts import Parts, build_parts, measure_sigma_data
 from score_lab.training.profiles import MOST, RESIDUAL, snapshots_needed
 from score_lab.training.workdir import record_in
 
-__all__ = ["DETERMINISTIC", "Callback", "Plan", "prepare"]
+__all__ = ["DETERMINISTIC", "Callback", "Plan", "here", "prepare"]
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """What ``config.training.deterministic`` adds to XLA_FLAGS; XLA reads it once, when JAX starts."""
@@ -153,6 +153,29 @@ def prepare(
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, *(every for every, _ in callbacks)]
     several, snapshot_every = _cadences(parts, [every for every in cadences if every])
     return Plan(parts, source, layout, several, snapshot_every, workdir, record, tuple(callbacks), seed, tuple(changes))
+
+
+def here(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """``(config, lines)`` of a run that is looked at on other devices than it was trained on: without the numbers of devices that do not
+    fit those that are here, and what is to be said of that.
+
+    Raises ConfigError where the batch cannot be shared among them.
+    """
+    config, lines = dict(config), []
+    options, parallel = options_of(config)[0], parallel_of(config)
+    count, local = options.devices, len(jax.local_devices())
+    if count is not None and count > local:
+        lines += [f"config.training.devices: {count}, and {local} are here: all of these"]
+        config["training"] = {**config["training"], "devices": None}
+        count = None
+    layout = layout_of(data_options(config)[1]["batch_size"], options.accumulate, count)
+    try:
+        if parallel is not None:
+            Meshed.of(layout, parallel)
+    except ConfigError as error:
+        lines += [f"the mesh is left out, jax.pmap is in its place: {error}"]
+        config["parallel"] = None
+    return config, lines
 
 
 def _cadences(parts: Parts, others: list[int]) -> tuple[int, int]:

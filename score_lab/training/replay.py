@@ -28,7 +28,7 @@ from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.feed import Feed, Start, train_stream
 from score_lab.training.finetune import starting_leaves
 from score_lab.training.nonfinite import examples_of
-from score_lab.training.prepare import Plan, prepare
+from score_lab.training.prepare import Plan, here, prepare
 from score_lab.training.record import read_workdir
 from score_lab.training.state import TrainState, abstract_state, keys_of
 from score_lab.training.step import loss_of
@@ -75,7 +75,7 @@ def replay(workdir: str | Path, step: int) -> Replay:
     """The update of the run in ``workdir`` that made ``step`` of ``step - 1``.  Nothing is written.
 
     One that WORKDIR/nonfinite/STEP.json tells of is made again as it was then, even where the run has gone back since and made that step
-    under another configuration.
+    under another configuration.  A mesh that does not fit the devices that are here is left out (``prepare.here``).
 
     Raises ConfigError for a directory that is no workdir, a step outside the run, and data that are not those of the run.
     """
@@ -127,7 +127,7 @@ def _before(workdir: Path, record: dict[str, Any], step: int, common: int) -> tu
     @functools.cache
     def plan_of(count: int) -> Plan:
         past = record_at(record, count)
-        return prepare(past["config"], workdir, past=past)
+        return prepare(here(past["config"])[0], workdir, past=past)
 
     def plan_at(done: int) -> Plan:
         """Of the update after ``done`` of them."""

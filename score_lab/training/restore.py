@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from score_lab.data import DataSpec
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.training.changes import SECTIONS
 from score_lab.training.checkpoint import Checkpoints
-from score_lab.training.options import TrainingOptions
+from score_lab.training.options import TrainingOptions, options_of
 from score_lab.training.parts import Parts, anywhere, build_parts
 from score_lab.training.record import read_workdir
 from score_lab.training.snapshots import post_hoc
 from score_lab.training.state import TrainState, abstract_state
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "check_averages", "load"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +85,32 @@ def load(workdir: str | Path, ema: int | float | None = 0, step: int | str | Non
     return Loaded(parts.denoiser(params), config, step, used, parts.spec, parts, record["versions"], params, residual, note)
 
 
+def check_averages(workdir: str | Path, emas: Iterable[int | float | None], step: int | str | None = None) -> None:
+    """Raises ConfigError for the first of ``emas`` that ``load(workdir, ema, step)`` refuses whatever its snapshots hold: none of them is
+    read, nor any other array."""
+    record = read_workdir(workdir)
+    if not (Path(workdir) / "checkpoints").is_dir():
+        return  # which ``load`` refuses
+    with Checkpoints(Path(workdir)) as checkpoints:
+        own = _own_record(checkpoints, record, _step(Path(workdir), checkpoints, step))
+    options, _ = options_of(own["config"])
+    for ema in emas:
+        if not _between(options, ema):
+            _position(options, ema)
+
+
+def _own_record(checkpoints: Checkpoints, record: dict[str, Any], step: int) -> dict[str, Any]:
+    """The record that checkpoint ``step`` was made with: its own where ``record``, that of the run, says that something was changed on the
+    way."""
+    return checkpoints.host(step).get("record", record) if record.get("allowed") else record
+
+
 def _of_step(
     workdir: Path, checkpoints: Checkpoints, record: dict[str, Any], ema: int | float | None, step: int
 ) -> tuple[dict[str, Any], Parts, Any]:
-    """``(configuration, parts, parameters)`` of checkpoint ``step``: by its own record where ``record``, that of the run, says that
-    something was changed on the way.  The parameters are None where they have to be put together from the snapshots."""
-    own = checkpoints.host(step).get("record", record) if record.get("allowed") else record
+    """``(configuration, parts, parameters)`` of checkpoint ``step``.  The parameters are None where they have to be put together from the
+    snapshots."""
+    own = _own_record(checkpoints, record, step)
     free = {name: record["config"][name] for name in SECTIONS if name in record["config"]}
     config = {name: section for name, section in own["config"].items() if name not in SECTIONS} | free
     data = own["data"]

@@ -45,12 +45,13 @@ def test_peaks_are_measured_once_and_of_all_devices(monkeypatch):
 
 
 def test_a_peak_is_its_operations_over_the_seconds(monkeypatch):
-    """Two devices, 2 n^3 each, in half a second; the copy reads and writes."""
+    """Two devices, three products of 2 n^3 each, in half a second; the copy reads and writes."""
     monkeypatch.setattr(peaks_module, "_best", lambda run: run() and None or 0.5)
     monkeypatch.setattr(peaks_module, "SIZES", {"cpu": (64, 32)})
+    monkeypatch.setattr(peaks_module, "CHAIN", {"cpu": 3})
     monkeypatch.setattr(peaks_module, "COPIED", {"cpu": 4096})
     found = peaks_module._measured.__wrapped__(tuple(jax.devices()[:2]), "float32")
-    assert found.flops == 2 * 2 * 64**3 / 0.5 and found.bandwidth == 2 * 2 * 4096 / 0.5
+    assert found.flops == 2 * 3 * 2 * 64**3 / 0.5 and found.bandwidth == 2 * 2 * 4096 / 0.5
 
 
 def test_memory_of_a_program_with_and_without_donation():

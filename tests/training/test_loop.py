@@ -1,5 +1,6 @@
 """What a run writes and says on its way, what it is given, and how it stops when the loss is not finite."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from score_lab.data import batches
 from score_lab.paths.base import normals
 from score_lab.training import NonFiniteLoss, PipelineFailed, load, train
 from score_lab.training.feed import Feed, open_source
+from score_lab.training.heldout import make_heldout
 from score_lab.training.metrics import mean_of, progress_line, read_metrics
 from score_lab.training.parallel import Layout, layout_of
 from score_lab.training.reports import Reports
@@ -36,20 +38,24 @@ def test_metrics_are_lines_and_events(trained):
 
 
 def test_the_held_out_loss_is_what_it_says(trained):
-    """Against numpy: the noise of the example's position, x_t on the flow, and the loss of EDM's row from the x0 of the first average."""
+    """Against numpy: the noise of the example's position, x_t on the flow, and the loss of EDM's row from the x0 of the first average; of
+    as many examples as are asked for, in the middle of a batch too."""
     workdir, run = trained
     loaded = load(workdir)
     source = open_source(loaded.config)
     batch = next(batches(source, "test", 40, repeat=False))
     key = keys_of(3)["heldout"]
+    parts = dataclasses.replace(run.parts, options=dataclasses.replace(run.parts.options, eval_examples=21))
+    few = make_heldout(parts, source, run.layout, key)(run.state)
     eps = normals(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(40)), jax.ShapeDtypeStruct((2,), jnp.float32))
     for log_snr in (-8.0, 8.0):
         sigma = 1.0 / (1.0 + np.exp(0.5 * log_snr))  # alpha = 1 - sigma
         alpha, sd = 1.0 - sigma, loaded.denoiser.sigma_data
         x_t = jnp.asarray(alpha * batch["x0"] + sigma * np.asarray(eps), jnp.float32)
         x0 = loaded.denoiser(x_t, jnp.float32(sigma), jax.tree.map(jnp.asarray, batch["cond"])).x0
-        loss = np.mean(np.square(np.asarray(x0) - batch["x0"])) * ((alpha * sd) ** 2 + sigma**2) / (sd * sigma) ** 2
-        np.testing.assert_allclose(run.metrics[f"eval/loss at {log_snr:+.1f}"], loss, rtol=2e-3)
+        error = np.mean(np.square(np.asarray(x0) - batch["x0"]), axis=1) * ((alpha * sd) ** 2 + sigma**2) / (sd * sigma) ** 2
+        np.testing.assert_allclose(run.metrics[f"eval/loss at {log_snr:+.1f}"], np.mean(error), rtol=2e-3)
+        np.testing.assert_allclose(few[f"eval/loss at {log_snr:+.1f}"], np.mean(error[:21]), rtol=2e-3)
 
 
 def test_callbacks_get_the_average_and_give_metrics(config, tmp_path):

@@ -1,7 +1,10 @@
 """A mesh in place of ``jax.pmap``: the same updates, arrays shared out, restored onto any other layout, refused where it does not fit."""
 
 import dataclasses
+import json
 import math
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +17,11 @@ from score_lab.networks import EDM2, MLP
 from score_lab.training import train
 from score_lab.training.mesh import Meshed, shared_axis
 from score_lab.training.names import named
-from score_lab.training.options import ParallelOptions
+from score_lab.training.options import ParallelOptions, plain
 from score_lab.training.parallel import layout_of
 from score_lab.training.parts import build_parts
+from score_lab.training.prepare import here
+from score_lab.training.replay import replay
 from score_lab.training.state import abstract_state
 
 SPEC = DataSpec((2,), 2, "none")
@@ -171,6 +176,23 @@ def test_a_rule_that_the_optimizer_cannot_follow_is_refused_before_anything_is_m
     layout = Meshed.of(layout_of(16, 2), ParallelOptions(fsdp=4, rules=(("*first.kernel", 1),)))
     with pytest.raises(ConfigError, match=r"config.parallel.rules: \('\*first.kernel', 1\).*opt_state.*of shape"):
         layout.check(parts)
+
+
+def test_a_run_is_looked_at_on_other_devices(config, trained, tmp_path):
+    """Of a mesh of more devices, or another number of them, than are here: replay makes the same update, and a line says what is left
+    out; what fits stays."""
+    fitting = plain(config(parallel=BOTH, training__devices=4))
+    assert here(fitting) == (fitting, [])
+    wrong = ({"parallel": {"fsdp": 3}}, "the mesh is left out, .*fsdp: 3 is refused"), ({"training__devices": 8}, "8, and 4 are here")
+    for more, said in wrong:
+        changed, (line,) = here(plain(config(**more)))
+        assert re.search(said, line) and not changed["training"].get("devices") and not changed.get("parallel")
+    shutil.copytree(trained[0], tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record["config"]["parallel"] = {"fsdp": 3}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    found = replay(tmp_path / "run", 12)
+    assert found.start == 10 and found.loss == replay(trained[0], 12).loss
 
 
 def test_names_are_those_of_checkpoints(config):

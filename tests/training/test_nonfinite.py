@@ -15,11 +15,15 @@ from experiments.replay import first, lines
 from score_lab.build import ConfigError
 from score_lab.training import NonFiniteLoss, PipelineFailed, build_parts, load, train
 from score_lab.training.arrays import Arrays
-from score_lab.training.feed import Feed, open_source, train_stream
+from score_lab.training.feed import Feed, Start, open_source, train_stream
 from score_lab.training.metrics import read_metrics
+from score_lab.training.nonfinite import examples_of
+from score_lab.training.options import plain
 from score_lab.training.parallel import layout_of
+from score_lab.training.prepare import prepare
 from score_lab.training.replay import recorded, replay
-from score_lab.training.state import init_state, keys_of
+from score_lab.training.skip import keep_finite
+from score_lab.training.state import TrainState, init_state, keys_of
 
 RECORD = 37
 """Of 100 training examples in batches of 16: every batch that holds it is NaN, and no other."""
@@ -76,6 +80,25 @@ def test_a_skipped_update_is_one_that_was_left_out(config, skipped):
     assert sum(line["skipped"] for line in lines_there) == len(left_out)
     assert all(np.isfinite(list(line.values())).all() for line in lines_there)
     assert sorted(int(file.stem) for file in (workdir / "nonfinite").iterdir()) == left_out
+    for line in lines_there:  # the rate goes by the updates that were made, as Optax's own does
+        made = sum(step not in left_out for step in range(1, line["step"] + 1))
+        np.testing.assert_allclose(line["learning_rate"], sound.schedule(made - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "grad_norm"), [(np.inf, 1.0), (1.0, np.nan), (1.0, 1.0)])
+def test_what_is_left_out_changes_the_step_alone(loss, grad_norm):
+    """Parameters, averages, optimizer and what an objective carries; a loss or a gradient that is not finite is enough."""
+
+    def state(value):
+        return TrainState(
+            step=jnp.asarray(int(value)), key=jax.random.key(0), params={"p": jnp.full(2, value)}, ema=({"p": jnp.full(2, value)},),
+            opt_state=(jnp.asarray(value),), objective={"mean": jnp.full(3, value), "count": jnp.asarray(int(value))},
+        )  # fmt: skip
+
+    good = bool(np.isfinite([loss, grad_norm]).all())
+    kept, told = keep_finite(state(2.0), state(1.0), {"loss": jnp.asarray(loss), "grad_norm": jnp.asarray(grad_norm)})
+    same(everything(kept), everything(dataclasses.replace(state(2.0 if good else 1.0), step=jnp.asarray(2))))
+    assert float(told["skipped"]) == (0.0 if good else 1.0)
 
 
 @pytest.mark.slow
@@ -103,6 +126,16 @@ def test_what_is_written_down_is_what_was_drawn(config, skipped):
     np.testing.assert_array_equal(np.float32(examples["t"]), t)
     np.testing.assert_array_equal(np.float32(examples["log_snr"]), parts.path.log_snr(t))
     assert json.loads(json.dumps(told)) == told
+
+
+def test_the_examples_of_a_run_that_has_changed_its_batch(config):
+    """Of a stream that begins at update 20 and example 320, as one of 24 does after twenty of 16: what it reads, by its data."""
+    plan, start = prepare(plain(config(data__batch_size=24)), None), Start(20, 320)
+    stream = train_stream(plan.parts, plan.source, plan.layout, plan.seed, start)
+    for update in (20, 21, 22):
+        x0, examples = next(stream)["x0"], examples_of(plan, update, start)
+        assert examples["position"] == list(range(320 + 24 * (update - 20), 344 + 24 * (update - 20)))
+        np.testing.assert_array_equal(plan.source("train").arrays["image"][examples["record"]], x0)
 
 
 @pytest.mark.slow

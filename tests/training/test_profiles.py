@@ -13,7 +13,7 @@ from score_lab.build import ConfigError
 from score_lab.training import Unreadable, load, train
 from score_lab.training.prepare import prepare
 from score_lab.training.profiles import RESIDUAL, WIDEST, coefficients, exponent, rate, residual_of, snapshots_needed, width
-from score_lab.training.snapshots import post_hoc
+from score_lab.training.snapshots import Snapshots, post_hoc
 from score_lab.training.state import abstract_state
 from score_lab.training.step import averages
 
@@ -236,6 +236,10 @@ def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeyp
     assert "\n" not in str(caught.value)
     file.write_bytes(whole)
     assert load(home, ema=0.07).step == 10
+    with Snapshots(home, write=True) as stored:  # what a run does that goes on from step 5
+        stored.drop_after(5)
+        assert stored.steps == [5]
+    assert not (home / "snapshots" / "10").exists() and not (home / "snapshot_seals" / "10.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,7 @@ def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeyp
     [
         ({"training__profiles": (0.3,)}, r"profiles: \(0.3,\) is refused; allowed: widths above 0 and at most 0.2887"),
         ({"training__profiles": (0.9,)}, "profiles"),
+        ({"training__profiles": (0.1, 0.05, 0.1)}, r"profiles: \(0.1, 0.05, 0.1\) is refused; allowed: .*each once"),
         ({"training__snapshot_every": 10}, "snapshot_every: 10 is refused; allowed: 0 or 'auto' where there are no profiles"),
         ({"training__snapshot_every": "atuo", "training__profiles": (0.1,)}, "snapshot_every: 'atuo' is refused.*did you mean 'auto'"),
         ({"training__snapshot_every": -1, "training__profiles": (0.1,)}, "snapshot_every: -1 is refused"),

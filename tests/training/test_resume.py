@@ -40,7 +40,8 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
     """60 steps on four devices, dropout, labels dropped, two averages, two microbatches, an objective with a parameter and a state of its
     own, ten steps a dispatch: 60 == 20, Ctrl-C, 30, kill, 60.
     """
-    long = config(training__steps=60, training__log_every=20, training__checkpoint_every=30, training__eval_every=30)
+    often = {"training__spike_window": 10, "training__spike_threshold": 0.5}  # so that a window that begins anew counts fewer spikes
+    long = config(training__steps=60, training__log_every=20, training__checkpoint_every=30, training__eval_every=30, **often)
     long["objective"]["target"] = "training.remembering:Remembering"
 
     def callbacks(**acts):
@@ -66,6 +67,7 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
     assert bits(resumed.state) == bits(unbroken.state)
     assert int(resumed.state.objective["calls"]) == 60 and float(resumed.state.params["objective"]["scale"]) != 1.0
     assert lines(broken) == lines(whole) and [line["step"] for line in lines(broken)] == [10, 20, 30, 40, 50, 60]
+    assert next(line["spikes"] for line in lines(broken) if line["step"] == 40) > 0
     assert position(broken, 60) == position(whole, 60)
     assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(whole, ema=1).denoiser.params)
 

@@ -10,6 +10,8 @@ import pytest
 from score_lab.build import ConfigError
 from score_lab.data import DataSpec
 from score_lab.objectives import Context
+from score_lab.training.mesh import Meshed
+from score_lab.training.options import ParallelOptions
 from score_lab.training.parallel import layout_of
 from score_lab.training.parts import build_parts
 from score_lab.training.state import init_state
@@ -121,11 +123,12 @@ class Summed(Counting):
         return jnp.sum(loss), metrics, state
 
 
-def test_what_an_objective_brings_is_trained_carried_and_reported(config, batch):
+@pytest.mark.parametrize("parallel", [None, {"fsdp": 2, "min_size": 8}], ids=["pmap", "mesh"])
+def test_what_an_objective_brings_is_trained_carried_and_reported(config, batch, parallel):
     """On four devices and two microbatches: its gradient, its state and its metrics are those of the whole batch."""
     parts = dataclasses.replace(build_parts(sgd(config), SPEC, 0.7), objective=Counting())
-    layout = layout_of(16, 2)
-    state, metrics = layout.dispatch(parts)(jax.device_put(init_state(parts, 0), layout.replicated), layout.place([batch]))
+    layout = layout_of(16, 2) if parallel is None else Meshed.of(layout_of(16, 2), ParallelOptions(**parallel))
+    state, metrics = layout.dispatch(parts)(layout.fresh(parts, 0), layout.place([batch]))
     mean = float(np.mean(batch["x0"][:, 0]))
     np.testing.assert_allclose(state.params["objective"]["scale"], 1.0 - mean, rtol=1e-5)
     np.testing.assert_allclose(state.objective["mean"], 0.5 * mean, rtol=1e-5)
