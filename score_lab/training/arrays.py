@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.training.disk import hush, remove_half_written
+from score_lab.training.leftovers import quiet, remove_half_written
 from score_lab.training.names import leaf_name
 from score_lab.training.seals import damage, seal
 from score_lab.training.stops import NonFiniteLoss, Unreadable
@@ -140,11 +140,8 @@ class Arrays:
 
         restore_args = jax.tree.map(place, like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
-        try:
+        with quiet():
             restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
-        except Exception:
-            hush()
-            raise
         state = restored["state"]
         if several:
             state = jax.tree.map(lambda x, asked: x if getattr(asked, "sharding", None) else x.addressable_data(0), state, like)
@@ -158,7 +155,9 @@ class Arrays:
 
     def differences(self, like: PyTree, step: int) -> list[tuple[str, str, str]]:
         """``(leaf, what is saved there, what like has there)`` wherever the two differ; a dict ``like`` may name some of the state only."""
-        there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
+        with quiet():
+            tree = self.manager.item_metadata(step)["state"].tree
+        there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(tree)}
         asked = {leaf_name(path): leaf.shape for path, leaf in _leaves(like)}
         keys = {leaf_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
         others = () if isinstance(like, dict) else [name for name in there if name not in asked]

@@ -9,24 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from score_lab.build import ConfigError
 from score_lab.training.metrics import say
 from score_lab.training.stops import DiskFull, NotWritten, RunStopped
 
-__all__ = ["Disk", "hush", "no_space", "not_written", "quiet", "remove_half_written"]
+__all__ = ["Disk", "no_space", "not_written"]
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 FAILING = (errno.EIO, errno.ESTALE, errno.EROFS)
 """What a file system says that fails, is gone, or can only be read."""
-TRIES, PAUSE = 40, 0.05
-"""How often a folder that is still written into is removed, and the seconds between."""
 
 
 def no_space(error: BaseException | None) -> str | None:
@@ -53,40 +46,6 @@ def _said_of(error: BaseException | None, numbers: tuple[int, ...]) -> str | Non
                 return words[0].lower() + words[1:]
         error = error.__cause__ or error.__context__
     return None
-
-
-def remove_half_written(directory: Path) -> None:
-    """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody.  Of its writers
-    one has failed, and others may be writing still."""
-    for left in directory.glob("*.orbax-checkpoint-tmp*"):
-        for _ in range(TRIES):
-            shutil.rmtree(left, ignore_errors=True)
-            if not left.exists():
-                break
-            time.sleep(PAUSE)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """While entered, TensorStore's callbacks that come after Orbax has closed their event loop print nothing (dozens at a failed write)."""
-    before = sys.unraisablehook
-    hush()
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
-
-
-def hush() -> None:
-    """From now on those callbacks print nothing: of a read that failed they come when whoever asked for it has long been told."""
-    before = sys.unraisablehook
-
-    def hook(told: Any) -> None:
-        if not (isinstance(told.exc_value, RuntimeError) and str(told.exc_value) == "Event loop is closed"):
-            before(told)
-
-    if getattr(before, "__qualname__", None) != hook.__qualname__:
-        sys.unraisablehook = hook
 
 
 class Disk:

@@ -20,13 +20,15 @@ from score_lab.build import refuse
 from score_lab.training.carried import carried
 from score_lab.training.changes import FINGERPRINT, history_of
 from score_lab.training.checkpoint import Checkpoints
-from score_lab.training.disk import Disk, quiet
+from score_lab.training.disk import Disk
 from score_lab.training.feed import BEGINNING, Feed, Start, train_stream
 from score_lab.training.finetune import starting_leaves
 from score_lab.training.heldout import make_heldout
+from score_lab.training.leftovers import quiet
 from score_lab.training.lock import Lock
 from score_lab.training.memory import keep_buffers
 from score_lab.training.metrics import Metrics, say
+from score_lab.training.newest import newest
 from score_lab.training.options import plain
 from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
@@ -197,10 +199,10 @@ def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
         state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
         return state, {"step": 0, "position": None, "pending": [], "start": BEGINNING, "allowed": []}
     like = plan.layout.like(abstract_state(plan.parts))
-    newest, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
+    found, (state, host), damaged = newest(checkpoints, lambda step: checkpoints.restore(like, step))
     if damaged:
         checkpoints.put_aside(damaged)
-    checkpoints.seal_again(newest)
+    checkpoints.seal_again(found)
     host = carried(host, plan.parts)
     allowed = history_of(plan.record, plan.changes, host["step"])
     if plan.lead:

@@ -17,9 +17,10 @@ import pytest
 from experiments import launcher
 from experiments import train as command
 from score_lab.build import ConfigError
-from score_lab.training import Unreadable, checkpoint, load, seals, train
-from score_lab.training.checkpoint import DAMAGED, SOUND, UNKNOWN, UNSEALED, Checkpoints
+from score_lab.training import Unreadable, load, newest, seals, train
+from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.lock import Lock, holder
+from score_lab.training.newest import DAMAGED, SOUND, UNKNOWN, UNSEALED
 from score_lab.training.record import write_workdir
 
 
@@ -253,21 +254,21 @@ def test_of_several_processes_all_go_on_from_what_the_first_finds(trained, tmp_p
     shutil.copytree(trained[0], workdir)
     told = {"process_count": 2, "process_index": 1}
     for name, value in told.items():
-        monkeypatch.setattr(f"score_lab.training.checkpoint.jax.{name}", lambda value=value: value)
+        monkeypatch.setattr(f"score_lab.training.newest.jax.{name}", lambda value=value: value)
     script = iter([(20, DAMAGED), (10, UNSEALED), (5, SOUND)])
-    monkeypatch.setattr(checkpoint.multihost_utils, "broadcast_one_to_all", lambda mine: np.array(next(script)))
-    monkeypatch.setattr(checkpoint.multihost_utils, "process_allgather", lambda mine: np.array([True, mine]))
+    monkeypatch.setattr(newest.multihost_utils, "broadcast_one_to_all", lambda mine: np.array(next(script)))
+    monkeypatch.setattr(newest.multihost_utils, "process_allgather", lambda mine: np.array([True, mine]))
     checkpoints = object.__new__(Checkpoints)
     checkpoints.directory = workdir / "checkpoints"
-    step, read, damaged = checkpoints.newest(lambda step: f"the state of {step}")
+    step, read, damaged = newest.newest(checkpoints, lambda step: f"the state of {step}")
     assert (step, read) == (5, "the state of 5")
     assert damaged == {20: "as the first process says", 10: "another process could not read it"}
     script = iter([(20, SOUND)])
     with pytest.raises(Unreadable, match="checkpoint 20"):
-        checkpoints.newest(lambda step: failing(OSError(errno.EIO, "Input/output error"))(None, None, step))
+        newest.newest(checkpoints, lambda step: failing(OSError(errno.EIO, "Input/output error"))(None, None, step))
     script = iter([(20, UNKNOWN)])
     with pytest.raises(Unreadable, match="as the first process says"):
-        checkpoints.newest(int)
+        newest.newest(checkpoints, int)
 
 
 def test_what_is_whole_is_on_the_disk(trained, tmp_path, monkeypatch):
