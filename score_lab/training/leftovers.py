@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["quiet", "remove_half_written"]
+__all__ = ["quiet", "remove_half_written", "try_folder"]
 
 TRIES, PAUSE = 40, 0.05
 """How often a folder that is still written into is removed, and the seconds between."""
@@ -33,6 +33,14 @@ def remove_half_written(directory: Path) -> None:
             if not left.exists():
                 break
             time.sleep(PAUSE)
+
+
+def try_folder(directory: Path) -> None:
+    """Makes a folder in ``directory`` and removes it; raises OSError where it may not.  A save of Orbax that cannot make its own leaves
+    threads that wait for it, and Python, which waits for them at its end, ends five minutes later."""
+    tried = directory / "tried.orbax-checkpoint-tmp"
+    tried.mkdir(exist_ok=True)
+    tried.rmdir()
 
 
 @contextlib.contextmanager
