@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -42,6 +43,9 @@ from score_lab.training.tracing import Traced
 from score_lab.training.workdir import record_in, record_of
 
 __all__ = ["Trained", "train"]
+
+LONG = 10.0
+"""Seconds after which a process that waits for others says so; JAX ends one 30 seconds after the last word of one that has gone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +115,8 @@ def train(
             run.snapshot(plan, step, state)
             stopping = run.stop.agreed() and step < plan.options.steps  # what is done is done, whoever asks then
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
-                run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
+                with _waiting(plan.workdir, plan.layout.processes, f"checkpoint {step}"):
+                    run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
             run.settle(now=False)
             if stopping:
                 break
@@ -154,6 +159,7 @@ class _Run:
         host = {"step": step, "position": position, "pending": pending, "watch": self.reports.state}
         host |= {"start": dataclasses.asdict(self.start), "record": record_of(plan.parts, library_versions(), self.allowed)}
         with self.disk.writing(f"checkpoint {step}", last):
+            (plan.workdir / "config.json").stat()  # without it nobody can go on: Orbax would make a workdir anew that somebody has moved
             self.checkpoints.save(step, state, host, self.reports.last if plan.evaluates(step) else {})
             if last:
                 self.checkpoints.wait()
@@ -223,6 +229,22 @@ def _changed(plan: Plan, host: dict[str, Any]) -> list[str]:
     if host["start"].batch == host["step"]:
         lines += [f"the data are read on from example {host['start'].example} of their order, {plan.parts.batch_size} for an update"]
     return lines
+
+
+@contextlib.contextmanager
+def _waiting(workdir: Path, processes: int, what: str) -> Iterator[None]:
+    """Around what several processes do together: one that is not done with it after LONG seconds says so, before JAX ends it, in many
+    lines of its own, where it waits for one that has gone."""
+    gone = "if one of them has gone, JAX ends this one too, and the same commands go on from the newest checkpoint"
+    line = f"{workdir}: {what} has waited {LONG:g} seconds for the disk or for the other processes: {gone}"
+    timer = threading.Timer(LONG, say, [line])
+    timer.daemon = True
+    if processes > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _farewell(plan: Plan, step: int, stopped: Signals | None) -> None:
