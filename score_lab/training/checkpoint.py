@@ -1,7 +1,7 @@
 """Checkpoints: what they hold, which of them are kept, and which is best.
 
     WORKDIR/checkpoints/STEP/      state: the TrainState;  host: {record, position, pending, step} as JSON;  metrics: for "best"
-    WORKDIR/seals/STEP.json        what its files are (seals.py)
+    WORKDIR/seals/STEP.json        what its files are (seals.py); the lines of metrics.jsonl up to STEP are on the disk before it is
 
 The newest ``keep`` and the best by held-out loss stay.  From which of them a run goes on is newest.py's.
 """
@@ -35,7 +35,7 @@ class Checkpoints(Arrays):
     def __init__(self, workdir: Path, keep: int | None = None):
         self._keep = keep
         self.saving: int | None = None
-        super().__init__(Path(workdir) / "checkpoints", Path(workdir) / "seals", keep is not None)
+        super().__init__(Path(workdir) / "checkpoints", Path(workdir) / "seals", keep is not None, Path(workdir) / "metrics.jsonl")
 
     def _options(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Orbax reads the figures of all checkpoints when it opens them; where some cannot be read there is no best one."""

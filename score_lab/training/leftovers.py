@@ -37,7 +37,9 @@ def remove_half_written(directory: Path) -> None:
 
 def try_folder(directory: Path) -> None:
     """Makes a folder in ``directory`` and removes it; raises OSError where it may not.  A save of Orbax that cannot make its own leaves
-    threads that wait for it, and Python, which waits for them at its end, ends five minutes later."""
+    threads that wait for it, and Python, which waits for them at its end, ends five minutes later.  ``directory`` is made where it is gone,
+    and what it lies in is not."""
+    directory.mkdir(exist_ok=True)
     tried = directory / "tried.orbax-checkpoint-tmp"
     tried.mkdir(exist_ok=True)
     tried.rmdir()

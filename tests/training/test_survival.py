@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from score_lab.build import ConfigError
 from score_lab.training import Unreadable, load, newest, seals, train
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.lock import Lock, holder
+from score_lab.training.metrics import Metrics, lines_of, read_metrics
 from score_lab.training.newest import DAMAGED, SOUND, UNKNOWN, UNSEALED
 from score_lab.training.record import write_workdir
 
@@ -269,6 +271,39 @@ def test_of_several_processes_all_go_on_from_what_the_first_finds(trained, tmp_p
     script = iter([(20, UNKNOWN)])
     with pytest.raises(Unreadable, match="as the first process says"):
         newest.newest(checkpoints, int)
+
+
+def test_lines_are_on_the_disk_before_their_checkpoint_is_sealed(trained, tmp_path, monkeypatch):
+    """In the thread that seals it: no step waits for that."""
+    done, sync = [], os.fsync
+
+    def fsync(number):
+        done.append((os.path.basename(os.readlink(f"/proc/self/fd/{number}")), threading.current_thread() is threading.main_thread()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(10, trained[1].state, {"step": 10}, {})
+        checkpoints.wait()
+    names = [name for name, _ in done]
+    assert names[0] == "metrics.jsonl" and names[-2:] == ["10.json.new", "seals"] and not any(main for _, main in done)
+
+
+TAILS = {"nothing": b"", "half a line": b'{"step": 30, "lo', "zeros": bytes(4096), "half a line, then zeros": b'{"step": 2' + bytes(9),
+         "other bytes": b"\xff\xfe\x00{", "a line ahead": b'{"step": 40, "loss": 4.0}\n', "a number": b"17\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_what_a_power_failure_leaves_after_the_lines_is_cut_off(tmp_path, tail):
+    """And the next line begins on a line of its own."""
+    file, lines = tmp_path / "metrics.jsonl", [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}]
+    file.write_bytes("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 30, "loss": 3.0}]).encode() + TAILS[tail])
+    assert lines_of(tmp_path)[:3] == [*lines, {"step": 30, "loss": 3.0}]
+    with Metrics(tmp_path, 20) as metrics:
+        assert read_metrics(tmp_path) == lines
+        metrics.write(30, {"loss": 5.0})
+    assert read_metrics(tmp_path) == [*lines, {"step": 30, "loss": 5.0}]
 
 
 def test_what_is_whole_is_on_the_disk(trained, tmp_path, monkeypatch):
