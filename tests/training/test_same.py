@@ -2,18 +2,14 @@
 
 import dataclasses
 import itertools
-import os
-import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import network_guard
 import numpy as np
 import pytest
+from training import processes
 
 from score_lab.data import DataSpec
 from score_lab.training.mesh import Meshed
@@ -98,18 +94,9 @@ def test_all_layouts_make_the_same_run(x64, config, network, names):
 @pytest.mark.slow
 def test_two_processes_of_two_devices_make_the_same_run(x64, config, tmp_path):
     """Gloo between them, by pmap, on a mesh and with parameters shared out across both: the run of four devices of one process."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = re.sub(r"(device_count)=\d+", r"\1=2", os.environ["XLA_FLAGS"])  # the same otherwise: what is drawn in float32 depends on them
-    environment = network_guard.environment(XLA_FLAGS=flags, JAX_ENABLE_X64="1", no_proxy="localhost,127.0.0.1")
-    commands = [[sys.executable, str(Path(__file__).with_name("two_processes.py")), str(port), str(k), str(tmp_path)] for k in range(2)]
-    processes = [subprocess.Popen(command, env=environment) for command in commands]
-    try:
-        assert [process.wait(400) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    port, program = processes.free_port(), str(Path(__file__).with_name("same_program.py"))
+    with processes.started([[sys.executable, program, str(port), str(k), str(tmp_path)] for k in range(2)]) as both:
+        assert [process.wait(400) for process in both] == [0, 0]
     parts = build_parts(config(network=NETWORKS["DiT"]), DataSpec(SHAPE, 2, "none"), 0.7)
     one = run(parts, "pmap", 10)
     for name in ("pmap", "data", "fsdp", "both"):
