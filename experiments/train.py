@@ -96,7 +96,8 @@ def say_memory(config: dict, workdir: str | None, allow: Sequence[str] = ()) -> 
 def one_ends_all() -> Iterator[None]:
     """Of several processes, one that fails ends at once, with one line: what JAX and Orbax do at the end of a process waits for the
     others.  They find that it is gone in the next sum that they make with it, and end in the same way; one that waits for it in a
-    checkpoint is ended by JAX after HEARTBEAT seconds, in JAX's words.  A Ctrl-C that interrupts, the second one, does the same."""
+    checkpoint says so (loop.py), and is ended by JAX after HEARTBEAT seconds, in JAX's words.  A Ctrl-C that interrupts, the second one,
+    does the same."""
     import jax
 
     interrupted = 128 + signal.SIGINT

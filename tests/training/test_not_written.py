@@ -116,7 +116,7 @@ def test_a_workdir_that_is_moved_under_a_run(config, tmp_path, step):
     assert train(short(config), new).step == 20
 
 
-def test_a_file_that_was_replaced_or_removed_takes_no_line(tmp_path):
+def test_a_file_that_was_removed_takes_no_line(tmp_path):
     with Appended(tmp_path / "x") as file:
         file.write(b"1")
         os.remove(tmp_path / "x")
