@@ -72,7 +72,7 @@ def main() -> int:
             values.config.training.profile = values.profile
     if values.memory:
         return say_memory(plain(values.config), values.workdir, values.allow)
-    with together():
+    with one_ends_all():
         previews = preview(plain(values.config), values.workdir)
         trained = train(values.config, values.workdir, previews, checks=[check_sampling], allow=values.allow)
     return 128 + signal.Signals[trained.stopped] if trained.stopped else 0
@@ -95,10 +95,11 @@ def say_memory(config: dict, workdir: str | None, allow: Sequence[str] = ()) -> 
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def one_ends_all() -> Iterator[None]:
     """Of several processes, one that fails ends at once, with one line: what JAX and Orbax do at the end of a process waits for the
     others.  They find that it is gone in the next sum that they make with it, and end in the same way; one that waits for it in a
-    checkpoint is ended by JAX after HEARTBEAT seconds, in JAX's words.  A Ctrl-C that interrupts, the second one, does the same."""
+    checkpoint says so (loop.py), and is ended by JAX after HEARTBEAT seconds, in JAX's words.  A Ctrl-C that interrupts, the second one,
+    does the same."""
     import jax
 
     interrupted = 128 + signal.SIGINT

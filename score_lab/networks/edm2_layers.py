@@ -31,7 +31,7 @@ from score_lab.types import Array, Float
 
 __all__ = [
     "MPConv", "MPLinear", "fan_in_unit", "fourier", "frequencies_and_phases", "mp_cat", "mp_silu", "mp_sum", "pixel_norm",
-    "unit_magnitude", "unit_normal",
+    "to_unit_magnitude", "unit_magnitude", "unit_normal",
 ]  # fmt: skip
 
 SILU = 0.596
@@ -43,8 +43,13 @@ def unit_magnitude(weight: Float[Array, "*fan_in out"]) -> Float[Array, "*fan_in
 
     NaN for an output whose weights are all 0, which has no direction.
     """
-    wide = widened(weight)
-    return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=tuple(range(weight.ndim - 1)), keepdims=True))).astype(weight.dtype)
+    return (widened(weight) * to_unit_magnitude(weight)).astype(weight.dtype)
+
+
+def to_unit_magnitude(weight: Float[Array, "*fan_in out"]) -> Float[Array, "*ones out"]:
+    """``1 / M[w_o]``, the factor that gives every output of ``weight`` M = 1, with axes of length 1 in place of the others; float32 or
+    higher.  Infinite for an output whose weights are all 0."""
+    return jax.lax.rsqrt(jnp.mean(jnp.square(widened(weight)), axis=tuple(range(weight.ndim - 1)), keepdims=True))
 
 
 def fan_in_unit(weight: Float[Array, "*fan_in out"]) -> Float[Array, "*fan_in out"]:

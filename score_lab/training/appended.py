@@ -13,8 +13,9 @@ __all__ = ["Appended"]
 
 
 class Appended:
-    """``path``, opened at its end; every write goes to the system at once.  Raises OSError where there is no space; then nothing of the
-    piece is in the file, and ``waiting`` holds it.
+    """``path``, opened at its end; every write goes to the system at once.  Raises OSError, naming the file, where there is no space; then
+    nothing of the piece is in the file, and ``waiting`` holds it.  So it does where ``path`` is no more: moved or removed, it would take
+    whatever is written with it.
     """
 
     def __init__(self, path: Path):
@@ -26,13 +27,16 @@ class Appended:
     def write(self, piece: bytes = b"") -> None:
         """Appends what is waiting and ``piece``, all of it or nothing."""
         self.waiting += piece
+        if not self.waiting:
+            return
+        os.stat(self.path)
         rest = memoryview(self.waiting)
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         self._size += len(self.waiting)
         self.waiting = b""
 

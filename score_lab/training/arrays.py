@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_lab.build import refuse
-from score_lab.training.disk import hush, remove_half_written
+from score_lab.training.leftovers import quiet, remove_half_written, try_folder
 from score_lab.training.names import leaf_name
 from score_lab.training.seals import damage, seal
 from score_lab.training.stops import NonFiniteLoss, Unreadable
+from score_lab.training.whole import on_disk
 from score_lab.types import PyTree
 
 __all__ = ["Arrays"]
@@ -34,15 +35,17 @@ class Arrays:
     Args:
       seals: the folder of their seals, STEP.json.
       write: False opens them for reading alone.
+      first: a file that is on the disk, as it was when a save began, before that is sealed.
     """
 
-    def __init__(self, directory: Path, seals: Path, write: bool):
+    def __init__(self, directory: Path, seals: Path, write: bool, first: Path | None = None):
         import orbax.checkpoint as ocp
 
         for name in ("absl", "asyncio"):  # Orbax reports every file that it writes, and every error beside raising it
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self.directory, self.seals, self._write = Path(directory).absolute(), Path(seals).absolute(), write
+        self._first = first
         self._sealing: threading.Thread | None = None
         self._error: Exception | None = None
         self._open()
@@ -52,7 +55,12 @@ class Arrays:
         options, handlers = self._options()
         settings = ocp.CheckpointManagerOptions(create=write, read_only=not write, enable_async_checkpointing=write, **options)
         handlers = {"state": ocp.PyTreeCheckpointHandler(), **handlers}
-        self.manager = ocp.CheckpointManager(self.directory, options=settings, item_handlers=handlers)
+        try:
+            self.manager = ocp.CheckpointManager(self.directory, options=settings, item_handlers=handlers)
+        except OSError as error:
+            if write:
+                raise
+            raise Unreadable(f"{self.directory} could not be looked into ({error}): nothing was changed") from error
         self.manager.reached_preemption = lambda step: False  # Orbax would ask with steps, and signals.py asks with dispatches
 
     def _options(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -65,9 +73,13 @@ class Arrays:
         return sorted(self.manager.all_steps())
 
     def write(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None, **beside: Any) -> None:
-        """Saves ``state``, which may be donated as soon as this returns; ``beside``: Orbax's arguments of the other handlers."""
+        """Saves ``state``, which may be donated as soon as this returns; ``beside``: Orbax's arguments of the other handlers.
+
+        Raises OSError before anything is begun where no folder can be made in ``directory``.
+        """
         ocp = self._ocp
         if jax.process_index() == 0:
+            try_folder(self.directory)
             (self.seals / f"{step}.json").unlink(missing_ok=True)
         if jax.default_backend() == "cpu":
             state = jax.tree.map(jnp.copy, state)  # there Orbax would read the very buffers that the next step writes into
@@ -81,6 +93,8 @@ class Arrays:
     def _seal(self, step: int) -> None:
         """Waits, in a thread of its own, until ``step`` is on the disk, and seals it; keeps what was met for ``settle``."""
         try:
+            if self._first is not None and self._first.exists():
+                on_disk(self._first)
             self.manager.wait_until_finished()
             seal(self.directory / str(step), self.seals / f"{step}.json")
             for old in self.seals.glob("*.json"):
@@ -140,11 +154,8 @@ class Arrays:
 
         restore_args = jax.tree.map(place, like)
         item = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=isinstance(like, dict))
-        try:
+        with quiet():
             restored = self.manager.restore(step, args=ocp.args.Composite(state=item, **beside))
-        except Exception:
-            hush()
-            raise
         state = restored["state"]
         if several:
             state = jax.tree.map(lambda x, asked: x if getattr(asked, "sharding", None) else x.addressable_data(0), state, like)
@@ -158,7 +169,9 @@ class Arrays:
 
     def differences(self, like: PyTree, step: int) -> list[tuple[str, str, str]]:
         """``(leaf, what is saved there, what like has there)`` wherever the two differ; a dict ``like`` may name some of the state only."""
-        there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(self.manager.item_metadata(step)["state"].tree)}
+        with quiet():
+            tree = self.manager.item_metadata(step)["state"].tree
+        there = {leaf_name(path): tuple(leaf.shape) for path, leaf in _leaves(tree)}
         asked = {leaf_name(path): leaf.shape for path, leaf in _leaves(like)}
         keys = {leaf_name(path) for path, leaf in _leaves(like) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)}  # saved as their words
         others = () if isinstance(like, dict) else [name for name in there if name not in asked]
@@ -178,11 +191,12 @@ class Arrays:
             return  # what is being written waits for processes that may be gone
         try:
             self.settle()
+            self.manager.wait_until_finished()
         except Exception:
             if error[0] is None:
                 raise  # else what ended the run is told, not what came of it
-        self.manager.wait_until_finished()
-        self.manager.close()
+        with contextlib.nullcontext() if error[0] is None else contextlib.suppress(Exception):
+            self.manager.close()
 
 
 def _everywhere() -> jax.sharding.NamedSharding:

@@ -42,14 +42,14 @@ def levels_of(parts: Parts) -> np.ndarray:
 def make_heldout(parts: Parts, source: Any, layout: Layout, key: Array) -> Callable[[TrainState], dict[str, float]]:
     """``heldout(state) -> {"eval/loss": ..., "eval/loss at +8.0": ...}`` over the first ``eval_examples`` of the test split."""
     levels = levels_of(parts)
-    whole = dataclasses.replace(layout, accumulate=1)
-    measure = whole.summed(parts, _measure(parts, key))
+    at_once = dataclasses.replace(layout, accumulate=1)
+    measure = at_once.summed(parts, _measure(parts, key))
 
     def heldout(state: TrainState) -> dict[str, float]:
         params = state.ema[0] if state.ema else state.params
         total, count = np.zeros(len(levels)), 0.0
         for batch in _batches(parts, source, layout):
-            placed = whole.place([batch])
+            placed = at_once.place([batch])
             sums = [jax.device_get(measure(params, placed, np.float32(level))) for level in levels]
             total += np.array([float(s) for s, _ in sums], np.float64)
             count += float(sums[0][1])

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -22,13 +23,15 @@ from score_lab.build import refuse
 from score_lab.training.carried import carried
 from score_lab.training.changes import FINGERPRINT, history_of
 from score_lab.training.checkpoint import Checkpoints
-from score_lab.training.disk import Disk, quiet
+from score_lab.training.disk import Disk
 from score_lab.training.feed import BEGINNING, Feed, Start, train_stream
 from score_lab.training.finetune import starting_leaves
 from score_lab.training.heldout import make_heldout
+from score_lab.training.leftovers import quiet
 from score_lab.training.lock import Lock
 from score_lab.training.memory import keep_buffers
 from score_lab.training.metrics import Metrics, say
+from score_lab.training.newest import newest
 from score_lab.training.options import plain
 from score_lab.training.parallel import Layout
 from score_lab.training.parts import Parts
@@ -42,6 +45,9 @@ from score_lab.training.tracing import Traced
 from score_lab.training.workdir import record_in, record_of
 
 __all__ = ["Trained", "train"]
+
+LONG = 10.0
+"""Seconds after which a process that waits for others says so; JAX ends one 30 seconds after the last word of one that has gone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +119,8 @@ def train(
             run.snapshot(plan, step, state)
             stopping = run.stop.agreed() and step < plan.options.steps  # what is done is done, whoever asks then
             if stopping or plan.due(plan.options.checkpoint_every, step) or step == plan.options.steps:
-                run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
+                with _waiting(plan.workdir, plan.layout.processes, f"checkpoint {step}"):
+                    run.checkpoint(plan, step, state, position, last=stopping or step == plan.options.steps)
             run.settle(now=False)
             if stopping:
                 break
@@ -156,6 +163,7 @@ class _Run:
         host = {"step": step, "position": position, "pending": pending, "watch": self.reports.state}
         host |= {"start": dataclasses.asdict(self.start), "record": record_of(plan.parts, library_versions(), self.allowed)}
         with self.disk.writing(f"checkpoint {step}", last):
+            (plan.workdir / "config.json").stat()  # without it nobody can go on: Orbax would make a workdir anew that somebody has moved
             self.checkpoints.save(step, state, host, self.reports.last if plan.evaluates(step) else {})
             if last:
                 self.checkpoints.wait()
@@ -201,10 +209,10 @@ def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, 
         state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
         return state, {"step": 0, "position": None, "pending": [], "start": BEGINNING, "allowed": []}
     like = plan.layout.like(abstract_state(plan.parts))
-    newest, (state, host), damaged = checkpoints.newest(lambda step: checkpoints.restore(like, step))
+    found, (state, host), damaged = newest(checkpoints, lambda step: checkpoints.restore(like, step))
     if damaged:
         checkpoints.put_aside(damaged)
-    checkpoints.seal_again(newest)
+    checkpoints.seal_again(found)
     host = carried(host, plan.parts)
     allowed = history_of(plan.record, plan.changes, host["step"])
     if plan.lead:
@@ -231,6 +239,22 @@ def _described(plan: Plan) -> str:
     """What is trained, and where: ``DiT, 1.31 M parameters, batch 128, 1 device (cpu) by pmap``."""
     count = sum(leaf.size for leaf in jax.tree.leaves(abstract_state(plan.parts).params))
     return f"{type(plan.parts.network).__name__}, {count / 1e6:.3g} M parameters, batch {plan.parts.batch_size}, {plan.layout.words}"
+
+
+@contextlib.contextmanager
+def _waiting(workdir: Path, processes: int, what: str) -> Iterator[None]:
+    """Around what several processes do together: one that is not done with it after LONG seconds says so, before JAX ends it, in many
+    lines of its own, where it waits for one that has gone."""
+    gone = "if one of them has gone, JAX ends this one too, and the same commands go on from the newest checkpoint"
+    line = f"{workdir}: {what} has waited {LONG:g} seconds for the disk or for the other processes: {gone}"
+    timer = threading.Timer(LONG, say, [line])
+    timer.daemon = True
+    if processes > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _farewell(plan: Plan, step: int, stopped: Signals | None) -> None:

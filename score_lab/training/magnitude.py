@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from score_lab.networks.edm2_layers import to_unit_magnitude
 from score_lab.training.names import leaf_name, matches
 from score_lab.training.schedule_free import rescaled
 from score_lab.types import Array, PyTree
@@ -37,7 +37,7 @@ def held_at_magnitude_1(optimizer: optax.GradientTransformation, patterns: Seque
 
         def factor(path: Any, p: Array, u: Array) -> Array | float:
             name = leaf_name(path)
-            return 1.0 / _magnitude(p + u) if matches(patterns, name) and not matches(freeze, name) else 1.0
+            return to_unit_magnitude(p + u) if matches(patterns, name) and not matches(freeze, name) else 1.0
 
         def turned(p: Array, u: Array, f: Array | float) -> Array:
             return u if isinstance(f, float) else (p + u) * f - p
@@ -46,8 +46,3 @@ def held_at_magnitude_1(optimizer: optax.GradientTransformation, patterns: Seque
         return jax.tree.map(turned, params, updates, factors), rescaled(state, factors)
 
     return optax.GradientTransformation(optimizer.init, update)
-
-
-def _magnitude(weight: Array) -> Array:
-    """sqrt(mean w^2) of every output, with axes of length 1 in place of the others."""
-    return jnp.sqrt(jnp.mean(jnp.square(weight), axis=tuple(range(weight.ndim - 1)), keepdims=True))

@@ -151,7 +151,7 @@ class Meshed(Layout):
         """Shapes of what one device holds of one step of ``batches``, as placed: leaves (A, m, ...)."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], x.shape[2] // self.mesh.size, *x.shape[3:]), x.dtype), batches)
 
-    def together(self, share: PyTree) -> PyTree:
+    def of_shares(self, share: PyTree) -> PyTree:
         """Shapes and places of one step of which every device holds ``share``, leaves (A, m, ...)."""
 
         def one(x: Any) -> jax.ShapeDtypeStruct:
@@ -209,8 +209,8 @@ class Meshed(Layout):
 
     def local(self, params: PyTree) -> PyTree:
         """``params`` whole on one device of this process, in buffers of their own."""
-        whole = self._on_mesh(jax.jit(lambda tree: tree, out_shardings=self.replicated))(params)
-        return jax.tree.map(lambda x: jnp.copy(x.addressable_data(0)), whole)
+        gathered = self._on_mesh(jax.jit(lambda tree: tree, out_shardings=self.replicated))(params)
+        return jax.tree.map(lambda x: jnp.copy(x.addressable_data(0)), gathered)
 
     def _gradient(self, parts: Parts, unroll: bool) -> Callable:
         """``(state, batch) -> (grads, metrics, objective state)`` of the global batch; the gradient lies where the parameters do."""

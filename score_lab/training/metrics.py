@@ -3,6 +3,10 @@
 A line of ``metrics.jsonl`` is one step: ``{"step": 500, "loss": 0.23, ..., "seconds": 12.3, "images_per_second": 5210.0}``, the means since
 the line before. All of it but the figures of the clock (``CLOCK``) is a function of the configuration, and equal in a resumed run:
 lines beyond the checkpoint that a run resumes from are cut off when it opens the file.
+
+A line goes to the system at once, and so outlives the process, however that ends.  On the disk it is with the next checkpoint, in whose
+background the file is synchronised before that is sealed: what a power failure leaves after its lines (nothing, half a line, zeros where a
+file system had the length and not yet the bytes) is cut off with what lies beyond the checkpoint.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
 def lines_of(workdir: Path) -> list[dict[str, Any]]:
     """The whole lines of ``metrics.jsonl``, oldest first, while a run writes it; none where there is no such file."""
     path = Path(workdir) / "metrics.jsonl"
-    return [json.loads(line) for line in _whole(path)] if path.is_file() else []
+    return [json.loads(line) for line in _untorn(path)] if path.is_file() else []
 
 
 def mean_of(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -95,13 +99,13 @@ def _cut(path: Path, step: int) -> None:
     """Keeps the whole lines of ``path`` up to ``step``; the rest was written by a run that went on after its last checkpoint."""
     if not path.exists():
         return
-    kept = [line + "\n" for line in _whole(path) if json.loads(line)["step"] <= step]
+    kept = [line + "\n" for line in _untorn(path) if json.loads(line)["step"] <= step]
     write_whole(path, "".join(kept))
 
 
-def _whole(path: Path) -> Iterator[str]:
-    """The lines that were not torn by a kill."""
-    for line in path.read_text().splitlines():
+def _untorn(path: Path) -> Iterator[str]:
+    """The lines that are not torn."""
+    for line in path.read_text(errors="replace").splitlines():
         try:
             json.loads(line)["step"]
         except (json.JSONDecodeError, KeyError, TypeError):

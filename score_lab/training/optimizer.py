@@ -187,8 +187,8 @@ def _check(config: Mapping[str, Any], steps: int) -> None:
 
     check("learning_rate", None, lambda v: _number(v) and v > 0, "a finite number > 0")
     check("schedule", "constant", lambda v: v in SCHEDULES, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
-    whole = f"an int from 0 to config.training.steps - 1 = {steps - 1}: --config.optimizer.warmup={steps // 10}"
-    check("warmup", 0, lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < steps, whole)
+    below = f"an int from 0 to config.training.steps - 1 = {steps - 1}: --config.optimizer.warmup={steps // 10}"
+    check("warmup", 0, lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < steps, below)
     check("final", 0.0, lambda v: _number(v) and 0.0 <= v <= 1.0, "a fraction of the rate in [0, 1]")
     falls, warmup = config.get("schedule", "constant") == "inverse_sqrt", config.get("warmup", 0)
     after = f"an int from {max(warmup, 1)} on (not within the warmup), or None" if falls else "None: it is for the schedule inverse_sqrt"

@@ -232,8 +232,8 @@ def data_options(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         refuse("config.data.shuffle", pipeline["shuffle"], "True, False, or None for True in training")
     for name, least, none in (("num_threads", 0, True), ("num_workers", 0, False), ("prefetch", 1, False)):
         value = pipeline.get(name, least)
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        if not whole and not (value is None and none):
+        is_int = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not is_int and not (value is None and none):
             refuse(f"config.data.{name}", value, f"an int of at least {least}{', or None for what suits the data' if none else ''}")
     return spec, pipeline
 

@@ -151,6 +151,8 @@ def prepare(
     if options.disk_full == "go_on" and layout.processes > 1:
         refuse("config.training.disk_full", "go_on", "'stop' where there are several processes, which write a checkpoint together")
     cadences = [options.log_every, options.eval_every, options.checkpoint_every, *(every for every, _ in callbacks)]
+    if past is not None and options.steps_per_dispatch != "auto":
+        cadences = []  # they divided those of their time, of which log_every and the callbacks may have changed freely since
     several, snapshot_every = _cadences(parts, [every for every in cadences if every])
     return Plan(parts, source, layout, several, snapshot_every, workdir, record, tuple(callbacks), seed, tuple(changes))
 

@@ -32,13 +32,18 @@ def library_versions() -> dict[str, str]:
 def read_workdir(workdir: str | Path) -> dict[str, Any]:
     """What ``WORKDIR/config.json`` says of the run; ConfigError if this is no workdir."""
     file = Path(workdir) / "config.json"
-    if not file.is_file():
+    try:
+        there = file.is_file()
+        text = file.read_text() if there else ""
+    except OSError as error:
+        refuse("workdir", str(workdir), f"a directory that can be looked into: {error.strerror} ({error.filename})")
+    if not there:
         near = [str(other.parent) for other in Path(workdir).absolute().parent.glob("*/config.json")]
         what = "there is no config.json in it" if Path(workdir).is_dir() else "there is no such directory"
         hint = nearest(str(Path(workdir).absolute()), near)
         refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(text)
         found = {name: record[name] for name in ("config", "data", "sigma_data", "versions")}
         return found | {name: record[name] for name in ("init_from", "allowed") if name in record}
     except (json.JSONDecodeError, KeyError, TypeError) as error:

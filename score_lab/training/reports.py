@@ -94,18 +94,23 @@ class Reports:
             values, pictures = self._means(self.drain())
             self._steps = []
             values |= self._time(step)
-        if self.heldout is not None and plan.evaluates(step):
-            self.drain()
+        evaluates = self.heldout is not None and plan.evaluates(step)
+        due = [function for every, function in plan.callbacks if plan.due(every, step)]
+        if not (values or evaluates or due):
+            return
+        self.drain()
+        paused = time.perf_counter()
+        if evaluates:
             values |= self.heldout(state)
-        for every, function in plan.callbacks:
-            if plan.due(every, step):
-                self.drain()
-                with self.disk.writing(f"what {getattr(function, '__name__', 'a callback')} makes of step {step}"):
-                    made = function(denoiser_of(plan.parts, plan.layout, state), step) or {}
-                    images |= {name: value for name, value in made.items() if isinstance(value, bytes)}
-                    values |= {name: value for name, value in made.items() if not isinstance(value, bytes)}
+        for function in due:
+            with self.disk.writing(f"what {getattr(function, '__name__', 'a callback')} makes of step {step}"):
+                made = function(denoiser_of(plan.parts, plan.layout, state), step) or {}
+                images |= {name: value for name, value in made.items() if isinstance(value, bytes)}
+                values |= {name: value for name, value in made.items() if not isinstance(value, bytes)}
         if values or images:
             self._write(step, values, pictures, images)
+        began, first = self._clock
+        self._clock = began + time.perf_counter() - paused, first
 
     def drain(self) -> list[dict[str, Any]]:
         """The figures of every step since the last line, fetched and looked at.  Raises NonFiniteLoss."""
@@ -170,9 +175,14 @@ class Reports:
         )
 
     def _time(self, step: int) -> dict[str, float]:
-        """Seconds since this process began to train, and since the last line images per second, with what ``mfu`` asks for."""
+        """Seconds since this process began to train, and since the last line images per second, with what ``mfu`` asks for.
+
+        The clock of the latter, ``(when it began, after which step)``, begins anew.  It stands still for held-out losses, callbacks and
+        lines at whatever step (``report``), and runs on while a checkpoint is begun.
+        """
         began, first = self._clock
         now = time.perf_counter()
+        self._clock = now, step
         figures = {"seconds": now - self._begun}
         if step > first:
             figures["images_per_second"] = (step - first) * self.plan.parts.batch_size / (now - began)
@@ -180,7 +190,7 @@ class Reports:
         return figures
 
     def _write(self, step: int, values: dict[str, float], pictures: Mapping[str, Any], images: Mapping[str, bytes]) -> None:
-        """The values as a line of each kind; what held-out loss and callbacks took is not counted as training."""
+        """The values as a line of each kind."""
         self.last |= values
         if self.metrics is not None:
             rate = self.last.get("images_per_second", 0.0)
@@ -189,5 +199,3 @@ class Reports:
                 self.metrics.write(step, values, pictures, images)
             if values:
                 say(progress_line(step, self.plan.options.steps, values | {"images_per_second": rate}, left))
-        if "seconds" in values:
-            self._clock = (time.perf_counter(), step)

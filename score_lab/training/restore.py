@@ -14,6 +14,7 @@ from score_lab.data import DataSpec
 from score_lab.denoiser import NetworkDenoiser
 from score_lab.training.changes import SECTIONS
 from score_lab.training.checkpoint import Checkpoints
+from score_lab.training.newest import newest, read_sound
 from score_lab.training.options import TrainingOptions, options_of
 from score_lab.training.parts import Parts, anywhere, build_parts
 from score_lab.training.record import read_workdir
@@ -159,10 +160,10 @@ def _step(workdir: Path, checkpoints: Checkpoints, step: int | str | None) -> in
 def _read(checkpoints: Checkpoints, read: Callable[[int], Any], step: int, asked: int | str | None) -> tuple[int, Any, dict[int, str]]:
     """``(step, read(step), {later step: what is wrong with it})``: the newest that can be read, unless a certain one was asked for."""
     if asked is None:
-        return checkpoints.newest(read)
+        return newest(checkpoints, read)
     if (why := checkpoints.damage(step)) is not None:
         refuse("step", step, f"a checkpoint that can be read: this one is damaged ({why})")
-    return step, checkpoints.read(read, step), {}
+    return step, read_sound(checkpoints, read, step), {}
 
 
 def _params(checkpoints: Checkpoints, like: TrainState, position: int | None, step: int) -> Any:

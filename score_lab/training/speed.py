@@ -68,7 +68,7 @@ def _moved(parts: Parts, layout: Layout | None, batch: PyTree, count: int) -> fl
     """Bytes of a step with the first ``count`` microbatches alone, none of them in a loop."""
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), batch)
     if layout is not None and layout.shares:
-        lowered = layout.dispatch(parts, unroll=True).lower(layout.like(abstract_state(parts)), layout.together(some))
+        lowered = layout.dispatch(parts, unroll=True).lower(layout.like(abstract_state(parts)), layout.of_shares(some))
     else:
         lowered = jax.jit(make_step(parts, unroll=True), donate_argnums=0).lower(abstract_state(parts), some)
     return bytes_of_program(lowered.compile())

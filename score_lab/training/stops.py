@@ -18,7 +18,7 @@ class DiskFull(RunStopped):
 
 
 class NotWritten(RunStopped):
-    """Something could not be written for another reason: a file system that fails, is gone or can only be read."""
+    """Something could not be written for another reason: a file system that fails, no permission, a workdir that somebody has moved."""
 
 
 class PipelineFailed(RunStopped):

@@ -41,4 +41,4 @@ def on_disk(path: Path) -> None:
             os.close(number)
     except OSError as error:
         if not folder or error.errno not in NOT_THERE:
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None

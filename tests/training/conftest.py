@@ -1,4 +1,7 @@
-"""A run of seconds that the tests of this folder share: two moons, a network of a few hundred parameters, four devices."""
+"""A run of seconds that the tests of this folder share: two moons, a network of a few hundred parameters, four devices.
+
+Of a run that was stopped, killed or refused on its way, ``broken`` is the workdir, and ``straight`` that of the same run that was not.
+"""
 
 import copy
 

@@ -141,8 +141,8 @@ def test_killed_between_the_record_and_a_checkpoint(config, copy, trained, monke
 @pytest.mark.slow
 def test_sigkill_in_the_first_step_after_a_change(config, copy, trained, tmp_path):
     """Of a process, whose lock and files nobody tidies up: the same command without --allow makes what it would have made."""
-    changed, whole = config(training__steps=30, optimizer__learning_rate=1e-3), tmp_path / "whole"
-    shutil.copytree(trained[0], whole)
+    changed, straight = config(training__steps=30, optimizer__learning_rate=1e-3), tmp_path / "straight"
+    shutil.copytree(trained[0], straight)
     (tmp_path / "config.json").write_text(json.dumps(changed))
     words = [sys.executable, "-m", "training.killed", str(copy), str(tmp_path / "config.json"), "first", "0", "optimizer,training"]
     flags = "--xla_force_host_platform_device_count=4"
@@ -150,9 +150,9 @@ def test_sigkill_in_the_first_step_after_a_change(config, copy, trained, tmp_pat
     assert subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, timeout=300).returncode == -signal.SIGKILL
     assert read_workdir(copy)["config"] == plain(changed) and not (copy / "checkpoints" / "30").exists()
     train(changed, copy)
-    train(changed, whole, allow=["optimizer,training"])
-    assert bits(load(copy, ema=None).params) == bits(load(whole, ema=None).params)
-    assert read_workdir(copy)["allowed"] == read_workdir(whole)["allowed"]
+    train(changed, straight, allow=["optimizer,training"])
+    assert bits(load(copy, ema=None).params) == bits(load(straight, ema=None).params)
+    assert read_workdir(copy)["allowed"] == read_workdir(straight)["allowed"]
 
 
 def test_a_larger_batch_reads_on_where_the_last_one_ended(config, copy, monkeypatch, capsys):
@@ -354,6 +354,18 @@ REFUSED = [
     ("--config.init_from.workdir=x --allow=init_from", "config.init_from: {'workdir': 'x'} is refused", "a run begins once"),
     ("--config.training.steps=10 --allow=training", "training.steps: 10 is refused; allowed: more than 20", "no step is left for it"),
 ]
+
+
+def test_replay_of_a_step_from_before_the_lines_came_at_another_pace(config, tmp_path):
+    """``log_every`` changes freely and is in no history: dispatches of ten steps, in which it is no more, are made again all the same."""
+    pace = {"optimizer__schedule": "constant", "training__eval_every": 0}
+    train(config(training__steps_per_dispatch=10, **pace), tmp_path)
+    before = replay(tmp_path, 7)
+    slower = config(training__steps_per_dispatch=5, training__log_every=5, training__checkpoint_every=15, training__steps=25, **pace)
+    train(slower, tmp_path, allow=["training.steps_per_dispatch,training.checkpoint_every"])
+    again = replay(tmp_path, 7)
+    assert again.loss == before.loss and again.losses.tobytes() == before.losses.tobytes()
+    assert {entry["field"] for entry in again.since} == {"config.training.steps_per_dispatch", "config.training.checkpoint_every"}
 
 
 def test_a_command_that_lacks_a_name_reads_no_array(config, copy, monkeypatch):

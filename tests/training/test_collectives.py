@@ -69,12 +69,12 @@ def test_every_collective_of_a_step_has_its_purpose(config, form):
     by = purposes(found, SCOPES)
     sums = {one: n for one, n in by.items() if one[0] == SUM}
     assert {one: n for one, n in by.items() if one[0] != SUM} == {FORWARD: len(shared), BACKWARD: kernels, SCATTER: len(shared)}
-    together = ("gradient", "metrics")
+    in_one = ("gradient", "metrics")
     if parallel == {"fsdp": 4}:  # nothing lies between the sums of the rest and those of the squares: XLA joins them
         assert set(sums.values()) == {1} and len(sums) == 2 and all({"optimizer", "update_norm"} & set(scopes) for _, scopes in sums)
-        assert set.union(*(set(scopes) for _, scopes in sums)) == {*together, "optimizer", "update_norm"}
+        assert set.union(*(set(scopes) for _, scopes in sums)) == {*in_one, "optimizer", "update_norm"}
     else:
-        assert sums == {(SUM, ("gradient",)): 1, (SUM, together): 1, (SUM, ("optimizer",)): 1, (SUM, ("update_norm",)): 1}
+        assert sums == {(SUM, ("gradient",)): 1, (SUM, in_one): 1, (SUM, ("optimizer",)): 1, (SUM, ("update_norm",)): 1}
         over_data = next(one for one in found if one.kind == SUM and "metrics" not in one.scope and "gradient" in one.scope)
         assert Counter(shape for _, shape in over_data.results) == Counter(place.shard_shape(x.shape) for x, place in shared)
     assert Counter(one.results[0][1] for one in found if one.kind == "reduce-scatter") == Counter(p.shard_shape(x.shape) for x, p in shared)

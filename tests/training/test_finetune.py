@@ -56,16 +56,16 @@ def test_a_changed_head_is_drawn_and_the_rest_is_loaded(config, trained, tmp_pat
 
 def test_it_trains_and_goes_on_without_the_other_workdir(config, trained, tmp_path):
     """20 steps at once are 10, then, with the other workdir gone, 10 more, to the bit; the record says what it came from in both."""
-    other, whole, broken = (tmp_path / name for name in ("other", "whole", "broken"))
+    other, straight, broken = (tmp_path / name for name in ("other", "straight", "broken"))
     shutil.copytree(trained[0], other)
     settings = {"seed": 9, "init_from": {"workdir": str(other)}, "training__eval_every": 0, "optimizer__schedule": "constant"}
-    unbroken = train(config(**settings), whole)
+    unbroken = train(config(**settings), straight)
     train(config(training__steps=10, **settings), broken)
     shutil.rmtree(other)
     resumed = train(config(**settings), broken)
     jax.tree.map(np.testing.assert_array_equal, unbroken.state.params, resumed.state.params)
     jax.tree.map(np.testing.assert_array_equal, unbroken.state.ema, resumed.state.ema)
-    records = [json.loads((workdir / "config.json").read_text())["init_from"] for workdir in (whole, broken)]
+    records = [json.loads((workdir / "config.json").read_text())["init_from"] for workdir in (straight, broken)]
     assert records[0] == records[1] == dict(unbroken.parts.origin)
     assert records[0]["step"] == 20 and records[0]["ema"] == 0.9
     assert load(broken).step == 20  # neither does loading look for it

@@ -77,10 +77,10 @@ def test_a_frozen_run_goes_on_and_its_frozen_leaves_are_those_of_the_start(confi
     """10 steps and then 20 are 20, on four devices; the gradient's norm is of what is trained; averages of frozen leaves stay too."""
     settings = {"name": "adamw", "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "freeze": ["network.inward.*"]}
     settings["groups"] = [{"pattern": "network.outward.*", "learning_rate": 1e-3, "weight_decay": 0.0}]
-    whole = config(optimizer=settings, training__eval_every=0)
-    unbroken = train(whole, tmp_path / "whole")
+    own = config(optimizer=settings, training__eval_every=0)
+    unbroken = train(own, tmp_path / "straight")
     train(config(optimizer=settings, training__eval_every=0, training__steps=10), tmp_path / "broken")
-    resumed = train(whole, tmp_path / "broken")
+    resumed = train(own, tmp_path / "broken")
     jax.tree.map(np.testing.assert_array_equal, unbroken.state.params, resumed.state.params)
     jax.tree.map(np.testing.assert_array_equal, unbroken.state.opt_state, resumed.state.opt_state)
     start = init_state(unbroken.parts, 3).params["network"]

@@ -75,11 +75,11 @@ def left_over(workdir):
     return [str(p.relative_to(workdir)) for p in workdir.rglob("*") if "tmp" in p.name or p.name.endswith((".new", ".damaged"))]
 
 
-def same(broken, whole, config):
-    ours, theirs = outcome(broken, config), outcome(whole, config)
+def same(broken, straight, config):
+    ours, theirs = outcome(broken, config), outcome(straight, config)
     for name in theirs:
         assert ours[name] == theirs[name], name
-    assert left_over(broken) == left_over(whole) == [] and theirs["sealed"] == theirs["kept"]
+    assert left_over(broken) == left_over(straight) == [] and theirs["sealed"] == theirs["kept"]
 
 
 def test_killed_before_a_commit_and_in_the_first_step_after_a_restore(trained, config, tmp_path):
@@ -122,8 +122,8 @@ def test_killed_twenty_times(config, tmp_path):
     rng = random.Random(0)
     others = [*INJECTED[1:], *((point, rng.uniform(0.0, most)) for point, most in TIMED)]
     kills = [INJECTED[0], *rng.sample(others, len(others))]  # the first, when there is no checkpoint yet
-    whole, broken, cache = tmp_path / "whole", tmp_path / "broken", tmp_path / "compiled"
-    assert run(whole, long, cache)[0] == 0
+    straight, broken, cache = tmp_path / "straight", tmp_path / "broken", tmp_path / "compiled"
+    assert run(straight, long, cache)[0] == 0
     reached = []
     for point, number in kills:
         if point == "first":  # needs one to go on from
@@ -133,7 +133,7 @@ def test_killed_twenty_times(config, tmp_path):
         assert status == -signal.SIGKILL, (reached, said)
     assert len(reached) == 20 and reached[0][2] == 0 < reached[-1][2] < 400, reached
     assert run(broken, long, cache)[0] == 0
-    same(broken, whole, long)
+    same(broken, straight, long)
 
 
 @pytest.mark.slow
@@ -147,8 +147,8 @@ def test_sigterm_at_a_random_moment(tmp_path):
         words = [*command, f"--workdir={workdir}"]
         return subprocess.Popen(words, env=environment(tmp_path / "compiled"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    process = start(whole)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    process = start(straight)
     assert process.communicate(timeout=900) and process.returncode == 0
     process, deadline = start(broken), time.time() + 900
     while not (broken / "checkpoints" / "400").exists() and time.time() < deadline:
@@ -163,4 +163,4 @@ def test_sigterm_at_a_random_moment(tmp_path):
     process = start(broken)
     said = process.communicate(timeout=900)[0]
     assert process.returncode == 0 and f"goes on from step {step}" in said
-    same(broken, whole, json.loads((whole / "config.json").read_text())["config"])
+    same(broken, straight, json.loads((straight / "config.json").read_text())["config"])

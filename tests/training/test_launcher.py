@@ -160,7 +160,7 @@ def test_an_interrupt_of_one_of_several_processes_ends_it_at_once(monkeypatch, c
 
     monkeypatch.setattr(jax, "process_count", lambda: count)
     monkeypatch.setattr(train.os, "_exit", end)
-    with pytest.raises((KeyboardInterrupt, Ended)) as caught, train.together():
+    with pytest.raises((KeyboardInterrupt, Ended)) as caught, train.one_ends_all():
         raise KeyboardInterrupt
     said = "error: interrupted by Ctrl-C: the same commands go on from the newest checkpoint\n"
     ended = (caught.type, caught.value.args, capsys.readouterr().err)

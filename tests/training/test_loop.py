@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import signal
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from jax.experimental import multihost_utils
 from score_lab.build import ConfigError
 from score_lab.data import batches
 from score_lab.paths.base import normals
-from score_lab.training import NonFiniteLoss, PipelineFailed, load, train
+from score_lab.training import NonFiniteLoss, PipelineFailed, load, loop, reports, train
 from score_lab.training.feed import Feed, open_source
 from score_lab.training.heldout import make_heldout
 from score_lab.training.metrics import mean_of, progress_line, read_metrics
@@ -217,3 +219,47 @@ def test_of_several_processes_all_stop_by_one_name(monkeypatch, pressed, name):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert raised == [signal.SIGTERM] and stop.named() == signal.SIGINT
+
+
+def test_only_training_is_counted_as_training(config, tmp_path, monkeypatch):
+    """On a clock by which a step takes a second, a preview every 4 steps 100 and a held-out loss 1000: 16 images/s at the line of every 10,
+    where a preview is due and where none is."""
+    now, add, made = [0.0], reports.Reports.add, loop.make_heldout
+
+    def adds(self, figures, step):
+        now[0] += len(jax.tree.leaves(figures)[0])
+        add(self, figures, step)
+
+    def draws(denoiser, step):
+        now[0] += 100.0
+
+    def heldout(*args):
+        measure = made(*args)
+
+        def measured(state):
+            now[0] += 1000.0
+            return measure(state)
+
+        return measured
+
+    monkeypatch.setattr(reports, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(reports.Reports, "add", adds)
+    monkeypatch.setattr(loop, "make_heldout", heldout)
+    train(config(training__eval_every=5), tmp_path, [(4, draws)])
+    lines = [line for line in read_metrics(tmp_path) if "images_per_second" in line]
+    assert [line["step"] for line in lines] == [10, 20] and [line["images_per_second"] for line in lines] == [16.0, 16.0]
+    assert lines[1]["seconds"] > 2000
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_process_that_waits_long_for_others_says_so(tmp_path, monkeypatch, capsys, processes):
+    """One line, which says what happens next; nothing where it is done in time, and nothing of one process alone."""
+    monkeypatch.setattr(loop, "LONG", 0.05)
+    with loop._waiting(tmp_path, processes, "checkpoint 5"):
+        time.sleep(0.5)
+    with loop._waiting(tmp_path, processes, "checkpoint 10"):
+        pass
+    time.sleep(0.2)
+    said = capsys.readouterr().out
+    assert said.count("\n") == processes - 1
+    assert processes == 1 or said.startswith(f"{tmp_path}: checkpoint 5 has waited 0.05 seconds for the disk or for the other processes: ")

@@ -136,33 +136,33 @@ def watching(seen):
 
 
 @pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
+def straight(config, tmp_path_factory):
     """``(what the callback saw, the state)`` of 20 steps on four devices, two microbatches each."""
     seen = []
-    made = train(turning(config), tmp_path_factory.mktemp("whole"), watching(seen))
+    made = train(turning(config), tmp_path_factory.mktemp("straight"), watching(seen))
     return seen, made
 
 
-def test_magnitude_is_1_after_each_of_20_steps_of_a_run(whole):
+def test_magnitude_is_1_after_each_of_20_steps_of_a_run(straight):
     """Dropout, two microbatches, four devices; the average of decay 0.9 is not held, and is shorter."""
-    seen, made = whole
+    seen, made = straight
     assert [step for step, *_ in seen] == list(range(1, 21)) and seen[0][1] == 7
     assert max(worst for *_, worst in seen) < 1e-6
     assert np.max(magnitudes(made.state.ema[1]["network"]["blocks"]["0"]["first"]["kernel"])) < 0.999
 
 
 @pytest.mark.parametrize("parallel", [{"fsdp": 4, "min_size": 8}, pytest.param({"fsdp": 2, "min_size": 8}, marks=pytest.mark.slow)])
-def test_shared_out_it_is_pmap(config, whole, tmp_path, parallel):
+def test_shared_out_it_is_pmap(config, straight, tmp_path, parallel):
     """To the order of sums, of which the magnitude of an output whose fan-in is shared out is another."""
     made = train(turning(config, parallel=parallel), tmp_path / "run")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-4, atol=5e-6), numbers(made.state), numbers(whole[1].state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=5e-4, atol=5e-6), numbers(made.state), numbers(straight[1].state))
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_has_the_same_bits(config, whole, tmp_path):
+def test_a_run_that_goes_on_has_the_same_bits(config, straight, tmp_path):
     train(turning(config, training__steps=10), tmp_path / "run")
     made = train(turning(config), tmp_path / "run")
-    jax.tree.map(np.testing.assert_array_equal, numbers(made.state), numbers(whole[1].state))
+    jax.tree.map(np.testing.assert_array_equal, numbers(made.state), numbers(straight[1].state))
 
 
 @pytest.mark.slow

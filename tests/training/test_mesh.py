@@ -84,11 +84,11 @@ def test_a_run_goes_on_in_any_other_layout(config, tmp_path, way):
     """10 steps in one, then to 20 in another: the state of the run that never changed, to the order of sums."""
     first, second, devices = WAYS[way]
     constant = {"optimizer__schedule": "constant"}
-    whole = train(config(**constant), tmp_path / "whole").state
+    by_pmap = train(config(**constant), tmp_path / "pmap").state
     train(config(training__steps=10, **constant, parallel=first), tmp_path / "run")
     made = train(config(**constant, parallel=second, training__devices=devices), tmp_path / "run")
     assert made.step == 20
-    same(made.state, whole, 2e-4, 2e-6)
+    same(made.state, by_pmap, 2e-4, 2e-6)
 
 
 def wide(config, **parallel):

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from training import together
+from training import processes
 
 from score_lab.training import PipelineFailed, load, train
 from score_lab.training import feed as feeds
@@ -107,17 +107,17 @@ def test_a_signal_to_all_is_not_for_the_workers_and_they_end_with_the_run(tmp_pa
     training = ("steps=400", "log_every=1", "eval_every=0", "checkpoint_every=400", "steps_per_dispatch=1")
     words += [f"--config.training.{word}" for word in training]
     file = tmp_path / "metrics.jsonl"
-    with together.start(tmp_path, *words, count=1, devices=1) as (process,):
-        together.until(lambda: file.exists() and len(file.read_text().splitlines()) > 2, [process])
+    with processes.start(tmp_path, *words, count=1, devices=1) as (process,):
+        processes.until(lambda: file.exists() and len(file.read_text().splitlines()) > 2, [process])
         os.killpg(process.pid, signal.SIGTERM)
         for pid in (*started(process), process.pid):
             os.kill(pid, signal.SIGTERM)
-        (status,), (said,), (errors,) = together.ended([process])
+        (status,), (said,), (errors,) = processes.ended([process])
     assert status == 143 and "Traceback" not in errors, errors
-    step, *_ = together.saved(tmp_path)
+    step, *_ = processes.saved(tmp_path)
     assert 3 <= step < 400 and f"stopped by SIGTERM at step {step}, which is saved" in said
-    with together.start(tmp_path, *words, count=1, devices=1) as (process,):
-        together.until(lambda: len(file.read_text().splitlines()) > step + 1, [process])
+    with processes.start(tmp_path, *words, count=1, devices=1) as (process,):
+        processes.until(lambda: len(file.read_text().splitlines()) > step + 1, [process])
         left = started(process)
         assert len(left) == 2
         process.kill()

@@ -4,16 +4,14 @@ refused by name where they cannot be.
 
 import io
 import shutil
-import subprocess
-import sys
 
 import jax
-import network_guard
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from training import processes
 from training.test_watching import events_in
 
 from experiments import preview as previews
@@ -105,14 +103,14 @@ def test_a_run_that_was_killed_has_the_pictures_and_the_film_of_one_that_was_not
         if step == 15:
             raise KeyboardInterrupt
 
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(own, whole, preview(own, whole))
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    train(own, straight, preview(own, straight))
     with pytest.raises(KeyboardInterrupt):
         train(own, broken, [*preview(own, broken), (5, kill)])
     assert (broken / "previews" / "step_00000015.png").exists() and not (broken / "checkpoints" / "15").exists()
     train(own, broken, [*preview(own, broken), (5, lambda denoiser, step: None)])
     stills = [f"step_{step:08d}.png" for step in (5, 10, 15, 20)]
-    for home in (whole, broken):
+    for home in (straight, broken):
         files = {file.name: file.read_bytes() for file in (home / "previews").iterdir()}
         assert sorted(files) == ["film.gif", *stills]
         shown = {e.step: v.image for e in events_in(home / "events") for v in e.summary.value if v.tag == "preview"}
@@ -120,13 +118,13 @@ def test_a_run_that_was_killed_has_the_pictures_and_the_film_of_one_that_was_not
         with Image.open(io.BytesIO(shown[20].encoded_image_string)) as image:
             assert (shown[20].width, shown[20].height, shown[20].colorspace) == (*image.size, len(image.getbands()))
         for name, data in files.items():
-            assert data == (whole / "previews" / name).read_bytes(), name
-    assert len({(whole / "previews" / name).read_bytes() for name in stills}) == 4
-    with Image.open(whole / "previews" / "film.gif") as images:
+            assert data == (straight / "previews" / name).read_bytes(), name
+    assert len({(straight / "previews" / name).read_bytes() for name in stills}) == 4
+    with Image.open(straight / "previews" / "film.gif") as images:
         assert images.n_frames == 4
         for k, name in enumerate(stills):
             images.seek(k)
-            assert np.abs(np.asarray(images.convert("RGB"), np.int16) - pixels(whole / "previews" / name)).mean() < 2
+            assert np.abs(np.asarray(images.convert("RGB"), np.int16) - pixels(straight / "previews" / name)).mean() < 2
 
 
 def still(file, grey, made_by="these"):
@@ -175,19 +173,9 @@ def test_two_processes_draw_the_picture_of_one(tmp_path, mesh):
     single process draws with what was saved at that step.
     """
     pytest.importorskip("matplotlib")
-    words = ["--config=configs/toy.py:ot", "--config.network.width=16", "--config.data.batch_size=64", "--config.optimizer.warmup=5"]
-    words += [f"--config.training.{word}" for word in ("steps=40", "log_every=20", "checkpoint_every=20", "eval_every=0")]
+    words = [f"--config.training.{word}" for word in ("steps=40", "log_every=20", "checkpoint_every=20", "eval_every=0")]
     words += ["--config.preview.every=20", "--config.preview.n=37", *(f"--config.parallel.{word}" for word in mesh)]
-    environment = network_guard.environment(XLA_FLAGS="--xla_force_host_platform_device_count=2", no_proxy="localhost,127.0.0.1")
-    command = [sys.executable, "-m", "experiments.train", *words, f"--workdir={tmp_path / 'two'}"]
-    with network_guard.held_port() as port:
-        joined = [f"--distributed=localhost:{port},2,{k}" for k in range(2)]
-        processes = [subprocess.Popen([*command, word], env=environment, stdout=subprocess.DEVNULL) for word in joined]
-        try:
-            assert [process.wait(900) for process in processes] == [0, 0]
-        finally:
-            for process in processes:
-                process.kill()
+    processes.run(tmp_path / "two", *words)
     loaded = load(tmp_path / "two")
     ((_, draw),) = preview(loaded.config, tmp_path / "one")
     (tmp_path / "one").mkdir()

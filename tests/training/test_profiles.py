@@ -221,8 +221,8 @@ def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeyp
     seals = [json.loads((home / "snapshot_seals" / f"{step}.json").read_text()) for step in (5, 10)]
     assert all(seals) and load(home, ema=0.07).residual > 0
     (file,) = (home / "snapshots" / "5" / "state" / "d").iterdir()  # the index of the whole array store: nothing is read without it
-    name, whole = re.escape(str(file.relative_to(home / "snapshots" / "5"))), file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    name, before = re.escape(str(file.relative_to(home / "snapshots" / "5"))), file.read_bytes()
+    file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     said = rf"^ema: 0.07 is refused; allowed: .*snapshots/5 is damaged \({name} is not what was written\)$"
     with pytest.raises(ConfigError, match=said):
         load(home, ema=0.07)
@@ -234,7 +234,7 @@ def test_a_snapshot_that_was_damaged_enters_no_average(config, tmp_path, monkeyp
     with pytest.raises(Unreadable, match=r"snapshots/5: this snapshot could not be read \(") as caught:
         load(home, ema=0.07)
     assert "\n" not in str(caught.value)
-    file.write_bytes(whole)
+    file.write_bytes(before)
     assert load(home, ema=0.07).step == 10
     with Snapshots(home, write=True) as stored:  # what a run does that goes on from step 5
         stored.drop_after(5)

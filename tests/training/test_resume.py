@@ -12,6 +12,7 @@ import jax
 import network_guard
 import numpy as np
 import pytest
+from training import processes
 
 from score_lab.training import load, train
 from score_lab.training.metrics import CLOCK, read_metrics
@@ -54,8 +55,8 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
     def kill():
         raise Kill
 
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    unbroken = train(long, whole, callbacks())
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    unbroken = train(long, straight, callbacks())
     stopped = train(long, broken, callbacks(at_20=lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert (stopped.stopped, stopped.step) == ("SIGINT", 20)
     with pytest.raises(Kill):
@@ -66,10 +67,10 @@ def test_a_run_stopped_at_20_and_killed_at_50_is_the_run_that_was_not(config, tm
     assert len(jax.devices()) == 4 and len(resumed.state.ema) == 2
     assert bits(resumed.state) == bits(unbroken.state)
     assert int(resumed.state.objective["calls"]) == 60 and float(resumed.state.params["objective"]["scale"]) != 1.0
-    assert lines(broken) == lines(whole) and [line["step"] for line in lines(broken)] == [10, 20, 30, 40, 50, 60]
+    assert lines(broken) == lines(straight) and [line["step"] for line in lines(broken)] == [10, 20, 30, 40, 50, 60]
     assert next(line["spikes"] for line in lines(broken) if line["step"] == 40) > 0
-    assert position(broken, 60) == position(whole, 60)
-    assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(whole, ema=1).denoiser.params)
+    assert position(broken, 60) == position(straight, 60)
+    assert bits(load(broken, ema=0.99).denoiser.params) == bits(load(straight, ema=1).denoiser.params)
 
 
 @pytest.mark.slow
@@ -83,15 +84,15 @@ def test_a_learned_weighting_goes_on_to_the_bit_and_its_loss_stays_comparable(co
             os.kill(os.getpid(), signal.SIGINT)
         return {}
 
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    unbroken = train(own, whole)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    unbroken = train(own, straight)
     stopped = train(own, broken, [(10, probe)])
     assert (stopped.stopped, stopped.step) == ("SIGINT", 10)
     resumed = train(own, broken)
-    assert bits(resumed.state) == bits(unbroken.state) and lines(broken) == lines(whole)
+    assert bits(resumed.state) == bits(unbroken.state) and lines(broken) == lines(straight)
     assert np.all(np.asarray(resumed.state.params["objective"]["u"]) != 0)
-    assert "u" not in load(whole).denoiser.params
-    first, last = lines(whole)[0], lines(whole)[-1]
+    assert "u" not in load(straight).denoiser.params
+    first, last = lines(straight)[0], lines(straight)[-1]
     assert first["loss"] == first["unweighted_loss"] and last["loss"] != last["unweighted_loss"]
 
 
@@ -106,7 +107,7 @@ def test_sigkill_of_the_launcher(tmp_path):
     def start(workdir):
         return subprocess.Popen([*command, f"--workdir={workdir}"], env=environment, stdout=subprocess.DEVNULL)
 
-    assert start(tmp_path / "whole").wait(900) == 0
+    assert start(tmp_path / "straight").wait(900) == 0
     broken = start(tmp_path / "broken")
     deadline = time.time() + 900
     while not (tmp_path / "broken" / "checkpoints" / "200").exists() and time.time() < deadline:
@@ -114,12 +115,12 @@ def test_sigkill_of_the_launcher(tmp_path):
     broken.kill()
     assert broken.wait() == -signal.SIGKILL
     assert start(tmp_path / "broken").wait(900) == 0
-    whole, again = (load(tmp_path / name, ema=None) for name in ("whole", "broken"))
-    assert bits(whole.denoiser.params) == bits(again.denoiser.params)
-    whole, again = (load(tmp_path / name, ema=0) for name in ("whole", "broken"))
-    assert bits(whole.denoiser.params) == bits(again.denoiser.params)
-    assert position(tmp_path / "whole", 600) == position(tmp_path / "broken", 600)
-    assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
+    straight, again = (load(tmp_path / name, ema=None) for name in ("straight", "broken"))
+    assert bits(straight.denoiser.params) == bits(again.denoiser.params)
+    straight, again = (load(tmp_path / name, ema=0) for name in ("straight", "broken"))
+    assert bits(straight.denoiser.params) == bits(again.denoiser.params)
+    assert position(tmp_path / "straight", 600) == position(tmp_path / "broken", 600)
+    assert lines(tmp_path / "straight") == lines(tmp_path / "broken")
 
 
 @pytest.mark.slow
@@ -128,35 +129,18 @@ def test_two_processes_are_one(tmp_path, mesh):
     """Two processes of two devices each write the run that one process of four writes, by pmap or on a mesh (of four: parameters shared
     out across the processes); they go on from their own checkpoints to the bit, and one process goes on from theirs by pmap.
     """
-    command = [sys.executable, "-m", "experiments.train", "--config=configs/toy.py:ot", "--config.network.width=16"]
-    command += ["--config.data.batch_size=64", "--config.optimizer.warmup=5"]
-    command += [f"--config.training.{word}" for word in ("steps=60", "log_every=20", "checkpoint_every=20", "keep=9")]
-
-    def start(workdir, devices, *words):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = network_guard.environment(XLA_FLAGS=flags, no_proxy="localhost,127.0.0.1")  # gRPC reads the name in small letters
-        return subprocess.Popen([*command, f"--workdir={workdir}", *words], env=environment, stdout=subprocess.DEVNULL)
-
-    def together(workdir):
-        words = [f"--config.parallel.{word}" for word in mesh]
-        with network_guard.held_port() as port:
-            processes = [start(workdir, 2, f"--distributed=localhost:{port},2,{index}", *words) for index in range(2)]
-            try:
-                assert [process.wait(900) for process in processes] == [0, 0]
-            finally:
-                for process in processes:
-                    process.kill()
-
+    words = [f"--config.training.{word}" for word in ("steps=60", "log_every=20", "checkpoint_every=20", "keep=9")]
+    meshed = [*words, *(f"--config.parallel.{word}" for word in mesh)]
     one, two = tmp_path / "one", tmp_path / "two"
-    assert start(one, 4).wait(900) == 0
-    together(two)
-    whole = bits(load(two).denoiser.params)
+    processes.run(one, *words, count=1, devices=4)
+    processes.run(two, *meshed)
+    before = bits(load(two).denoiser.params)
     for step in (40, 60):
         shutil.rmtree(two / "checkpoints" / str(step))
-    together(two)
-    assert bits(load(two).denoiser.params) == whole
+    processes.run(two, *meshed)
+    assert bits(load(two).denoiser.params) == before
     shutil.rmtree(two / "checkpoints" / "60")
-    assert start(two, 4).wait(900) == 0
+    processes.run(two, *words, count=1, devices=4)
     for x, y in zip(*(jax.tree.leaves(load(workdir).denoiser.params) for workdir in (one, two)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
     for a, b in zip(lines(one), lines(two), strict=True):

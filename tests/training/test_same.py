@@ -2,9 +2,6 @@
 
 import dataclasses
 import itertools
-import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import jax.numpy as jnp
 import network_guard
 import numpy as np
 import pytest
+from training import processes
 
 from score_lab.data import DataSpec
 from score_lab.training.mesh import Meshed
@@ -97,16 +95,9 @@ def test_all_layouts_make_the_same_run(x64, config, network, names):
 @pytest.mark.slow
 def test_two_processes_of_two_devices_make_the_same_run(x64, config, tmp_path):
     """Gloo between them, by pmap, on a mesh and with parameters shared out across both: the run of four devices of one process."""
-    flags = re.sub(r"(device_count)=\d+", r"\1=2", os.environ["XLA_FLAGS"])  # the same otherwise: what is drawn in float32 depends on them
-    environment = network_guard.environment(XLA_FLAGS=flags, JAX_ENABLE_X64="1", no_proxy="localhost,127.0.0.1")
-    program = [sys.executable, str(Path(__file__).with_name("two_processes.py"))]
-    with network_guard.held_port() as port:
-        processes = [subprocess.Popen([*program, str(port), str(k), str(tmp_path)], env=environment) for k in range(2)]
-        try:
-            assert [process.wait(900) for process in processes] == [0, 0]
-        finally:
-            for process in processes:
-                process.kill()
+    program = [sys.executable, str(Path(__file__).with_name("same_program.py"))]
+    with network_guard.held_port() as port, processes.started([[*program, str(port), str(k), str(tmp_path)] for k in range(2)]) as both:
+        assert [process.wait(900) for process in both] == [0, 0]
     parts = build_parts(config(network=NETWORKS["DiT"]), DataSpec(SHAPE, 2, "none"), 0.7)
     one = run(parts, "pmap", 10)
     for name in ("pmap", "data", "fsdp", "both"):

@@ -55,8 +55,8 @@ def test_bytes_of_a_step_are_those_of_a_share(config):
     """Adam on a network of large matrices and one example a device: four that share them move far less than four that do not."""
     small = {"network__width": 128, "data__batch_size": 4, "training__accumulate": 1}
     plans = [prepare(config(**small, parallel={"fsdp": n, "min_size": 64}), None) for n in (1, 4)]
-    whole, shared = (cost_of_step(p.parts, p.layout.share(abstract_batch(p)), p.layout) for p in plans)
-    assert whole.flops == shared.flops and 0.25 * whole.moved < shared.moved < 0.75 * whole.moved
+    alone, shared = (cost_of_step(p.parts, p.layout.share(abstract_batch(p)), p.layout) for p in plans)
+    assert alone.flops == shared.flops and 0.25 * alone.moved < shared.moved < 0.75 * alone.moved
 
 
 def test_figures_of_a_log_line_are_of_all_devices():

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -17,9 +18,11 @@ import pytest
 from experiments import launcher
 from experiments import train as command
 from score_lab.build import ConfigError
-from score_lab.training import Unreadable, checkpoint, load, seals, train
-from score_lab.training.checkpoint import DAMAGED, SOUND, UNKNOWN, UNSEALED, Checkpoints
+from score_lab.training import Unreadable, load, newest, seals, train
+from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.lock import Lock, holder
+from score_lab.training.metrics import Metrics, lines_of, read_metrics
+from score_lab.training.newest import DAMAGED, SOUND, UNKNOWN, UNSEALED
 from score_lab.training.record import write_workdir
 
 
@@ -253,21 +256,54 @@ def test_of_several_processes_all_go_on_from_what_the_first_finds(trained, tmp_p
     shutil.copytree(trained[0], workdir)
     told = {"process_count": 2, "process_index": 1}
     for name, value in told.items():
-        monkeypatch.setattr(f"score_lab.training.checkpoint.jax.{name}", lambda value=value: value)
+        monkeypatch.setattr(f"score_lab.training.newest.jax.{name}", lambda value=value: value)
     script = iter([(20, DAMAGED), (10, UNSEALED), (5, SOUND)])
-    monkeypatch.setattr(checkpoint.multihost_utils, "broadcast_one_to_all", lambda mine: np.array(next(script)))
-    monkeypatch.setattr(checkpoint.multihost_utils, "process_allgather", lambda mine: np.array([True, mine]))
+    monkeypatch.setattr(newest.multihost_utils, "broadcast_one_to_all", lambda mine: np.array(next(script)))
+    monkeypatch.setattr(newest.multihost_utils, "process_allgather", lambda mine: np.array([True, mine]))
     checkpoints = object.__new__(Checkpoints)
     checkpoints.directory = workdir / "checkpoints"
-    step, read, damaged = checkpoints.newest(lambda step: f"the state of {step}")
+    step, read, damaged = newest.newest(checkpoints, lambda step: f"the state of {step}")
     assert (step, read) == (5, "the state of 5")
     assert damaged == {20: "as the first process says", 10: "another process could not read it"}
     script = iter([(20, SOUND)])
     with pytest.raises(Unreadable, match="checkpoint 20"):
-        checkpoints.newest(lambda step: failing(OSError(errno.EIO, "Input/output error"))(None, None, step))
+        newest.newest(checkpoints, lambda step: failing(OSError(errno.EIO, "Input/output error"))(None, None, step))
     script = iter([(20, UNKNOWN)])
     with pytest.raises(Unreadable, match="as the first process says"):
-        checkpoints.newest(int)
+        newest.newest(checkpoints, int)
+
+
+def test_lines_are_on_the_disk_before_their_checkpoint_is_sealed(trained, tmp_path, monkeypatch):
+    """In the thread that seals it: no step waits for that."""
+    done, sync = [], os.fsync
+
+    def fsync(number):
+        done.append((os.path.basename(os.readlink(f"/proc/self/fd/{number}")), threading.current_thread() is threading.main_thread()))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(10, trained[1].state, {"step": 10}, {})
+        checkpoints.wait()
+    names = [name for name, _ in done]
+    assert names[0] == "metrics.jsonl" and names[-2:] == ["10.json.new", "seals"] and not any(main for _, main in done)
+
+
+TAILS = {"nothing": b"", "half a line": b'{"step": 30, "lo', "zeros": bytes(4096), "half a line, then zeros": b'{"step": 2' + bytes(9),
+         "other bytes": b"\xff\xfe\x00{", "a line ahead": b'{"step": 40, "loss": 4.0}\n', "a number": b"17\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_what_a_power_failure_leaves_after_the_lines_is_cut_off(tmp_path, tail):
+    """And the next line begins on a line of its own."""
+    file, lines = tmp_path / "metrics.jsonl", [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}]
+    file.write_bytes("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 30, "loss": 3.0}]).encode() + TAILS[tail])
+    assert lines_of(tmp_path)[:3] == [*lines, {"step": 30, "loss": 3.0}]
+    with Metrics(tmp_path, 20) as metrics:
+        assert read_metrics(tmp_path) == lines
+        metrics.write(30, {"loss": 5.0})
+    assert read_metrics(tmp_path) == [*lines, {"step": 30, "loss": 5.0}]
 
 
 def test_what_is_whole_is_on_the_disk(trained, tmp_path, monkeypatch):

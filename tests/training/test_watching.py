@@ -113,13 +113,13 @@ def test_spikes_are_those_of_the_definition():
     steps = [(k, {"loss": loss[k], "grad_norm": norm[k]}) for k in range(200)]
     expected = {*by_hand(loss, 20, 10.0), *by_hand(norm, 20, 10.0)}
     assert {60, 61, 90, 150} <= expected and not {5, 70} & expected
-    whole = Spikes(20, 10.0).found(steps)
-    assert set(whole) == expected and whole[90] == "grad_norm 2.3 against a median of 2"
+    at_once = Spikes(20, 10.0).found(steps)
+    assert set(at_once) == expected and at_once[90] == "grad_norm 2.3 against a median of 2"
     pieces, watch = {}, Spikes(20, 10.0)
     for first in range(0, 200, 7):
         pieces |= watch.found(steps[first : first + 7])
         watch = Spikes(20, 10.0, watch.state)
-    assert pieces == whole and Spikes(20, 0.0).found(steps) == {}
+    assert pieces == at_once and Spikes(20, 0.0).found(steps) == {}
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""Several processes of one run of experiments.train on this machine, as tests of this folder start them."""
+"""Processes that make one run together, as tests of this folder start them: of experiments.train, or of a program of their own."""
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,24 +25,32 @@ TINY = ["--config=configs/toy.py:ot", "--config.network.width=16", "--config.dat
 
 
 @contextlib.contextmanager
-def start(workdir, *words, count=2, devices=2, program=PROGRAM, cache=None):
-    """The processes of the run of TINY with ``words``, each with ``devices`` and a group of its own; those that are left are killed."""
+def started(commands, devices=2, cache=None, **pipes):
+    """A process for each of ``commands``, with ``devices`` and a group of its own; those that are left are killed.  ``cache``: where what
+    was compiled is kept."""
     compiled = {} if cache is None else {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "no_proxy": "localhost,127.0.0.1"}  # for gRPC
-    environment = network_guard.environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **flags, **compiled)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    processes = []
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])  # else the same: some of what is drawn hangs on them
+    environment = network_guard.environment(
+        PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", XLA_FLAGS=flags, JAX_ENABLE_X64=str(int(jax.config.jax_enable_x64)),
+        no_proxy="localhost,127.0.0.1", **compiled,
+    )  # fmt: skip  # gRPC reads no_proxy in small letters
+    processes = [subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True, **pipes) for command in commands]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def start(workdir, *words, count=2, devices=2, program=PROGRAM, cache=None):
+    """The processes of the run of TINY with ``words``, as ``started``; what they say is kept."""
     with network_guard.held_port() as port:
-        try:
-            for index in range(count):
-                joined = [f"--distributed=localhost:{port},{count},{index}"] if count > 1 else []
-                command = [*program, *TINY, f"--workdir={workdir}", *words, *joined]
-                processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, **pipes))
+        joined = [[f"--distributed=localhost:{port},{count},{index}"] if count > 1 else [] for index in range(count)]
+        commands = [[*program, *TINY, f"--workdir={workdir}", *words, *own] for own in joined]
+        with started(commands, devices, cache, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as processes:
             yield processes
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
 
 
 def ended(processes, timeout=900):

@@ -1,4 +1,4 @@
-"""One of two processes of two devices each that make the runs of test_same.py:  two_processes.py PORT INDEX FOLDER."""
+"""One of two processes of two devices each that make the runs of test_same.py:  same_program.py PORT INDEX FOLDER."""
 
 import importlib.util
 import sys
