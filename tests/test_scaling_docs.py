@@ -33,7 +33,7 @@ def test_commands_are_taken(monkeypatch, name, line):
 
 
 def test_commands_are_found():
-    assert [name for name, _ in COMMANDS] == ["train"] * 3 + ["sweep"] * 2
+    assert [name for name, _ in COMMANDS] == ["train"] * 4 + ["sweep"] * 2
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (143, True), (1, False), (137, False)])

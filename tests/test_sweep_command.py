@@ -1,7 +1,7 @@
 """experiments.sweep: the grid in words, its refusals, requeuing, the table; with local submitit, one of four runs killed on the way."""
 
+import contextlib
 import csv
-import importlib.util
 import json
 import os
 import shlex
@@ -23,6 +23,9 @@ from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of,
 from score_lab.build import ConfigError
 from score_lab.training.lock import Lock
 from score_lab.training.seals import seal
+
+with contextlib.suppress(ImportError):
+    import submitit  # noqa: F401 - not within a test: it configures logging, which closes what absl writes to where that is no longer stderr
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY = ["--config=configs/toy.py:moons", *"""--config.data.num_train=100 --config.data.num_test=40 --config.data.batch_size=16
@@ -103,8 +106,6 @@ def no_srun(*_, **__):
     ],
 )
 def test_refused(tmp_path, monkeypatch, capsys, words, message):
-    if message.startswith("slurm where") and importlib.util.find_spec("submitit") is None:  # imported here it would configure logging
-        pytest.skip("submitit is not installed")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no srun
     monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(SlurmExecutor=no_srun))  # whether or not it is installed
@@ -365,8 +366,7 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
 
 def test_what_sbatch_refuses_is_one_line(tmp_path, monkeypatch):
     """In its own words: a partition that is not there, say."""
-    if importlib.util.find_spec("submitit") is None:
-        pytest.skip("submitit is not installed")
+    pytest.importorskip("submitit")
     (tmp_path / "bin").mkdir()
     for name, text in (SLURM | {"sbatch": "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1"}).items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")

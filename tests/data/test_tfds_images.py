@@ -81,7 +81,7 @@ def test_a_small_split_is_decoded_once_and_a_large_one_is_not_kept(tmp_path):
 def test_absent_data_are_told_at_once_in_one_line(spec, says, tmp_path, at_once):
     with pytest.raises(ConfigError, match=says) as caught:
         build({**spec, "data_dir": str(tmp_path)}, room="score_lab.data", field="config.data")
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("config.data: ")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("config.data")
     assert not list(tmp_path.iterdir())
 
 
