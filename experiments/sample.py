@@ -7,8 +7,10 @@
     python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2
 
 Writes samples.npz (x, label, nfe and how they were made) and samples.png into --output.  Sample i depends on --seed and i alone: another
---n or --chunk draws the same ones.  With --shards FOLDER they are written as they are drawn, chunk by chunk (a manifest, shards, and a PNG
-of each image); stopped anywhere, the same command goes on and ends with the same bytes.
+--n or --chunk draws the same ones.  What an earlier command left in WORKDIR/samples is replaced: --output keeps both.
+
+With --shards FOLDER samples are written as they are drawn, chunk by chunk (a manifest, shards, and a PNG of each image); stopped anywhere,
+the same command goes on and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def main() -> None:
     """Parses the command line, samples and writes."""
     parser = overrides.Parser("sample", __doc__)
     add_options(parser)
-    parser.add_argument("--output", help="where to write; WORKDIR/samples by default")
+    parser.add_argument("--output", help="where to write; WORKDIR/samples by default, in place of what is there")
     parser.add_argument("--shards", metavar="FOLDER", help="write as it goes into this folder, in place of --output; begun or resumed")
     parser.add_argument("--format", default="npz", help="of the shards: npz (default) or zarr")
     parser.add_argument("--no-png", action="store_true", help="no PNG of each image beside the shards")
@@ -56,6 +58,7 @@ def main() -> None:
     samples = sample_chunked(*wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start))
     print(file=sys.stderr)
     label = run.cond["label"] if run.cond else None
+    before = (output / "samples.npz").exists()
     how = json.dumps({"sampling": run.sampling, "seed": run.seed, "step": run.step, "ema": run.ema})
     np.savez(output / "samples.npz", x=samples.x, nfe=samples.nfe, made_by=how, **({} if label is None else {"label": label}))
     bad = np.flatnonzero(~np.isfinite(samples.x.reshape(run.n, -1)).all(axis=1))
@@ -63,7 +66,8 @@ def main() -> None:
     if len(bad):
         print(f"not finite: {len(bad)} samples, at index {', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}")
     picture = save_picture(output / "samples.png", run, samples.x, label)
-    print(f"wrote {output / 'samples.npz'}" + (f" and {picture}" if picture else ""))
+    instead = ", in place of those that were there (--output=DIRECTORY writes elsewhere)" if before else ""
+    print(f"wrote {output / 'samples.npz'}" + (f" and {picture}" if picture else "") + instead)
 
 
 def wanted(run: System) -> tuple:

@@ -82,7 +82,7 @@ def test_train_again_has_nothing_left_to_do(workdir, capsys):
     assert "goes on from step 20" in "".join(capsys.readouterr()) and (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, drawn):
+def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, drawn, capsys):
     """Heun on the path of training with three steps, seed 0, the classes in turn: one call from pure noise, two, and one to the data."""
     stored, _ = drawn()
     denoiser, label = load(workdir).denoiser, np.array([0, 1, 0, 1, 0, 1], np.int32)
@@ -93,6 +93,8 @@ def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, d
     default = workdir / "samples"
     assert run("sample", f"--workdir={workdir}") == 0
     assert (default / "samples.png").read_bytes()[:4] == b"\x89PNG" and np.load(default / "samples.npz")["x"].shape == (1000, 2)
+    assert "in place of" not in capsys.readouterr().out
+    assert run("sample", f"--workdir={workdir}", "--n=6") == 0 and "in place of" in capsys.readouterr().out
 
 
 def test_every_override_takes_effect(workdir, drawn):
