@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from experiments import overrides
+from experiments.counting import Line
 from experiments.launcher import launch
 from experiments.system import System, add_options, open_system
 from score_lab.build import refuse
@@ -56,7 +57,6 @@ def main() -> None:
         refuse("--output", str(output), f"a directory that can be made ({error.strerror})")
     start = time.time()
     samples = sample_chunked(*wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start))
-    print(file=sys.stderr)
     label = run.cond["label"] if run.cond else None
     before = (output / "samples.npz").exists()
     how = json.dumps({"sampling": run.sampling, "seed": run.seed, "step": run.step, "ema": run.ema})
@@ -77,7 +77,8 @@ def wanted(run: System) -> tuple:
 
 def progress(start: float) -> Callable[[int, int], None]:
     """One line that counts, on stderr."""
-    return lambda done, n: print(f"\r{done}/{n} samples, {time.time() - start:.1f} s", end="", file=sys.stderr, flush=True)
+    line = Line()
+    return lambda done, n: line(f"{done}/{n} samples, {time.time() - start:.1f} s", last=done == n)
 
 
 def evaluations(nfe: np.ndarray) -> str:
@@ -91,7 +92,6 @@ def shards(run: System, folder: Path, format: str, png: bool) -> None:
     """Writes the samples into ``folder`` as they are drawn."""
     start = time.time()
     done = sample_written(folder, *wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start), format=format, png=png)
-    print(file=sys.stderr)
     print(f"{run.name}: {run.n} samples in {folder}, shards of {done.chunk}, {time.time() - start:.1f} s")
     if done.bad:
         some = ", ".join(map(str, done.bad[:10])) + (", ..." if len(done.bad) > 10 else "")
