@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.counting import Line
 from score_lab.ablation import Model, Plan, Results, Run, Store, Study, collected, planned, run_cells
 from score_lab.build import refuse
 from score_lab.mismatch.corrections import CATALOGUE
@@ -81,7 +82,7 @@ class Progress:
     """What is said on the way, on stderr."""
 
     def __init__(self, start: float):
-        self.start, self.begun = start, time.time()
+        self.start, self.begun, self.line = start, time.time(), Line()
 
     def plan(self, study: Study, plan: Plan) -> None:
         """How much there is to do."""
@@ -94,14 +95,11 @@ class Progress:
         """After each run."""
         left = (time.time() - self.begun) / done * (total - done)
         what = f"{run.system.names()['solver']} at {run.budget.budget} NFE"
-        self._line(f"sampling {done}/{total}: {what[:60]}, {left:.0f} s left", done == total)
+        self.line(f"sampling {done}/{total}: {what[:60]}, {left:.0f} s left", done == total)
 
     def measured(self, done: int, total: int) -> None:
         """After each row."""
-        self._line(f"measuring {done}/{total}", done == total)
-
-    def _line(self, text: str, last: bool) -> None:
-        print(f"\r{text:100s}", end="\n" if last else "", file=sys.stderr, flush=True)
+        self.line(f"measuring {done}/{total}", done == total)
 
 
 def carried_out(study: Study, models: Mapping[str, Model], store: Store, say: Progress) -> Results:

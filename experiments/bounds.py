@@ -118,13 +118,18 @@ def table(points: list) -> list[str]:
 
 
 def turning(points: list) -> str:
-    """Where sampling turns from memory- to compute-bound, in words."""
-    from score_lab.cost import turning_point
+    """Where sampling turns from memory- to compute-bound, which part of the roof it reaches, and whether something else bounds it."""
+    from score_lab.cost import FAR_BELOW, reached, turning_point
 
-    turn = turning_point(points)
+    turn, part = turning_point(points), reached(points)
     if turn is not None:
-        return f"sampling turns from memory- to compute-bound at a batch of about {turn:.2g}"
-    return f"sampling is {points[0].bound}-bound at every batch from {points[0].batch} to {points[-1].batch}"
+        line = f"sampling turns from memory- to compute-bound at a batch of about {turn:.2g}"
+    else:
+        line = f"sampling is {points[0].bound}-bound at every batch from {points[0].batch} to {points[-1].batch}"
+    line = f"{line}; it reaches {part}" if part else line
+    far = [str(p.batch) for p in points if p.of_roof < FAR_BELOW]
+    where = "" if len(far) == len(points) else f" at batch {', '.join(far)}"
+    return f"{line}: something else bounds it{where} (overhead of dispatch, small products, or a busy machine)" if far else line
 
 
 def main() -> None:

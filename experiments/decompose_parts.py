@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ablation_models import DRAWS
+from experiments.counting import Line
 from experiments.sampling import build_sampling, check_guidance
 from experiments.system import examples, sampling_of
 from score_lab.ablation.counting import blank_of, count_nfe, fit
@@ -173,7 +173,7 @@ def taken_apart(setting: Setting, records: Records, spec: Mapping[str, Any], bud
     found = decompose(
         denoiser, sampler, lambda k: assembled(k)[2], setting.x0, setting.spectrum, jax.random.key(numbers["seed"]), N=N,
         N_max=numbers["most"], plain=None if setting.section["guidance"] is None else free, exact=exact, cond=setting.cond,
-        replicates=numbers["replicates"], chunk=numbers["chunk"], kept=kept, progress=partial(_say, f"{name}, {N} steps"),
+        replicates=numbers["replicates"], chunk=numbers["chunk"], kept=kept, progress=partial(_say, Line(), f"{name}, {N} steps"),
     )  # fmt: skip
     predicted, why = _predicted(sampler, lambda k: assembled(k)[2], denoiser.path, setting.spectrum, found)
     told = visited(sample(assembled(N, blank)[0], sampler, grid, (1, *setting.x0.shape[1:]), jax.random.key(0), cond=one,
@@ -208,5 +208,5 @@ def _predicted(sampler, grid, path, spectrum, found) -> tuple[np.ndarray | None,
     return whole[found.N] - cube.richardson(whole[coarse], whole[fine], coarse, fine, found.cube.order), ""
 
 
-def _say(name: str, done: int, of: int) -> None:
-    print(f"\r{name}: cell {done}/{of}   ", end="\n" if done == of else "", file=sys.stderr, flush=True)
+def _say(line: Line, name: str, done: int, of: int) -> None:
+    line(f"{name}: cell {done}/{of}", last=done == of)

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from experiments import overrides
+from experiments.counting import Line
 from experiments.launcher import launch
 from experiments.system import System, add_options, average_of, examples, open_system, step_of
 from score_lab.build import refuse
@@ -27,11 +31,12 @@ from score_lab.samplers import sample_chunked
 from score_lab.training.restore import check_averages
 
 
-def measure(run: System, reference: Reference | None, test) -> tuple[dict, int]:
-    """The columns for ``run``'s samples, and the NFE spent on each."""
+def measure(run: System, reference: Reference | None, test, progress: Callable[[int, int], None] | None = None) -> tuple[dict, int]:
+    """The columns for ``run``'s samples, and the NFE spent on each; ``progress(done, n)`` after each chunk of them."""
     samples = sample_chunked(
-        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk
-    )
+        run.denoiser, run.sampler, run.grid, (run.n, *run.spec.shape), jax.random.key(run.seed), cond=run.cond, chunk=run.chunk,
+        progress=progress,
+    )  # fmt: skip
     if reference is None:
         return {"energy": energy_distance(samples.x, test)}, round(float(np.mean(samples.nfe)))
     return reference.measure(samples.x, run.cond["label"] if run.cond else None), round(float(np.mean(samples.nfe)))
@@ -44,6 +49,13 @@ def check(run: System, images: bool) -> None:
         refuse("--n", run.n, f"at least {2 * len(labels)}, two samples of every class that is asked for")
     if images and -1 in labels:
         refuse("--labels", -1, "classes: it is measured whether a sample shows its own")
+
+
+def progress(line: Line, what: str, start: float, before: float, part: float, done: int, n: int) -> None:
+    """Says what is drawn of a cell, which is a ``part`` of the work behind what was done ``before``, and the time left at this pace."""
+    share = before + part * done / n
+    left = f", about {(time.monotonic() - start) * (1 / share - 1):.0f} s left" if 0 < share < 1 else ""
+    line(f"{what}, {f'{done} of {n} samples' if done < n else 'measuring'}{left}")
 
 
 def main() -> None:
@@ -60,13 +72,21 @@ def main() -> None:
         check(run, images)
     (x, label), (x_test, label_test) = examples(loaded, "train"), examples(loaded, "test")
 
+    line = Line()
+    if images:
+        line("fitting the classifier to the training data")
     reference = Reference.fit(x, label, x_test, label_test) if images else None
     table = Table(reference.criteria() if images else (), reference.describe() if images else ())
     table.notes = [*table.notes, *(which.note for _, which in runs if which.note)]
-    for run, _ in runs:
-        measures, nfe = measure(run, reference, x_test)
+    start = time.monotonic()
+    for k, (run, _) in enumerate(runs):
+        ema = "none" if run.ema is None else run.ema
+        say = partial(progress, line, f"cell {k + 1}/{len(runs)}: ema {ema}", start, k / len(runs), 1 / len(runs))
+        say(0, run.n)
+        measures, nfe = measure(run, reference, x_test, say)
         names = {"path": type(run.denoiser.path).__name__, "sampler": type(run.sampler).__name__}
-        table.add(names | {"ema": "none" if run.ema is None else run.ema, "NFE": nfe, "n": run.n, "seed": run.seed}, measures)
+        table.add(names | {"ema": ema, "NFE": nfe, "n": run.n, "seed": run.seed}, measures)
+    line(f"{len(runs)} of {len(runs)} cells in {time.monotonic() - start:.0f} s", last=True)
     print(table.text())
     output = Path(args.workdir)
     (output / "evaluation.csv").write_text(table.csv())

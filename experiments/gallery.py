@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.counting import Line
 from experiments.launcher import again
 from experiments.system import System, examples, labels_of, sampling_of, system
 from score_lab.build import refuse
@@ -98,7 +98,7 @@ class Gallery:
 
         once = [f"{name} on {path} is {other} to the last step: drawn once" for (path, name), other in same.items()]
         self.table.notes = [*self.table.notes, *once]
-        start = time.time()
+        start, line = time.time(), Line()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             runs = {cell: pool.submit(drawn, *cell) for cell in cells if cell not in same}
             for k, (path, name) in enumerate(cells):
@@ -107,8 +107,7 @@ class Gallery:
                 names = {"path": path, "sampler": name, "NFE": round(float(np.mean(samples.nfe))), "n": self.n}
                 self.table.add(names, self.reference.measure(samples.x, self.label))
                 left = (time.time() - start) / (k + 1) * (len(cells) - k - 1)
-                print(f"\rsampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+                line(f"sampling {k + 1}/{len(cells)}: {name} on {path}, {left:.0f} s left", last=k + 1 == len(cells))
         print(
             f"\none network, trained on {type(self.loaded.denoiser.path).__name__}, sampled on every path\n\n{self.table.text()}\n",
             flush=True,

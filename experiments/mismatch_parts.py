@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.ablation_parts import study_fields
+from experiments.counting import Line
 from score_lab.ablation import Model, Run, Study
 from score_lab.ablation.keys import code_of, code_of_modules, versions
 from score_lab.ablation.running import reason_of
@@ -141,7 +141,7 @@ def measure_all(
 ) -> tuple[list[Measured], list[str]]:
     """The measured runs, and a line for each that failed; two at once, with a progress line."""
     functions, failed, found = questions.functions(), [], []
-    start = time.time()
+    start, line = time.time(), Line()
 
     def one(subject: Subject, model: str) -> Measured | str:
         try:
@@ -157,8 +157,7 @@ def measure_all(
             done = f"{subject.system.names()['solver']} at {subject.budget.budget} NFE: {subject.reason}" if job is None else job.result()
             (failed if isinstance(done, str) else found).append(done)
             left = (time.time() - start) / (i + 1) * (len(todo) - i - 1)
-            end = "\n" if i + 1 == len(todo) else ""
-            print(f"\rmeasured {i + 1}/{len(todo)}, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
+            line(f"measured {i + 1}/{len(todo)}, {left:.0f} s left", last=i + 1 == len(todo))
     return found, failed
 
 

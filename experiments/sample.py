@@ -7,8 +7,10 @@
     python -m experiments.sample --workdir runs/flow --path=VP --sampler=DDIM --sampler.eta=0.5 --steps 50 --labels 3,8 --guidance.scale=2
 
 Writes samples.npz (x, label, nfe and how they were made) and samples.png into --output.  Sample i depends on --seed and i alone: another
---n or --chunk draws the same ones.  With --shards FOLDER they are written as they are drawn, chunk by chunk (a manifest, shards, and a PNG
-of each image); stopped anywhere, the same command goes on and ends with the same bytes.
+--n or --chunk draws the same ones.  What an earlier command left in WORKDIR/samples is replaced: --output keeps both.
+
+With --shards FOLDER samples are written as they are drawn, chunk by chunk (a manifest, shards, and a PNG of each image); stopped anywhere,
+the same command goes on and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import jax
 import numpy as np
 
 from experiments import overrides
+from experiments.counting import Line
 from experiments.launcher import launch
 from experiments.system import System, add_options, open_system
 from score_lab.build import refuse
@@ -34,7 +37,7 @@ def main() -> None:
     """Parses the command line, samples and writes."""
     parser = overrides.Parser("sample", __doc__)
     add_options(parser)
-    parser.add_argument("--output", help="where to write; WORKDIR/samples by default")
+    parser.add_argument("--output", help="where to write; WORKDIR/samples by default, in place of what is there")
     parser.add_argument("--shards", metavar="FOLDER", help="write as it goes into this folder, in place of --output; begun or resumed")
     parser.add_argument("--format", default="npz", help="of the shards: npz (default) or zarr")
     parser.add_argument("--no-png", action="store_true", help="no PNG of each image beside the shards")
@@ -54,8 +57,8 @@ def main() -> None:
         refuse("--output", str(output), f"a directory that can be made ({error.strerror})")
     start = time.time()
     samples = sample_chunked(*wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start))
-    print(file=sys.stderr)
     label = run.cond["label"] if run.cond else None
+    before = (output / "samples.npz").exists()
     how = json.dumps({"sampling": run.sampling, "seed": run.seed, "step": run.step, "ema": run.ema})
     np.savez(output / "samples.npz", x=samples.x, nfe=samples.nfe, made_by=how, **({} if label is None else {"label": label}))
     bad = np.flatnonzero(~np.isfinite(samples.x.reshape(run.n, -1)).all(axis=1))
@@ -63,7 +66,8 @@ def main() -> None:
     if len(bad):
         print(f"not finite: {len(bad)} samples, at index {', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}")
     picture = save_picture(output / "samples.png", run, samples.x, label)
-    print(f"wrote {output / 'samples.npz'}" + (f" and {picture}" if picture else ""))
+    instead = ", in place of those that were there (--output=DIRECTORY writes elsewhere)" if before else ""
+    print(f"wrote {output / 'samples.npz'}" + (f" and {picture}" if picture else "") + instead)
 
 
 def wanted(run: System) -> tuple:
@@ -73,7 +77,8 @@ def wanted(run: System) -> tuple:
 
 def progress(start: float) -> Callable[[int, int], None]:
     """One line that counts, on stderr."""
-    return lambda done, n: print(f"\r{done}/{n} samples, {time.time() - start:.1f} s", end="", file=sys.stderr, flush=True)
+    line = Line()
+    return lambda done, n: line(f"{done}/{n} samples, {time.time() - start:.1f} s", last=done == n)
 
 
 def evaluations(nfe: np.ndarray) -> str:
@@ -87,7 +92,6 @@ def shards(run: System, folder: Path, format: str, png: bool) -> None:
     """Writes the samples into ``folder`` as they are drawn."""
     start = time.time()
     done = sample_written(folder, *wanted(run), cond=run.cond, chunk=run.chunk, progress=progress(start), format=format, png=png)
-    print(file=sys.stderr)
     print(f"{run.name}: {run.n} samples in {folder}, shards of {done.chunk}, {time.time() - start:.1f} s")
     if done.bad:
         some = ", ".join(map(str, done.bad[:10])) + (", ..." if len(done.bad) > 10 else "")

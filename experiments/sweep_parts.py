@@ -242,11 +242,11 @@ def _row(cell: Cell, failed: str | None, ends: Sequence[Mapping[str, Any]]) -> R
 
 
 FIGURES = ("state", "step", "steps", "best", "best_step", "loss", "seconds", "jobs", "why", "workdir", "command")
-HEAD = ("state", "step", "best held-out loss", "last loss", "seconds", "jobs", "why", "command")
+HEAD = ("state", "step", "best held-out loss", "last loss", "seconds", "jobs", "why")
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A line per row, columns aligned, the fields of the grid first; a dash for what was never reported."""
+    """A line per row, columns aligned, the fields of the grid first; a dash for what was never reported.  The commands are in the files."""
     fields = list(rows[0].values)
     lines = [(*_short(fields).values(), *HEAD), *(tuple(_cells(row)) for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
@@ -262,7 +262,6 @@ def _cells(row: Row) -> Iterator[str]:
     yield "-" if row.seconds is None else f"{row.seconds:.0f}"
     yield str(row.jobs)
     yield row.why or "-"
-    yield row.command
 
 
 def write_tables(rows: Sequence[Row], output: Path) -> None:

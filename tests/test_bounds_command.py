@@ -56,10 +56,26 @@ def test_refused(monkeypatch, capsys, tmp_path, words, message):
     assert err.count("\n") == 1 and message in err and not list(tmp_path.iterdir())
 
 
+def of_share(batch, intensity, share):
+    """A point that reaches ``share`` of the roof, PEAKS' ridge being 1."""
+    return Measured("s", batch, 1.0, share * 1e9 * min(intensity, 1.0), share * 1e9 * min(intensity, 1.0) / intensity, PEAKS)
+
+
 def test_where_sampling_turns_in_words():
-    points = [Measured("s", b, 1.0, 1e8, 1e8 / i, PEAKS) for b, i in ((1, 0.25), (16, 4.0), (64, 8.0))]
-    assert bounds.turning(points) == "sampling turns from memory- to compute-bound at a batch of about 4"
-    assert bounds.turning(points[1:]) == "sampling is compute-bound at every batch from 16 to 64"
+    """The intensity says which bound is nearer; far below the roof it is neither, at the batches that are said."""
+    points = [of_share(1, 0.25, 0.8), of_share(16, 4.0, 0.5), of_share(64, 8.0, 0.4)]
+    assert bounds.turning(points) == "sampling turns from memory- to compute-bound at a batch of about 4; it reaches 40 to 80 % of the roof"
+    assert bounds.turning(points[1:]) == "sampling is compute-bound at every batch from 16 to 64; it reaches 40 to 50 % of the roof"
+    else_ = "something else bounds it{} (overhead of dispatch, small products, or a busy machine)"
+    far = [of_share(1, 2.0, 0.07), of_share(16, 4.0, 0.12)]
+    every = "sampling is compute-bound at every batch from 1 to 16; it reaches"
+    assert bounds.turning(far) == f"{every} 7 to 12 % of the roof: {else_.format('')}"
+    assert bounds.turning([far[0], points[1]]) == f"{every} 7 to 50 % of the roof: {else_.format(' at batch 1')}"
+    unknown = Measured("s", 4, 1.0, 1e8, float("nan"), PEAKS)
+    assert bounds.turning([unknown]) == "sampling is unknown-bound at every batch from 4 to 4"
+
+
+def test_batches_in_ascending_order():
     assert bounds.batches_of("16,1,1") == [1, 16]
     with pytest.raises(ConfigError):
         bounds.batches_of("1.5")

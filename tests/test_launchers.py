@@ -13,7 +13,7 @@ import network_guard
 import numpy as np
 import pytest
 
-from experiments import launcher, overrides
+from experiments import counting, evaluate, launcher, overrides
 from experiments.sampling import completed, with_steps
 from experiments.system import examples
 from score_lab import load
@@ -82,7 +82,7 @@ def test_train_again_has_nothing_left_to_do(workdir, capsys):
     assert "goes on from step 20" in "".join(capsys.readouterr()) and (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, drawn):
+def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, drawn, capsys):
     """Heun on the path of training with three steps, seed 0, the classes in turn: one call from pure noise, two, and one to the data."""
     stored, _ = drawn()
     denoiser, label = load(workdir).denoiser, np.array([0, 1, 0, 1, 0, 1], np.int32)
@@ -93,6 +93,8 @@ def test_sample_without_overrides_is_the_section_of_the_configuration(workdir, d
     default = workdir / "samples"
     assert run("sample", f"--workdir={workdir}") == 0
     assert (default / "samples.png").read_bytes()[:4] == b"\x89PNG" and np.load(default / "samples.npz")["x"].shape == (1000, 2)
+    assert "in place of" not in capsys.readouterr().out
+    assert run("sample", f"--workdir={workdir}", "--n=6") == 0 and "in place of" in capsys.readouterr().out
 
 
 def test_every_override_takes_effect(workdir, drawn):
@@ -123,6 +125,35 @@ def test_evaluate_writes_its_table(workdir, capsys):
     (row,) = csv.DictReader((workdir / "evaluation.csv").open())
     assert (row["path"], row["sampler"], row["NFE"], row["n"]) == ("LinearFlow", "DDIM", "4", "64")
     assert float(row["energy"]) > 0 and "energy" in said and json.loads((workdir / "evaluation.json").read_text())
+
+
+def test_evaluate_counts_its_cells_and_samples(monkeypatch, capsys):
+    """The time left is that of the work done so far, at its pace."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("time.monotonic", lambda: 30.0)
+    line = counting.Line()
+    for done in (0, 50, 100):
+        evaluate.progress(line, "cell 1/2: ema 0.9", 20.0, 0.0, 0.5, done, 100)
+    evaluate.progress(line, "cell 2/2: ema none", 20.0, 0.5, 0.5, 100, 100)
+    assert [said.rstrip() for said in capsys.readouterr().err.split("\r")[1:]] == [
+        "cell 1/2: ema 0.9, 0 of 100 samples", "cell 1/2: ema 0.9, 50 of 100 samples, about 30 s left",
+        "cell 1/2: ema 0.9, measuring, about 10 s left", "cell 2/2: ema none, measuring",
+    ]  # fmt: skip
+
+
+def test_a_line_that_counts_is_written_over_on_a_terminal_alone(monkeypatch, capsys):
+    """In a log whole lines, ten seconds apart, and the last one always; what was longer is overwritten."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for terminal, said in ((True, "\rcell 1\rlong cell 2\rcell 3     \n"), (False, "long cell 2\ncell 3\n")):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        now[0] = 0.0
+        line = counting.Line()
+        for text, seconds in (("cell 1", 9.0), ("long cell 2", 2.0)):
+            now[0] += seconds
+            line(text)
+        line("cell 3", last=True)
+        assert capsys.readouterr().err == said
 
 
 def test_averages_of_several_widths(workdir, capsys, tmp_path):

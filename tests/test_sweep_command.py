@@ -157,7 +157,8 @@ def test_the_table_of_what_lies_there(tmp_path):
     assert [line["config.seed"] for line in lines] == list("0123") and lines[2]["why"] == "killed by SIGKILL" and lines[3]["best"] == ""
     text = table(rows).splitlines()
     assert text[0].split()[:3] == ["seed", "state", "step"] and text[1].split()[:9] == "0 finished 20/20 0.2500 at 10 0.1250 4 2".split()
-    assert len(text) == 5 and text[3].endswith(cells[2].command)
+    assert len(text) == 5 and text[3].endswith("killed by SIGKILL") and max(map(len, text)) < 120
+    assert "experiments.train" not in table(rows) and [line["command"] for line in lines] == [cell.command for cell in cells]
 
 
 class Played:

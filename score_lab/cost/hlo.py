@@ -8,10 +8,17 @@ Frames, their places and the names of files and functions are tables at the head
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+import sys
+import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Source", "sources"]
+__all__ = ["Source", "libraries", "sources"]
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "chex", "diffrax", "equinox", "lineax", "optimistix", "beartype", "jaxtyping", "numpy")
+"""Packages whose lines are passed over: whoever called them is meant."""
 
 _ROW = re.compile(r'^(\d+) (?:"(.*)"|\{(.*)\})$')
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = .*metadata=\{([^}]*)\}", re.M)
@@ -19,8 +26,8 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = .*metadata=\{([^}]*)\}"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where an instruction comes from: ``place`` as ``dit.py:88 _Block.__call__``, the ``operation``, and whether it is of the backward
-    pass."""
+    """Where an instruction comes from: ``place`` as ``score_lab/networks/dit.py:88 _Block.__call__``, the ``operation``, and whether it is
+    of the backward pass."""
 
     place: str
     operation: str
@@ -30,17 +37,26 @@ class Source:
         return f"{self.place}  {self.operation}{', backward' if self.backward else ''}"
 
 
-def sources(text: str, ours: str = "score_lab") -> dict[str, Source]:
-    """The source of every instruction of ``text`` (``compiled.as_text()``) that has one.  The place is the innermost frame in a folder
-    ``ours``, else the innermost of all."""
+def libraries() -> tuple[Path, ...]:
+    """The folders of LIBRARIES, as far as they are imported, and of Python's own modules."""
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in LIBRARIES)
+    return (*(Path(file).parent for file in files if file), Path(sysconfig.get_path("stdlib")))
+
+
+def sources(text: str, others: Sequence[Path] | None = None) -> dict[str, Source]:
+    """The source of every instruction of ``text`` (``compiled.as_text()``) that has one.
+
+    The place is the innermost frame that is in none of the folders ``others`` (``libraries()``), be it ours or a user's; where there is
+    none, the innermost of all.  What is installed beside Python's own modules, in site-packages, is not one of them.
+    """
     tables = {name: _table(text, name) for name in ("FileNames", "FunctionNames", "FileLocations", "StackFrames")}
-    found = {}
+    others, found = libraries() if others is None else others, {}
     for name, metadata in _INSTRUCTION.findall(text):
         operation = re.search(r'op_name="([^"]*)"', metadata)
         if operation is None:
             continue
         frame = re.search(r"stack_frame_id=(\d+)", metadata)
-        place = _place(tables, frame[1], ours) if frame else ""
+        place = _place(tables, frame[1], tuple(others)) if frame else ""
         found[name] = Source(place, operation[1].rpartition("/")[2], "transpose(" in operation[1])
     return found
 
@@ -57,16 +73,35 @@ def _table(text: str, name: str) -> dict[str, str]:
     return rows
 
 
-def _place(tables: dict[str, dict[str, str]], frame: str, ours: str) -> str:
-    """In words, the frame or the first one around it that is ours.  XLA prints a parent's number plus one, so that 1 is none."""
-    places: list[tuple[bool, str]] = []
-    while frame in tables["StackFrames"] and len(places) < 100:
+def _place(tables: dict[str, dict[str, str]], frame: str, others: tuple[Path, ...]) -> str:
+    """In words, the frame or the first one around it that is in none of ``others``.  XLA prints a parent's number plus one, so that 1 is
+    none."""
+    innermost, seen = "", 0
+    while frame in tables["StackFrames"] and seen < 100:
         location, parent = _numbers(tables["StackFrames"][frame], "file_location_id", "parent_frame_id")
         file, function, line = _numbers(tables["FileLocations"].get(location, ""), "file_name_id", "function_name_id", "line")
-        name = Path(tables["FileNames"].get(file, ""))
-        places.append((ours in name.parts, f"{name.name}:{line} {tables['FunctionNames'].get(function, '')}".strip()))
-        frame = str(int(parent or 1) - 1)
-    return next((place for mine, place in places if mine), places[0][1] if places else "")
+        name = tables["FileNames"].get(file, "")
+        place = f"{_short(name, tuple(sys.path))}:{line} {tables['FunctionNames'].get(function, '')}".strip()
+        if not _passed_over(name, others):
+            return place
+        innermost, frame, seen = innermost or place, str(int(parent or 1) - 1), seen + 1
+    return innermost
+
+
+@functools.lru_cache(4096)
+def _passed_over(name: str, others: tuple[Path, ...]) -> bool:
+    """Whether the file is in one of the folders ``others`` (site-packages inside them is not), or is none (``<string>``)."""
+    file = Path(name)
+    inside = [file.relative_to(folder).parts for folder in others if file.is_relative_to(folder)]
+    return name.startswith("<") or any(not {"site-packages", "dist-packages"} & set(parts) for parts in inside)
+
+
+@functools.lru_cache(4096)
+def _short(name: str, path: tuple[str, ...]) -> str:
+    """The file as it is imported, ``score_lab/networks/mlp.py``: from the longest folder of ``path`` or of ours on; else its name alone."""
+    file = Path(name)
+    roots = [root for root in (Path(__file__).parents[2], *map(Path.absolute, map(Path, path))) if file.is_relative_to(root)]
+    return str(file.relative_to(max(roots, key=lambda root: len(root.parts)))) if roots else file.name
 
 
 def _numbers(text: str, *names: str) -> list[str]:

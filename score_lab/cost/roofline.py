@@ -15,7 +15,10 @@ from collections.abc import Sequence
 
 from score_lab.cost.peaks import Peaks
 
-__all__ = ["Measured", "turning_point"]
+__all__ = ["FAR_BELOW", "Measured", "reached", "turning_point"]
+
+FAR_BELOW = 1 / 3
+"""Of the roof, below which neither operations nor bytes are what a program spends its time on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Measured:
 
     @property
     def of_roof(self) -> float:
-        """Operations a second over what the roof allows at this intensity."""
-        return self.rate / min(self.peaks.flops, self.intensity * self.peaks.bandwidth)
+        """Operations a second over what the roof allows at this intensity; NaN where that is not known."""
+        return self.rate / min(self.intensity * self.peaks.bandwidth, self.peaks.flops) if not math.isnan(self.intensity) else math.nan
 
 
 def turning_point(points: Sequence[Measured]) -> float | None:
@@ -65,3 +68,12 @@ def turning_point(points: Sequence[Measured]) -> float | None:
             share = math.log(small.peaks.ridge / small.intensity) / math.log(large.intensity / small.intensity)
             return small.batch * (large.batch / small.batch) ** share
     return None
+
+
+def reached(points: Sequence[Measured]) -> str:
+    """Which part of the roof ``points`` reach, ``"7 to 12 % of the roof"``; "" where the intensity of none is known."""
+    shares = sorted(100 * p.of_roof for p in points if not math.isnan(p.of_roof))
+    if not shares:
+        return ""
+    least, most = (f"{share:.0f}" if share >= 1 else f"{share:.1g}" for share in (shares[0], shares[-1]))
+    return f"{most if least == most else f'{least} to {most}'} % of the roof"

@@ -1,8 +1,8 @@
-"""Samples by class: a row per class, a column per sample, a panel per path or sampler."""
+"""Samples by class: a row per class (several where each has few), a column per sample, a panel per path or sampler."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,25 +42,45 @@ def tile(images: np.ndarray, gap: int | None = None) -> np.ndarray:
 
 
 def _grid(images: np.ndarray, labels: np.ndarray | None, columns: int) -> tuple[np.ndarray, list[str]]:
-    """(rows, columns, h, w, 3) with the first ``columns`` samples of every class (fewer columns where no class has so many), blanks where
-    there are fewer, and the names of the rows."""
+    """(rows, columns, h, w, 3) and the names of the rows: the first ``columns`` samples of every class (fewer where no class has so many),
+    so many classes in a row that the picture is nearest to a square, blanks where there are fewer; or without labels at most ``columns``
+    rows of as many."""
     rgb = to_rgb(images)
     if labels is None:
-        count = max(1, min(columns, len(rgb) // columns))
-        chosen, names = [range(r * columns, min((r + 1) * columns, len(rgb))) for r in range(count)], [""] * count
-    else:
-        if len(labels) != len(rgb):
-            refuse("picture.labels", len(labels), f"one label for each of {len(rgb)} images")
-        classes = np.unique(labels)
-        chosen, names = [np.flatnonzero(labels == c)[:columns] for c in classes], [str(c) for c in classes]
-    grid = np.ones((len(chosen), max(map(len, chosen)), *rgb.shape[1:]))
-    for i, row in enumerate(chosen):
-        grid[i, : len(row)] = rgb[list(row)]
-    return grid, names
+        across = min(columns, max(1, int(np.ceil(np.sqrt(len(rgb))))))
+        rows = [list(range(first, min(first + across, len(rgb)))) for first in range(0, min(len(rgb), columns**2), across)]
+        return _blanked(rgb, rows, across), [""] * len(rows)
+    if len(labels) != len(rgb):
+        refuse("picture.labels", len(labels), f"one label for each of {len(rgb)} images")
+    classes = np.unique(labels)
+    chosen = [np.flatnonzero(labels == c)[:columns].tolist() for c in classes]
+    most, (h, w) = max(map(len, chosen)), rgb.shape[1:3]
+    beside = min(range(1, len(classes) + 1), key=lambda k: abs(np.log(-(-len(classes) // k) * h / (k * most * w))))
+    rows, names = [], []
+    for first in range(0, len(classes), beside):
+        rows.append([at for row in chosen[first : first + beside] for at in (row + [-1] * most)[:most]])
+        names.append(_names(classes[first : first + beside]))
+    return _blanked(rgb, rows, most * beside), names
+
+
+def _blanked(rgb: np.ndarray, rows: Sequence[Sequence[int]], across: int) -> np.ndarray:
+    """The images of these numbers, white where there is none (-1, or a row that is shorter than ``across``)."""
+    grid = np.ones((len(rows), across, *rgb.shape[1:]))
+    for i, row in enumerate(rows):
+        for j, at in enumerate(row):
+            if at >= 0:
+                grid[i, j] = rgb[at]
+    return grid
+
+
+def _names(classes: np.ndarray) -> str:
+    """``3``, ``0, 1, 2`` or ``0 ... 7``."""
+    return ", ".join(map(str, classes)) if len(classes) < 4 else f"{classes[0]} ... {classes[-1]}"
 
 
 def draw_samples(ax: Axes, images: np.ndarray, labels: np.ndarray | None = None, columns: int = 10, title: str = "") -> None:
-    """``images`` (n, h, w, c) in [-1, 1] on ``ax``, a row per class of ``labels`` (n,), or in their order without labels."""
+    """``images`` (n, h, w, c) in [-1, 1] on ``ax``, a row per class of ``labels`` (n,) or several side by side, or in their order without
+    labels."""
     grid, names = _grid(images, labels, columns)
     canvas = tile(grid)
     step = canvas.shape[0] / len(names)

@@ -52,6 +52,27 @@ def test_rows_are_classes_with_their_labels_and_blanks_where_there_are_fewer():
         draw_samples(ax, x, labels[:3])
 
 
+@pytest.mark.parametrize(
+    ("n", "labels", "rows", "columns", "names"),
+    [(20, np.arange(20) % 10, 5, 4, ["0, 1", "2, 3", "4, 5", "6, 7", "8, 9"]), (64, np.arange(64), 8, 8, ["0 ... 7", "8 ... 15"]),
+     (10, np.arange(10), 4, 3, ["0, 1, 2", "3, 4, 5", "6, 7, 8", "9"]), (100, np.arange(100) % 10, 10, 10, list("0123456789")),
+     (20, None, 4, 5, []), (64, None, 8, 8, []), (1000, None, 10, 10, []), (3, None, 2, 2, []), (1, None, 1, 1, [])],
+)  # fmt: skip
+def test_few_samples_fill_a_picture_that_is_nearly_square(n, labels, rows, columns, names):
+    """Several classes in a row, in the order of its name; every sample is shown, up to ten by ten."""
+    ax = figure(2, 2).subplots()
+    x = images(n) + np.linspace(-0.9, 0.9, n)[:, None, None, None].astype(np.float32)
+    draw_samples(ax, x, labels)
+    shown = np.asarray(ax.images[0].get_array())[..., 0]
+    assert shown.shape == (9 * rows - 1, 9 * columns - 1)
+    assert [t.get_text() for t in ax.get_yticklabels()][: len(names)] == names or names == []
+    values = shown[::9, ::9].ravel()
+    order = np.arange(n) if labels is None else np.argsort(labels, kind="stable")
+    want = 0.5 + 0.5 * np.linspace(-0.9, 0.9, n)[order][:100]
+    np.testing.assert_allclose(values[: len(want)], want, atol=1e-6)
+    assert (values[len(want) :] == 1.0).all()
+
+
 def test_panels_with_and_without_labels(tmp_path):
     file = save_samples(tmp_path / "new" / "a.png", {"LinearFlow": images(20), "data": images(4, c=3)}, title="x")
     other = save_samples(tmp_path / "b.png", {"p": images(4)}, {"p": np.arange(4)})
