@@ -5,7 +5,7 @@
 
 Every cell is `python -m experiments.train` with the values of its name, `--config.a.b=VALUE` for all of them; nothing is begun before every
 cell was checked.  A cell that is done is not run again, one that died is queued again up to --retries times, and one that is refused or dies
-once more is told with its reason while the others go on.  A sweep that was stopped goes on by the same command: on Ctrl-C the runs of this
+once more is told with its reason while the others go on.  --allow is handed on: cells go on with what was changed.  A sweep that was stopped goes on by the same command: on Ctrl-C the runs of this
 machine save and stop, those of Slurm go on, and are found again.  OUTPUT/table.csv and table.json are the table, OUTPUT/jobs has the logs.
 
 Needs submitit: pip install 'score-lab[sweep]'.
@@ -62,6 +62,8 @@ def define(values: flags.FlagValues) -> None:
     number("cpus", None, 1, "CPU cores of each cell (slurm)")
     flags.DEFINE_string("partition", None, "Slurm's", flag_values=values)
     flags.DEFINE_list("slurm", [], "more options of sbatch: account=ours,qos=long", flag_values=values)
+    about = "keys of the configuration, or sections, that may differ from what the cells' runs had so far (experiments.train)"
+    flags.DEFINE_multi_string("allow", [], about, flag_values=values)
 
 
 def main() -> int:
@@ -107,9 +109,10 @@ def _only_where(values: flags.FlagValues) -> None:
 
 
 def _shared(words: Sequence[str]) -> list[str]:
-    """Of the command line what every cell is told: ``--config``, the overrides and ``--compilation_cache``."""
+    """Of the command line what every cell is told: ``--config``, the overrides, ``--allow`` and ``--compilation_cache``."""
     overrides, others = split(words)
-    told = [word if "=" in word else f"{word}={others[k + 1]}" for k, word in enumerate(others) if word.partition("=")[0] == "--config"]
+    known = ("--config", "--allow")
+    told = [word if "=" in word else f"{word}={others[k + 1]}" for k, word in enumerate(others) if word.partition("=")[0] in known]
     return [*told, *(f"--config.{name}={value}" for name, value in overrides), *elsewhere()[0]]
 
 
@@ -152,6 +155,7 @@ def checked(cells: Sequence[Cell]) -> dict[str, int]:
 
     from experiments.preview import preview
     from experiments.sampling import check_sampling
+    from experiments.train import define as define_train
     from score_lab.training.options import parallel_of, plain
     from score_lab.training.prepare import prepare
 
@@ -160,11 +164,12 @@ def checked(cells: Sequence[Cell]) -> dict[str, int]:
     for cell in cells:
         try:
             words = ["train", *taken(cell.words)[1]]
-            config = plain(parse("", words, lambda v: flags.DEFINE_string("workdir", None, "", flag_values=v)).config)
+            values = parse("", words, define_train)
+            config = plain(values.config)
             parallel_of(config)
             preview(config, cell.workdir)
             alone = config | {"parallel": None, "training": {**config.get("training", {}), "devices": 1}}
-            plan = prepare(alone, cell.workdir if cell.workdir.exists() else None)
+            plan = prepare(alone, cell.workdir if cell.workdir.exists() else None, allow=values.allow)
             check_sampling(plan.parts)
         except ConfigError as error:
             raise ConfigError(f"{error} (cell {cell.name}; nothing was begun)") from None

@@ -21,6 +21,7 @@ import pytest
 from experiments import compiled, launcher, sweep
 from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
 from score_lab.build import ConfigError
+from score_lab.training import train
 from score_lab.training.lock import Lock
 from score_lab.training.seals import seal
 
@@ -363,6 +364,19 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
     asked = ("partition=gpu", "gpus-per-node=2", "cpus-per-task=8", "time=90", "account=ours", "signal=USR2@120")
     for line in ("requeue", "job-name=seed=0", *asked):
         assert f"#SBATCH --{line}\n" in script
+
+
+def test_cells_go_on_with_what_they_are_allowed(tmp_path):
+    """``--allow`` is handed on; without it the first cell whose run had another value is named, and nothing is begun."""
+    short = [*TOY, "--config.training.steps=4", "--config.optimizer.warmup=1", "--config.training.eval_every=0"]
+    train(launcher.parse("", ["train", *short, "--config.seed=0"], lambda values: None).config, tmp_path / "seed=0")
+    changed = ["--config.optimizer.learning_rate=0.5", "--config.training.steps=6", "--allow", "optimizer,training.steps"]
+    shared = sweep._shared([*short, *changed])
+    assert "--allow=optimizer,training.steps" in shared
+    told, bare = (cells_of({"config.seed": ["0"]}, words, tmp_path) for words in (shared, [w for w in shared if "--allow" not in w]))
+    with pytest.raises(ConfigError, match=r"learning_rate: 0.5 is refused; .*--allow optimizer.learning_rate.*\(cell seed=0; nothing was"):
+        sweep.checked(bare)
+    assert sweep.checked(told) == {"seed=0": 6}
 
 
 def test_what_sbatch_refuses_is_one_line(tmp_path, monkeypatch):

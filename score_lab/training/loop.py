@@ -101,7 +101,7 @@ def train(
     for check in checks:
         check(plan.parts)
     if plan.lead:
-        say(f"{plan.workdir}: {_described(plan)}; the first steps are compiled")
+        say(f"{plan.workdir}: {_described(plan)}; compiling the first steps")
     keep_buffers()
     disk = Disk(plan.workdir, plan.options.disk_full == "go_on", plan.lead)
     with Disk(plan.workdir, go_on=False).writing("what a run begins or ends with", last=True), quiet(), contextlib.ExitStack() as stack:
