@@ -374,7 +374,7 @@ def test_cells_go_on_with_what_they_are_allowed(tmp_path):
     shared = sweep._shared([*short, *changed])
     assert "--allow=optimizer,training.steps" in shared
     told, bare = (cells_of({"config.seed": ["0"]}, words, tmp_path) for words in (shared, [w for w in shared if "--allow" not in w]))
-    with pytest.raises(ConfigError, match=r"learning_rate: 0.5 is refused; .*--allow optimizer.learning_rate.*\(cell seed=0; nothing was"):
+    with pytest.raises(ConfigError, match=r"learning_rate: 0.5 is refused .*--allow optimizer.learning_rate.*\(cell seed=0; nothing was"):
         sweep.checked(bare)
     assert sweep.checked(told) == {"seed=0": 6}
 
