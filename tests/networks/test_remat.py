@@ -128,5 +128,5 @@ def test_an_unknown_policy_costs_one_line(remat, hint):
     with pytest.raises(ConfigError) as error:
         build({"target": "DiT", "remat": remat}, "score_lab.networks")
     message = str(error.value)
-    assert message.startswith(f"config: remat: {remat!r} is refused; allowed: None (keep everything) or one of full, dots_saveable,")
+    assert message.startswith(f"config.remat: {remat!r} is refused; allowed: None (keep everything) or one of full, dots_saveable,")
     assert "\n" not in message and (hint is None or message.endswith(f"(did you mean {hint!r}?)"))
