@@ -2,7 +2,8 @@
 
 A failed read or write of many arrays is told as soon as one of them fails, and Orbax closes the event loop that waited for all.  The
 others go on in TensorStore's own threads; each finds the loop closed, and Python prints a traceback for it (``sys.unraisablehook``), dozens
-after the one line that tells of the failure.  The callbacks hold the loop, so once it is gone none of them is left.
+after the one line that tells of the failure.  The callbacks hold the loop, so once it is gone none of them is left.  What had not begun
+is never awaited, which Python would warn of when it is thrown away, at the latest when the process ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gc
 import shutil
 import sys
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ __all__ = ["quiet", "remove_half_written", "try_folder"]
 
 TRIES, PAUSE = 40, 0.05
 """How often a folder that is still written into is removed, and the seconds between."""
+
+NOT_BEGUN = r"coroutine '[\w.<>]*serialize[\w.<>]*' was never awaited"
+"""Of what reads or writes one array."""
 
 
 def remove_half_written(directory: Path) -> None:
@@ -48,12 +53,13 @@ def try_folder(directory: Path) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """While entered, late callbacks print nothing; where an error leaves it, until the closed event loops that there are then are gone.
-    After that ``sys.unraisablehook`` is what it was."""
+    After that ``sys.unraisablehook`` is what it was; of Orbax's coroutines that have not begun nothing is said any more."""
     hook = _Hook()
     try:
         yield
     except BaseException:
         hook.remove_after(_closed_loops())
+        warnings.filterwarnings("ignore", NOT_BEGUN, RuntimeWarning)
         raise
     hook.remove()
 

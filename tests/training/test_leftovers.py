@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 import types
+import warnings
 
 import pytest
 
@@ -94,3 +95,26 @@ def test_a_folder_that_is_still_written_into_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "rmtree", rmtree)
     remove_half_written(tmp_path)
     assert not left.exists() and next(late, None) is None
+
+
+def test_what_orbax_had_not_begun_is_thrown_away_in_silence():
+    """After a failure; another's coroutine that is never awaited is warned of, as ever."""
+
+    def async_serialize_from_host():
+        async def write_fragment():
+            pass
+
+        return write_fragment()
+
+    async def another():
+        pass
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with contextlib.suppress(OSError), quiet():
+            raise OSError
+        begun = [async_serialize_from_host(), another()]
+        del begun
+        gc.collect()
+    (only,) = said
+    assert "another' was never awaited" in str(only.message)
