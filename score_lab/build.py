@@ -47,7 +47,8 @@ def refuse(field: str, value: Any, allowed: str, names: Iterable[str] | None = N
 def find(name: Any, room: str | None = None, field: str = "target", needs: tuple[str, ...] = ()) -> Any:
     """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``.
 
-    A ConfigError for a name that is not there lists those with the attributes ``needs`` (or whose results have them).
+    A ConfigError for a name that is not there lists those with the attributes ``needs`` (or whose results have them), without the bases
+    that leave a method to those who derive from them.
     """
     if not isinstance(name, str):
         refuse(field, name, "a string 'module:Name'")
@@ -65,7 +66,7 @@ def find(name: Any, room: str | None = None, field: str = "target", needs: tuple
         refuse(field, name, f"a module that can be imported; {missing!r} cannot")
     names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
     if not hasattr(module, attribute) or isinstance(getattr(module, attribute), types.ModuleType):
-        names = [n for n in names if makes(getattr(module, n, None), needs)]
+        names = [n for n in names if makes(getattr(module, n, None), needs) and not _left_open(getattr(module, n, None))]
         public = ", ".join(sorted(names))
         refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'{nearest(attribute, names)}")
     return getattr(module, attribute)
@@ -138,6 +139,12 @@ def makes(target: Any, needs: tuple[str, ...]) -> bool:
     made = target if isinstance(target, type) else _hints(target).get("return")
     there = {n for c in getattr(made, "__mro__", ()) for n in vars(c)}  # hasattr would find the methods of type itself
     return not needs or (set(needs) <= there and not getattr(made, "_is_protocol", False))
+
+
+def _left_open(target: Any) -> bool:
+    """Whether ``target`` is a class that leaves a method to those who derive from it: one that raises NotImplementedError."""
+    methods = [inspect.unwrap(getattr(target, name)) for name in dir(target)] if isinstance(target, type) else []
+    return any("NotImplementedError" in method.__code__.co_names for method in methods if inspect.isfunction(method))
 
 
 def _hints(target: Any) -> dict[str, Any]:
