@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["ConfigError", "build", "find", "makes", "nearest", "refuse"]
+__all__ = ["ConfigError", "build", "closest", "find", "makes", "nearest", "refuse"]
 
 
 class ConfigError(ValueError):
@@ -25,12 +25,18 @@ class ConfigError(ValueError):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest of ``names``, or an empty string."""
+    close = closest(name, names)
+    return "" if close is None else f" (did you mean {close!r}?)"
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that is most like ``name``; None where none is like it."""
     names = [str(n) for n in names]
     folded, plain = {_folded(n): n for n in names}, _folded(str(name))
     close = [folded[plain]] if plain in folded else difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if not close:
         close = [folded[c] for c in difflib.get_close_matches(plain, folded, n=1, cutoff=0.5)]
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return close[0] if close else None
 
 
 def _folded(name: str) -> str:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from score_lab.build import ConfigError, nearest, refuse
+from score_lab.build import ConfigError, closest, refuse
 from score_lab.training.whole import write_whole
 
 __all__ = ["library_versions", "read_workdir", "write_workdir"]
@@ -33,9 +33,10 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
     """What ``WORKDIR/config.json`` says of the run; ConfigError if this is no workdir."""
     file = Path(workdir) / "config.json"
     if not file.is_file():
-        near = [str(other.parent) for other in Path(workdir).absolute().parent.glob("*/config.json")]
+        near = [other.parent.name for other in Path(workdir).absolute().parent.glob("*/config.json")]
         what = "there is no config.json in it" if Path(workdir).is_dir() else "there is no such directory"
-        hint = nearest(str(Path(workdir).absolute()), near)
+        close = closest(Path(workdir).absolute().name, sorted(near))  # by the last name alone: the rest of the path is alike for all
+        hint = "" if close is None else f" (did you mean {str(Path(workdir).parent / close)!r}?)"
         refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
     try:
         record = json.loads(file.read_text())
