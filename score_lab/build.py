@@ -20,7 +20,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["ConfigError", "build", "find", "makes", "nearest", "refuse", "within"]
+__all__ = ["ConfigError", "build", "closest", "find", "makes", "nearest", "refuse", "within"]
 
 
 class ConfigError(ValueError):
@@ -29,12 +29,18 @@ class ConfigError(ValueError):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest of ``names``, or an empty string."""
+    close = closest(name, names)
+    return "" if close is None else f" (did you mean {close!r}?)"
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that is most like ``name``; None where none is like it."""
     names = [str(n) for n in names]
     folded, plain = {_folded(n): n for n in names}, _folded(str(name))
     close = [folded[plain]] if plain in folded else difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     if not close:
         close = [folded[c] for c in difflib.get_close_matches(plain, folded, n=1, cutoff=0.5)]
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return close[0] if close else None
 
 
 def _folded(name: str) -> str:
@@ -56,7 +62,8 @@ def within(field: str, error: ConfigError, names: Iterable[str]) -> ConfigError:
 def find(name: Any, room: str | None = None, field: str = "target", needs: tuple[str, ...] = ()) -> Any:
     """The class or function behind ``"module:Name"``, or behind a bare name exported by the package ``room``.
 
-    A ConfigError for a name that is not there lists those with the attributes ``needs`` (or whose results have them).
+    A ConfigError for a name that is not there lists those with the attributes ``needs`` (or whose results have them), without the bases
+    that leave a method to those who derive from them.
     """
     if not isinstance(name, str):
         refuse(field, name, "a string 'module:Name'")
@@ -77,7 +84,7 @@ def find(name: Any, room: str | None = None, field: str = "target", needs: tuple
         refuse(field, name, f"a module that can be imported; {module_name!r} raises {type(error).__name__}: {error}{place}")
     names = list(getattr(module, "__all__", [])) or [n for n in vars(module) if not n.startswith("_")]
     if not hasattr(module, attribute) or isinstance(getattr(module, attribute), types.ModuleType):
-        names = [n for n in names if makes(getattr(module, n, None), needs)]
+        names = [n for n in names if makes(getattr(module, n, None), needs) and not _left_open(getattr(module, n, None))]
         public = ", ".join(sorted(names))
         refuse(field, name, f"one of {public} in {module_name}, or 'my_package.my_module:Name'{nearest(attribute, names)}")
     return getattr(module, attribute)
@@ -170,6 +177,12 @@ def makes(target: Any, needs: tuple[str, ...]) -> bool:
     made = target if isinstance(target, type) else _hints(target).get("return")
     there = {n for c in getattr(made, "__mro__", ()) for n in vars(c)}  # hasattr would find the methods of type itself
     return not needs or (set(needs) <= there and not getattr(made, "_is_protocol", False))
+
+
+def _left_open(target: Any) -> bool:
+    """Whether ``target`` is a class that leaves a method to those who derive from it: one that raises NotImplementedError."""
+    methods = [inspect.unwrap(getattr(target, name)) for name in dir(target)] if isinstance(target, type) else []
+    return any("NotImplementedError" in method.__code__.co_names for method in methods if inspect.isfunction(method))
 
 
 def _hints(target: Any) -> dict[str, Any]:

@@ -152,6 +152,17 @@ def test_one_line_that_names_the_field_shows_the_value_and_says_what_is_allowed(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("room", "base", "made"),
+    [("score_lab.paths", "GaussianPath", "LinearFlow"), ("score_lab.data", "Source", "Digits")],
+)
+def test_a_base_that_leaves_something_open_is_not_among_what_is_allowed(room, base, made):
+    with pytest.raises(ConfigError) as error:
+        build({"target": "nosuch"}, room)
+    listed = str(error.value).partition("one of ")[2].partition(" in ")[0].split(", ")
+    assert made in listed and base not in listed
+
+
 def test_a_module_that_needs_a_package_says_which(tmp_path, monkeypatch):
     """Not "no such module": the user's own file exists, what it imports does not."""
     (tmp_path / "needs_a_package.py").write_text("import a_package_that_is_absent\n")

@@ -58,6 +58,9 @@ def _evaluate(path: Any, name: str, t: np.ndarray, symbols: tuple[str, ...]) -> 
     return {symbol: np.array(v, np.float64) for symbol, v in values.items()} | {"digits": digits}
 
 
+DECREASING = "strictly decreasing in t: t = 0 is data and t = 1 is noise (a path that is written the other way round takes 1 - t)"
+
+
 def _check_levels(name: str, t: np.ndarray, values: dict[str, np.ndarray]) -> None:
     for symbol in ("alpha", "sigma"):
         bad = ~(np.isfinite(values[symbol]) & (values[symbol] >= 0))
@@ -74,7 +77,7 @@ def _check_log_snr(name: str, t: np.ndarray, values: dict[str, np.ndarray], rela
     bad = ~(np.diff(log_snr) < 0)
     if bad.any():
         k = int(bad.argmax())
-        refuse(f"{name}.log_snr", f"{log_snr[k]:.8g} at t={t[k]:.6g}, {log_snr[k + 1]:.8g} at t={t[k + 1]:.6g}", "strictly decreasing in t")
+        refuse(f"{name}.log_snr", f"{log_snr[k]:.8g} at t={t[k]:.6g}, {log_snr[k + 1]:.8g} at t={t[k + 1]:.6g}", DECREASING)
     size = np.where(np.isfinite(log_snr), np.abs(log_snr), 0.0)
     tolerance = relative * t + 64 * values["digits"] * (1 + size) / np.where(slope > 0, slope, np.inf)
     bad = ~(np.abs(values["back"] - t) <= tolerance)

@@ -21,7 +21,7 @@ from score_lab.training.names import check_patterns, matches, named
 from score_lab.training.parts import Parts
 from score_lab.training.restore import load
 
-__all__ = ["InitFrom", "origin_of", "starting_leaves"]
+__all__ = ["InitFrom", "origin_of", "starting_leaves", "starts_from"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,14 @@ def starting_leaves(parts: Parts) -> dict[str, np.ndarray]:
     if _fingerprint(leaves) != origin["fingerprint"]:
         refuse("config.init_from.workdir", origin["workdir"], "a workdir that nobody writes: its parameters have just changed")
     return {name: leaves[name] for name in named(parts.shapes()) if name not in origin["drawn"]}
+
+
+def starts_from(origin: Mapping[str, Any]) -> str:
+    """In words, what a new run starts from: ``origin_of``."""
+    which = "the parameters" if origin["ema"] is None else f"the average {origin['ema']}"
+    names = list(origin["drawn"])
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"starts from {which} of {origin['workdir']} at step {origin['step']}; drawn anew: {some or 'nothing'}"
 
 
 def _options(parts: Parts) -> InitFrom:

@@ -25,7 +25,7 @@ from score_lab.training.changes import FINGERPRINT, history_of
 from score_lab.training.checkpoint import Checkpoints
 from score_lab.training.disk import Disk
 from score_lab.training.feed import BEGINNING, Feed, Start, train_stream
-from score_lab.training.finetune import starting_leaves
+from score_lab.training.finetune import starting_leaves, starts_from
 from score_lab.training.heldout import make_heldout
 from score_lab.training.leftovers import quiet
 from score_lab.training.lock import Lock
@@ -206,6 +206,8 @@ def _open(plan: Plan, stack: contextlib.ExitStack, disk: Disk) -> tuple[TrainSta
 def _begin(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to start from, on all devices, and the host's part of it: fresh, or that of the newest checkpoint."""
     if plan.record is None:
+        if plan.lead and plan.parts.origin is not None:
+            say(f"{plan.workdir}: {starts_from(plan.parts.origin)}")
         state = plan.layout.fresh(plan.parts, plan.seed, starting_leaves(plan.parts))
         return state, {"step": 0, "position": None, "pending": [], "start": BEGINNING, "allowed": []}
     like = plan.layout.like(abstract_state(plan.parts))

@@ -79,11 +79,11 @@ def mean_of(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def progress_line(step: int, steps: int, values: Mapping[str, float], left: float) -> str:
-    """``step 500/2000   loss 0.2312   5210 images/s   1:23 left``, with the held-out loss where there is one."""
+    """``step 500/2000   loss 0.2312   5210 examples/s   1:23 left``, with the held-out loss where there is one."""
     parts = [f"step {step:>{len(str(steps))}}/{steps}"]
     parts += [f"{label} {values[name]:.4f}" for name, label in (("loss", "loss"), ("eval/loss", "held-out loss")) if name in values]
     if values.get("images_per_second"):
-        parts += [f"{values['images_per_second']:.0f} images/s"]
+        parts += [f"{values['images_per_second']:.0f} examples/s"]
     if math.isfinite(left):
         minutes, seconds = divmod(math.ceil(left), 60)
         parts += [f"{minutes}:{seconds:02d} left"]

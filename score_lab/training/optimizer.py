@@ -41,7 +41,7 @@ OF_THE_RUN = ("name", *SHAPE, "clip", "groups", "freeze")
 ABSENT = ("soap",)
 """Optimizers that people ask for by name and that no Optax had when this was written: refused where it has none, used where it has."""
 
-MORE = ("lbfgs", "momo", "momo_adam", "optimistic_adam", "rprop", "scale_by_rprop", "sm3", "sophia")
+MORE = ("lbfgs", "momo", "momo_adam", "optimistic_adam", "rprop", "sm3", "sophia")
 """Those of Optax whose update asks for more than gradients and parameters, or that take a constant rate alone."""
 
 PROBE = {"bias": jax.ShapeDtypeStruct((2,), jnp.float32), "kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
@@ -105,10 +105,9 @@ def make_optimizer(
 
 
 def optimizer_names() -> list[str]:
-    """The functions of optax and optax.contrib that take a learning rate and give what a step can use."""
-    names = {name for name in dir(optax) if _takes_rate(getattr(optax, name))}
-    names |= {name for name in dir(optax.contrib) if _takes_rate(getattr(optax.contrib, name)) and not name.startswith("scale_by_")}
-    return sorted(names - set(MORE) | {"schedule_free"})
+    """The functions of optax and optax.contrib that take a learning rate and give what a step can use; not their parts, scale_by_..."""
+    names = {name for home in (optax, optax.contrib) for name in dir(home) if _takes_rate(getattr(home, name))}
+    return sorted({name for name in names if not name.startswith("scale_by_")} - set(MORE) | {"schedule_free"})
 
 
 def _group(name: Any, main_rate: Any, fields: dict, own: dict, steps: int, shape: dict, field: str) -> optax.GradientTransformation:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from score_lab.build import ConfigError, nearest, refuse
+from score_lab.build import ConfigError, closest, refuse
 from score_lab.training.whole import write_whole
 
 __all__ = ["library_versions", "read_workdir", "write_workdir"]
@@ -38,9 +38,10 @@ def read_workdir(workdir: str | Path) -> dict[str, Any]:
     except OSError as error:
         refuse("workdir", str(workdir), f"a directory that can be looked into: {error.strerror} ({error.filename})")
     if not there:
-        near = [str(other.parent) for other in Path(workdir).absolute().parent.glob("*/config.json")]
+        near = [other.parent.name for other in Path(workdir).absolute().parent.glob("*/config.json")]
         what = "there is no config.json in it" if Path(workdir).is_dir() else "there is no such directory"
-        hint = nearest(str(Path(workdir).absolute()), near)
+        close = closest(Path(workdir).absolute().name, sorted(near))  # by the last name alone: the rest of the path is alike for all
+        hint = "" if close is None else f" (did you mean {str(Path(workdir).parent / close)!r}?)"
         refuse("workdir", str(workdir), f"a directory that a training run has made: {what}{hint}")
     try:
         record = json.loads(text)

@@ -346,6 +346,11 @@ def test_the_short_look_speaks_the_same_words():
     square[2, 7] = np.nan
     said = looked("DDIM", first_look(dataclasses.replace(record, square=square), path, moments, x))
     assert "nan" not in said.split("R is furthest")[-1]
+    blind = first_look(dataclasses.replace(record, square=square * np.array([[1.0], [1e3], [1.0]])), path, moments, x)
+    count = int((blind.sampler.flag != "ok").sum())
+    assert f" At {count} of 3 calls R cannot be turned into an effective log-SNR" in looked("DDIM", blind) and 1 <= count <= 3
+    blind.sampler.flag[:] = "ok"
+    assert looked("DDIM", blind).endswith("].")
 
 
 def test_names_that_are_not_there_are_refused():

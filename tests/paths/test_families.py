@@ -168,7 +168,7 @@ BROKEN = {
     "negative": (family(lambda t: 1 - 2 * t, lambda t: t + 0.1), r"Broken.alpha\(t=0.50.*: -0"),
     "not monotone": (family(lambda t: 1 - 0.5 * t, lambda t: jnp.sin(3.0 * t)), "Broken.log_snr.*strictly decreasing"),
     "constant": (family(lambda t: jnp.ones_like(t), lambda t: jnp.ones_like(t)), "Broken.log_snr.*strictly decreasing"),
-    "reversed": (family(lambda t: t, lambda t: 1 - t), "Broken.log_snr.*strictly decreasing"),
+    "reversed": (family(lambda t: t, lambda t: 1 - t), "Broken.log_snr.*strictly decreasing in t: t = 0 is data and t = 1 is noise"),
     "flat near 0": (family(lambda t: jnp.ones_like(t), lambda t: 0.1 + jnp.maximum(t - 1e-3, 0)), "Broken.log_snr.*strictly decreasing"),
     "both zero": (family(lambda t: (1 - t) * (0.5 - t) ** 2, lambda t: t * (0.5 - t) ** 2), "at t=0.5: .*never both 0"),
     "shape": (family(lambda t: 1 - t, lambda t: jnp.mean(t)), r"Broken.sigma\(t\).shape: \(\) is refused; allowed: the shape of t"),

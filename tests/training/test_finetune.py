@@ -9,7 +9,7 @@ import pytest
 
 from score_lab.build import ConfigError
 from score_lab.training import load, train
-from score_lab.training.finetune import starting_leaves
+from score_lab.training.finetune import starting_leaves, starts_from
 from score_lab.training.names import matches, named
 from score_lab.training.options import plain
 from score_lab.training.parallel import Layout
@@ -54,17 +54,27 @@ def test_a_changed_head_is_drawn_and_the_rest_is_loaded(config, trained, tmp_pat
         np.testing.assert_array_equal(leaf, (drawn if matches(["network.outward.*"], name) else there)[name])
 
 
-def test_it_trains_and_goes_on_without_the_other_workdir(config, trained, tmp_path):
+def test_what_it_starts_from_is_said_in_one_line():
+    origin = {"workdir": "runs/a", "step": 20, "ema": 0.9, "fingerprint": "f", "drawn": []}
+    assert starts_from(origin) == "starts from the average 0.9 of runs/a at step 20; drawn anew: nothing"
+    said = starts_from(origin | {"ema": None, "drawn": list("abcde")})
+    assert said == "starts from the parameters of runs/a at step 20; drawn anew: a, b, c and 2 more"
+
+
+def test_it_trains_and_goes_on_without_the_other_workdir(config, trained, tmp_path, capsys):
     """20 steps at once are 10, then, with the other workdir gone, 10 more, to the bit; the record says what it came from in both."""
     other, straight, broken = (tmp_path / name for name in ("other", "straight", "broken"))
     shutil.copytree(trained[0], other)
     settings = {"seed": 9, "init_from": {"workdir": str(other)}, "training__eval_every": 0, "optimizer__schedule": "constant"}
     unbroken = train(config(**settings), straight)
+    assert f"{straight}: starts from the average 0.9 of {other} at step 20; drawn anew: nothing\n" in capsys.readouterr().out
     train(config(training__steps=10, **settings), broken)
     shutil.rmtree(other)
+    capsys.readouterr()
     resumed = train(config(**settings), broken)
     jax.tree.map(np.testing.assert_array_equal, unbroken.state.params, resumed.state.params)
     jax.tree.map(np.testing.assert_array_equal, unbroken.state.ema, resumed.state.ema)
+    assert "starts from" not in capsys.readouterr().out
     records = [json.loads((workdir / "config.json").read_text())["init_from"] for workdir in (straight, broken)]
     assert records[0] == records[1] == dict(unbroken.parts.origin)
     assert records[0]["step"] == 20 and records[0]["ema"] == 0.9

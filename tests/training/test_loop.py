@@ -136,11 +136,11 @@ def test_the_feed_hands_over_what_was_read_and_where_it_was(config):
 
 
 def test_means_and_the_line_on_the_terminal():
-    """Means in float64 but for the learning rate, which is the last one; step, loss, images/s and time left on the line."""
+    """Means in float64 but for the learning rate, which is the last one; step, loss, examples/s and time left on the line."""
     steps = [{"loss": 1.0, "learning_rate": 0.1}, {"loss": 2.0, "learning_rate": 0.2}]
     assert mean_of(steps) == {"loss": 1.5, "learning_rate": 0.2}
     line = progress_line(50, 2000, {"loss": 0.25, "eval/loss": 0.5, "images_per_second": 1234.4}, 83.2)
-    assert line == "step   50/2000   loss 0.2500   held-out loss 0.5000   1234 images/s   1:24 left"
+    assert line == "step   50/2000   loss 0.2500   held-out loss 0.5000   1234 examples/s   1:24 left"
 
 
 def test_a_callback_that_is_none_is_refused(config, tmp_path):

@@ -101,6 +101,7 @@ def test_every_name_makes_an_update_and_the_others_are_refused(monkeypatch):
     """All that optax and its contrib have with a learning rate: each moves both leaves in its second update, or it is refused by name."""
     params = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.3, -0.2])}
     assert {"muon", "prodigy", "ademamix", "dog", "schedule_free", "schedule_free_adamw", "schedule_free_sgd"} <= set(optimizer_names())
+    assert not [name for name in optimizer_names() if name.startswith("scale_by_")]
     for name in optimizer_names():
         optimizer, _ = make_optimizer({"name": name, "learning_rate": 1e-2}, 10)
         state, after = optimizer.init(params), params

@@ -106,6 +106,16 @@ def test_load_of_what_is_not_there(trained, arguments, message):
         load(trained[0], **arguments)
 
 
+def test_a_workdir_of_a_name_that_is_like_none_has_no_suggestion(tmp_path):
+    """The path before it is alike for all."""
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "config.json").write_text("{}")
+    for name, hint in (("nosuch", ""), ("flwo", f" (did you mean {str(tmp_path / 'flow')!r}?)")):
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path / name)
+        assert str(caught.value).endswith(f"there is no such directory{hint}")
+
+
 def test_a_directory_that_is_no_workdir(trained, tmp_path):
     """Nothing there, nothing saved yet, or a broken record."""
     with pytest.raises(ConfigError, match=r"workdir: .*a directory that a training run has made: there is no config.json"):

@@ -29,6 +29,12 @@ READ_IT = (
 """How to read any figure of the mismatch; the same words on every page."""
 
 
+BLIND = (
+    " At {} of {} calls R cannot be turned into an effective log-SNR (the states' variance fits no level of the path, or many alike): "
+    "read R itself there, or see what the other estimators of experiments.snr_mismatch say."
+)
+
+
 def ratio_words(ratio: float) -> str:
     """Three digits after the point, or three in all of what has run away: ``0.838``, ``6130``."""
     return f"{ratio:.3f}" if not ratio >= 100 else f"{float(f'{ratio:.3g}'):.0f}" if ratio < 1e6 else f"{ratio:.2g}"
@@ -287,7 +293,7 @@ def _precision(m: Measured) -> str:
 
 
 def looked(name: str, look: Look) -> str:
-    """The same in short, of a first look: the last call, where R is furthest from 1, and the calls at which it tells no level."""
+    """The same in short, of a first look: the last call, where R is furthest from 1, and the calls at which no level is read from it."""
     r, null = look.sampler, look.null
     if not np.isfinite(r.ratio).any():
         return f"{name}: {len(r.invalid)} of {r.n} trajectories are not finite, the first at index {r.invalid[0]}; no call can be read."
@@ -297,5 +303,5 @@ def looked(name: str, look: Look) -> str:
     worst, blind = int(np.nanargmax(np.abs(np.log(r.ratio)))), int((r.flag != "ok").sum())
     return (
         f"{verdict} R is furthest from 1 at log-SNR {r.log_snr[worst]:.3g}: {r.ratio[worst]:.3f} "
-        f"[{r.low[worst]:.3f}, {r.high[worst]:.3f}]. Total variance tells no level at {blind} of {len(r.ratio)} calls."
+        f"[{r.low[worst]:.3f}, {r.high[worst]:.3f}]." + (BLIND.format(blind, len(r.ratio)) if blind else "")
     )
