@@ -356,6 +356,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_replay_of_a_step_from_before_the_lines_came_at_another_pace(config, tmp_path):
     """``log_every`` changes freely and is in no history: dispatches of ten steps, in which it is no more, are made again all the same."""
     pace = {"optimizer__schedule": "constant", "training__eval_every": 0}
