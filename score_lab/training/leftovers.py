@@ -53,13 +53,13 @@ def try_folder(directory: Path) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """While entered, late callbacks print nothing; where an error leaves it, until the closed event loops that there are then are gone.
-    After that ``sys.unraisablehook`` is what it was; of Orbax's coroutines that have not begun nothing is said any more."""
+    After that ``sys.unraisablehook`` is what it was; of Orbax's coroutines that have not begun nothing is said from now on."""
     hook = _Hook()
+    warnings.filterwarnings("ignore", NOT_BEGUN, RuntimeWarning)
     try:
         yield
     except BaseException:
         hook.remove_after(_closed_loops())
-        warnings.filterwarnings("ignore", NOT_BEGUN, RuntimeWarning)
         raise
     hook.remove()
 
