@@ -22,8 +22,8 @@ from typing import Any
 
 __all__ = ["quiet", "remove_half_written", "try_folder"]
 
-TRIES, PAUSE = 40, 0.05
-"""How often a folder that is still written into is removed, and the seconds between."""
+TRIES, GONE, PAUSE = 200, 10, 0.05
+"""How often a folder that is still written into is removed, how many looks in a row must not find it, and the seconds between."""
 
 NOT_BEGUN = r"coroutine '[\w.<>]*serialize[\w.<>]*' was never awaited"
 """Of what reads or writes one array."""
@@ -31,11 +31,13 @@ NOT_BEGUN = r"coroutine '[\w.<>]*serialize[\w.<>]*' was never awaited"
 
 def remove_half_written(directory: Path) -> None:
     """Removes what a save of Orbax that failed has left in ``directory``: it would fill the disk, and is read by nobody.  Of its writers
-    one has failed, and others may be writing still."""
+    one has failed, and others may be writing still: it may be there again a moment after it was not."""
     for left in directory.glob("*.orbax-checkpoint-tmp*"):
+        gone = 0
         for _ in range(TRIES):
             shutil.rmtree(left, ignore_errors=True)
-            if not left.exists():
+            gone = 0 if left.exists() else gone + 1
+            if gone == GONE:
                 break
             time.sleep(PAUSE)
 

@@ -82,9 +82,9 @@ def test_a_checkpoint_whose_arrays_cannot_be_read_is_quiet(trained, tmp_path, to
 
 
 def test_a_folder_that_is_still_written_into_is_removed(tmp_path, monkeypatch):
-    """A writer that has not heard of the failure puts a file where one was just removed."""
+    """A writer that has not heard of the failure puts a file where one was just removed, also when it was gone for a moment."""
     left, remove = tmp_path / "5.orbax-checkpoint-tmp", shutil.rmtree
-    late = iter([True, True])
+    late = iter([True, True, False, False, True])
 
     def rmtree(path, ignore_errors):
         remove(path, ignore_errors=ignore_errors)
