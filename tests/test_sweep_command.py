@@ -18,7 +18,7 @@ import jax
 import network_guard
 import pytest
 
-from experiments import compiled, launcher, sweep
+from experiments import compiled, launcher, sweep, sweep_queue
 from experiments.sweep_parts import Job, cells_of, ends_of, parse_grid, rows_of, table, write_tables
 from score_lab.build import ConfigError
 from score_lab.training import train
@@ -189,7 +189,7 @@ def played(output, retries=1, cells=4, **story):
     values = SimpleNamespace(cluster="debug", jobs=2, retries=retries, gpus=None)
     cells = cells_of(parse_grid(f"config.seed={','.join(map(str, range(cells)))}"), ["--config=f.py"], output)
     executor = Played(output / "jobs", **story)
-    return sweep.Sweep(values, executor, cells, {cell.name: 20 for cell in cells}, output), executor
+    return sweep_queue.Sweep(values, executor, cells, {cell.name: 20 for cell in cells}, output), executor
 
 
 def test_what_dies_is_queued_again_and_given_up_in_the_end(tmp_path, capsys):
@@ -210,8 +210,8 @@ def test_a_preempted_job_is_no_death_and_a_cancelled_one_is_what_the_user_wanted
     pytest.importorskip("submitit")
     one, executor = played(tmp_path, retries=0, cells=2, seed0=["PREEMPTED", "PREEMPTED", 0], seed1=["CANCELLED by 0"])
     one.values.cluster, executor.update_parameters = "slurm", lambda job_name: None
-    monkeypatch.setitem(sweep.LOOK, "slurm", 0.0)
-    monkeypatch.setattr(sweep.Sweep, "queued", lambda self, cell: None)
+    monkeypatch.setitem(sweep_queue.LOOK, "slurm", 0.0)
+    monkeypatch.setattr(sweep_queue.Sweep, "queued", lambda self, cell: None)
     submit = executor.submit
     monkeypatch.setattr(executor, "submit", lambda job: SimpleNamespace(**vars(submit(job)), exception=lambda: None))
     one.run()
@@ -348,7 +348,7 @@ def test_slurm_is_asked_for_what_was_said_and_its_jobs_are_found_again(tmp_path,
     values = launcher.parse("", ["sweep", *words.split()], sweep.define)
     cells = cells_of(parse_grid(values.grid), ["--config=f.py"], output)
     for k in range(2):
-        one = sweep.Sweep(values, sweep.executor_of(values, output / "jobs"), cells, {"seed=0": 20}, output)
+        one = sweep_queue.Sweep(values, sweep.executor_of(values, output / "jobs"), cells, {"seed=0": 20}, output)
         one.start(one.queue.pop())
         assert one.active[0].job.job_id == "7" and not one.ended(one.active[0])
         if k == 0:
@@ -389,7 +389,7 @@ def test_what_sbatch_refuses_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     values = launcher.parse("", ["sweep", "--grid=config.seed=0", "--cluster=slurm", "--partition=gpu"], sweep.define)
     cells, output = cells_of(parse_grid(values.grid), ["--config=f.py"], tmp_path / "out"), tmp_path / "out"
-    one = sweep.Sweep(values, sweep.executor_of(values, output / "jobs"), cells, {"seed=0": 20}, output)
+    one = sweep_queue.Sweep(values, sweep.executor_of(values, output / "jobs"), cells, {"seed=0": 20}, output)
     with pytest.raises(ConfigError, match=r"^--cluster: 'slurm' is refused; allowed: what sbatch takes \(sbatch: error: invalid partition"):
         one.start(one.queue.pop())
 
